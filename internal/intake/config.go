@@ -1,0 +1,100 @@
+package intake
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/metric/noop"
+
+	"github.com/waybillhq/waybill/pipeline"
+)
+
+// Config says how much one request, and all of them together, may ask for. Start from
+// DefaultConfig; zero never means "default".
+type Config struct {
+	// MaxEventBytes bounds one event's protobuf encoding. A larger event is refused
+	// alone: HTTP 413, gRPC INVALID_ARGUMENT or VALIDATION_FAILED.
+	MaxEventBytes int
+
+	// MaxRequestBytes bounds an HTTP body and a gRPC message.
+	MaxRequestBytes int
+
+	// MaxRequestEvents bounds the events of one request: an empty event is two bytes on
+	// the wire and some hundred in memory, and the response to a full batch must stay
+	// below the 4 MiB that gRPC clients take by default.
+	MaxRequestEvents int
+
+	// BudgetBytes bounds what all requests hold together, from before a body is read
+	// until its events are answered for. Beyond it: 429 and RESOURCE_EXHAUSTED.
+	BudgetBytes int64
+
+	// BodyTimeout is how long the body of an HTTP request may take to arrive, and the
+	// response to be taken.
+	BodyTimeout time.Duration
+
+	// RetryAfter is what a client is told to wait when a buffer is full, and
+	// UnavailableRetryAfter when the database cannot be reached. Over HTTP they are
+	// rounded up to seconds.
+	RetryAfter            time.Duration
+	UnavailableRetryAfter time.Duration
+
+	// MaxStreams bounds the concurrent gRPC calls of one connection.
+	MaxStreams uint32
+
+	// StreamInFlight bounds the events of one StreamEvents call that are read and not
+	// yet answered. Beyond it reading pauses, which the client feels as flow control.
+	StreamInFlight int
+
+	// MetricKeys is how many (source, type) pairs have metrics of their own: the first
+	// ones accepted. The rest counts under "other".
+	MetricKeys int
+
+	// Meter makes the instruments.
+	Meter metric.Meter
+}
+
+// DefaultConfig returns the limits of docs/api.md, and no metrics.
+func DefaultConfig() Config {
+	return Config{
+		MaxEventBytes:         pipeline.DefaultMaxEventBytes,
+		MaxRequestBytes:       16 << 20, // peers split their batches just under 10 MiB
+		MaxRequestEvents:      1 << 16,  // 10 MiB of events of 160 bytes
+		BudgetBytes:           256 << 20,
+		BodyTimeout:           30 * time.Second,
+		RetryAfter:            time.Second,
+		UnavailableRetryAfter: 5 * time.Second, // about what a failover of Postgres needs
+		MaxStreams:            1024,
+		StreamInFlight:        256,
+		MetricKeys:            200,
+		Meter:                 noop.NewMeterProvider().Meter("waybill/intake"),
+	}
+}
+
+// Validate returns one error that names every field that is wrong, and its remedy.
+func (c Config) Validate() error {
+	var errs []error
+	demand := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("intake: "+format, args...))
+		}
+	}
+	demand(c.MaxEventBytes > 0, "MaxEventBytes is %d: set it to 1 or more", c.MaxEventBytes)
+	demand(c.MaxRequestBytes >= c.MaxEventBytes,
+		"MaxRequestBytes is %d, less than MaxEventBytes (%d): raise it, or no event of that size could be sent",
+		c.MaxRequestBytes, c.MaxEventBytes)
+	demand(c.MaxRequestBytes <= 1<<30, "MaxRequestBytes is %d: set it to 1 GiB or less", c.MaxRequestBytes)
+	demand(c.MaxRequestEvents > 0, "MaxRequestEvents is %d: set it to 1 or more", c.MaxRequestEvents)
+	demand(c.BudgetBytes >= int64(c.MaxRequestBytes)+requestOverhead,
+		"BudgetBytes is %d: it must hold one request of MaxRequestBytes (%d) and %d bytes of headers",
+		c.BudgetBytes, c.MaxRequestBytes, requestOverhead)
+	demand(c.BodyTimeout > 0, "BodyTimeout is %v: set it to a positive time", c.BodyTimeout)
+	demand(c.RetryAfter > 0, "RetryAfter is %v: set it to a positive time", c.RetryAfter)
+	demand(c.UnavailableRetryAfter > 0, "UnavailableRetryAfter is %v: set it to a positive time", c.UnavailableRetryAfter)
+	demand(c.MaxStreams > 0, "MaxStreams is %d: set it to 1 or more", c.MaxStreams)
+	demand(c.StreamInFlight > 0, "StreamInFlight is %d: set it to 1 or more", c.StreamInFlight)
+	demand(c.MetricKeys >= 0, "MetricKeys is %d: set it to 0 or more", c.MetricKeys)
+	demand(c.Meter != nil, "Meter is nil: take DefaultConfig's if no metrics are wanted")
+	return errors.Join(errs...)
+}

@@ -1,0 +1,34 @@
+package pipeline
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Why an event was not accepted. Callers branch on these with errors.Is; the front
+// ends turn them into HTTP and gRPC statuses.
+var (
+	// ErrOverloaded means that a bounded buffer is full: nothing was stored, retry
+	// later (HTTP 429, gRPC RESOURCE_EXHAUSTED).
+	ErrOverloaded = errors.New("overloaded")
+	// ErrUnavailable means that nothing was stored because Postgres refused or could
+	// not be reached, or because this process is stopping (HTTP 503, gRPC UNAVAILABLE).
+	ErrUnavailable = errors.New("unavailable")
+	// ErrOutcomeUnknown means that the connection was lost around the commit: the
+	// events may or may not be stored. The producer retries, and a duplicate is
+	// possible (HTTP 503, gRPC UNAVAILABLE).
+	ErrOutcomeUnknown = errors.New("outcome of the commit is unknown")
+)
+
+// InvalidEventError says which attribute of an event is wrong and what would mend it.
+type InvalidEventError struct {
+	Attribute string // CloudEvents attribute name, or "data"
+	Reason    string // what is wrong and what is wanted
+	TooLarge  bool   // over the size limit (HTTP 413)
+}
+
+func (e *InvalidEventError) Error() string { return fmt.Sprintf("%s: %s", e.Attribute, e.Reason) }
+
+func invalid(attribute, format string, args ...any) error {
+	return &InvalidEventError{Attribute: attribute, Reason: fmt.Sprintf(format, args...)}
+}

@@ -1,0 +1,332 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+)
+
+// IngesterConfig says how events are gathered into transactions.
+type IngesterConfig struct {
+	// FlushEvents and FlushBytes bound one transaction; a unit of Submit is never split,
+	// so one larger unit goes alone.
+	FlushEvents int
+	FlushBytes  int
+	// BatchBytes bounds the body of one message, unless it holds one event.
+	BatchBytes int
+	// QueueEvents and QueueBytes bound what waits for a transaction; beyond them Submit
+	// answers ErrOverloaded.
+	QueueEvents int
+	QueueBytes  int
+	// PublishBytes bounds what is committed and waits to be published; beyond it batches
+	// are left to the janitor.
+	PublishBytes int64
+	// EventTTL is how long an event may wait for its sinks before it becomes a dead
+	// letter. 0: for ever.
+	EventTTL time.Duration
+	// FlushTimeout bounds one transaction.
+	FlushTimeout time.Duration
+	// StopTimeout bounds how long Run goes on after its context ended, to commit and
+	// answer what was submitted.
+	StopTimeout time.Duration
+}
+
+// DefaultIngesterConfig returns the settings of ingest.
+func DefaultIngesterConfig() IngesterConfig {
+	return IngesterConfig{
+		FlushEvents: 8192, FlushBytes: 16 << 20, BatchBytes: 1 << 20,
+		QueueEvents: 100_000, QueueBytes: 256 << 20, PublishBytes: 128 << 20,
+		EventTTL: 7 * 24 * time.Hour, FlushTimeout: 10 * time.Second, StopTimeout: 10 * time.Second,
+	}
+}
+
+// Validate names the first setting that cannot work.
+func (c IngesterConfig) Validate() error {
+	switch {
+	case c.FlushEvents < 1 || c.FlushBytes < 1:
+		return errors.New("flush limits: must be positive")
+	case c.BatchBytes < 1<<10:
+		return fmt.Errorf("batch bytes: %d; want at least 1024", c.BatchBytes)
+	case c.QueueEvents < 1 || c.QueueBytes < 1:
+		return errors.New("queue limits: must be positive")
+	case c.PublishBytes < int64(c.BatchBytes):
+		return fmt.Errorf("publish bytes: %d; want at least one batch (%d)", c.PublishBytes, c.BatchBytes)
+	case c.EventTTL < 0:
+		return errors.New("event TTL: is negative; 0 means never")
+	case c.FlushTimeout <= 0 || c.StopTimeout <= 0:
+		return errors.New("flush and stop timeouts: must be positive")
+	}
+	return nil
+}
+
+// Ingester makes events durable. What was submitted while a commit was in flight is the
+// next transaction: no timer, and large transactions under load.
+type Ingester struct {
+	cfg       IngesterConfig
+	store     *Store
+	publisher *Publisher
+	log       *slog.Logger
+	metrics   *ingesterMetrics
+	wake      chan struct{} // capacity 1
+
+	mu           sync.Mutex // guards what follows
+	queue        []*unit
+	queuedEvents int
+	queuedBytes  int
+	running      bool
+	stopped      bool
+	failing      error // of the newest flush, nil when it committed
+	failingSince time.Time
+}
+
+// unit is what one Submit handed over: committed together or not at all.
+type unit struct {
+	events []Event
+	bytes  int
+	done   chan error // capacity 1
+}
+
+// NewIngester returns an ingester on a store and queue; it publishes by itself.
+func NewIngester(cfg IngesterConfig, store *Store, queue *Queue, log *slog.Logger, meter metric.Meter) (*Ingester, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	pm, err := newPublisherMetrics(meter)
+	if err != nil {
+		return nil, err
+	}
+	im, err := newIngesterMetrics(meter)
+	if err != nil {
+		return nil, err
+	}
+	return &Ingester{
+		cfg: cfg, store: store, log: log, metrics: im,
+		publisher: NewPublisher(queue, store.Lanes(), store.Grace(), cfg.PublishBytes, log, pm),
+		wake:      make(chan struct{}, 1),
+	}, nil
+}
+
+// Accept returns once the events are committed, all in one transaction, or with an error
+// that is ErrOverloaded, ErrUnavailable or ErrOutcomeUnknown. When ctx ends first its
+// error is ErrOutcomeUnknown too: the commit goes on.
+func (in *Ingester) Accept(ctx context.Context, events []Event) error {
+	select {
+	case err := <-in.Submit(events):
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%w: the caller stopped waiting: %w", ErrOutcomeUnknown, ctx.Err())
+	}
+}
+
+// Submit queues events as one unit and never blocks. The channel gets exactly one value:
+// nil after the commit, or an error as of Accept. Units submitted one after another are
+// committed in that order.
+func (in *Ingester) Submit(events []Event) <-chan error {
+	u := &unit{events: events, done: make(chan error, 1)}
+	for i := range events {
+		u.bytes += len(events[i].Encoded) + maxEventOverhead
+	}
+	if len(events) == 0 {
+		u.done <- nil
+		return u.done
+	}
+	if err := in.push(u); err != nil {
+		u.done <- err
+		return u.done
+	}
+	select {
+	case in.wake <- struct{}{}:
+	default:
+	}
+	return u.done
+}
+
+func (in *Ingester) push(u *unit) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch {
+	case in.stopped:
+		return fmt.Errorf("%w: this process is stopping", ErrUnavailable)
+	case len(in.queue) > 0 && (in.queuedEvents+len(u.events) > in.cfg.QueueEvents || in.queuedBytes+u.bytes > in.cfg.QueueBytes):
+		return fmt.Errorf("%w: %d events wait to be committed", ErrOverloaded, in.queuedEvents)
+	}
+	in.queue = append(in.queue, u)
+	in.queuedEvents += len(u.events)
+	in.queuedBytes += u.bytes
+	return nil
+}
+
+// Run commits what is submitted until ctx ends, then what was submitted before that, and
+// returns when every unit has its answer. It may be called once.
+func (in *Ingester) Run(ctx context.Context) error {
+	in.mu.Lock()
+	again := in.running
+	in.running = true
+	in.mu.Unlock()
+	if again {
+		return errors.New("the ingester is running already, or has been stopped: make a new one")
+	}
+	// The publisher outlives ctx: what is committed during the stop is published too.
+	publishing, stopPublishing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopPublishing()
+	published := make(chan struct{})
+	go func() {
+		defer close(published)
+		_ = in.publisher.Run(publishing) // it returns no error
+	}()
+	in.flushUntil(ctx)
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), in.cfg.StopTimeout)
+	defer cancel()
+	in.drain(stop)
+	in.publisher.Finish()
+	select {
+	case <-published:
+	case <-stop.Done():
+		stopPublishing()
+		<-published
+	}
+	return nil
+}
+
+// flushUntil flushes whatever is queued until ctx ends.
+func (in *Ingester) flushUntil(ctx context.Context) {
+	for ctx.Err() == nil {
+		if units := in.take(); len(units) > 0 {
+			in.flush(context.WithoutCancel(ctx), units)
+			continue
+		}
+		select {
+		case <-in.wake:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// drain answers every unit that is still queued, by a commit while stop allows.
+func (in *Ingester) drain(stop context.Context) {
+	in.mu.Lock()
+	in.stopped = true
+	in.mu.Unlock()
+	for units := in.take(); len(units) > 0; units = in.take() {
+		if stop.Err() != nil {
+			answer(units, fmt.Errorf("%w: this process has stopped", ErrUnavailable))
+			continue
+		}
+		in.flush(stop, units)
+	}
+}
+
+// take removes the units of the next transaction from the queue.
+func (in *Ingester) take() []*unit {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	events, bytes, n := 0, 0, 0
+	for _, u := range in.queue {
+		if n > 0 && (events+len(u.events) > in.cfg.FlushEvents || bytes+u.bytes > in.cfg.FlushBytes) {
+			break
+		}
+		events += len(u.events)
+		bytes += u.bytes
+		n++
+	}
+	units := in.queue[:n:n]
+	in.queue = in.queue[n:]
+	if len(in.queue) == 0 {
+		in.queue = nil
+	}
+	in.queuedEvents -= events
+	in.queuedBytes -= bytes
+	return units
+}
+
+// flush commits units in one transaction, hands the batches to the publisher and answers.
+func (in *Ingester) flush(ctx context.Context, units []*unit) {
+	err := in.commit(ctx, units)
+	var data *dataError
+	if errors.As(err, &data) && len(units) > 1 {
+		// One unit's data spoils the transaction of all: find it by taking each alone.
+		for _, u := range units {
+			in.flush(ctx, []*unit{u})
+		}
+		return
+	}
+	if data != nil {
+		in.log.Error("Postgres refused the data of an event that was found valid", "error", err)
+		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	in.note(err)
+	answer(units, err)
+}
+
+// commit appends the units' events and enqueues the batches before anybody is answered,
+// so that a caller's next event cannot overtake this one.
+func (in *Ingester) commit(ctx context.Context, units []*unit) error {
+	events := units[0].events
+	if len(units) > 1 {
+		events = nil
+		for _, u := range units {
+			events = append(events, u.events...)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, in.cfg.FlushTimeout)
+	defer cancel()
+	began := time.Now()
+	done, err := in.store.Append(ctx, events, in.cfg.EventTTL, in.cfg.BatchBytes)
+	in.metrics.flushed(len(events), time.Since(began), err)
+	if err != nil {
+		return err
+	}
+	for i := range done.batches {
+		in.publisher.Enqueue(&done.batches[i], done.bodies[i], began)
+	}
+	return nil
+}
+
+func answer(units []*unit, err error) {
+	for _, u := range units {
+		u.done <- err
+	}
+}
+
+// note keeps the state of the newest flush and logs its changes.
+func (in *Ingester) note(err error) {
+	in.mu.Lock()
+	before := in.failing
+	in.failing = err
+	if err != nil && before == nil {
+		in.failingSince = time.Now()
+	}
+	since := in.failingSince
+	in.mu.Unlock()
+	switch {
+	case err != nil && before == nil:
+		in.log.Error("events cannot be committed", "error", err)
+	case err == nil && before != nil:
+		in.log.Info("events are committed again", "failed_for", time.Since(since).Round(time.Millisecond))
+	}
+}
+
+// Health reports why the newest flush failed and since when, or nil.
+func (in *Ingester) Health() error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch {
+	case in.stopped:
+		return errors.New("stopping")
+	case in.failing != nil:
+		return fmt.Errorf("commits fail since %s: %w", in.failingSince.UTC().Format(time.RFC3339), in.failing)
+	}
+	return nil
+}
+
+// QueueFill returns how many events wait for a transaction, and the limit.
+func (in *Ingester) QueueFill() (events, limit int) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.queuedEvents, in.cfg.QueueEvents
+}

@@ -1,0 +1,209 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+)
+
+// JanitorConfig says how often and how much at a time a janitor works.
+type JanitorConfig struct {
+	Queue QueueConfig
+	// SettleReceipts is how many receipts one transaction applies at most, SettleLinger how
+	// long the first of them waits for company: at one event a batch, gathering saves most
+	// of the cost.
+	SettleReceipts int
+	SettleLinger   time.Duration
+	// UpkeepEvery is the pause between looks at the streams and consumers.
+	UpkeepEvery time.Duration
+	// RetransmitEvery is the pause between passes that find stale batches.
+	RetransmitEvery time.Duration
+	// RetransmitBytes is how much of a (sink, lane) may be un-acked in the queue for more
+	// to be retransmitted to it.
+	RetransmitBytes int64
+	// BarrierTimeout bounds a pass's wait for the receipts that precede it.
+	BarrierTimeout time.Duration
+	// ReplayWindow is how long the stream keeps what every sink has. 0: not at all.
+	ReplayWindow time.Duration
+	// TrimEvery is the pause between trims.
+	TrimEvery time.Duration
+	// ShedAbove and ShedTo are fractions of the queue's bytes: above the first the oldest
+	// batches go until the second is reached, un-acked ones included.
+	ShedAbove, ShedTo float64
+	// ExpireEvery is the pause between looks for what is past its TTL.
+	ExpireEvery time.Duration
+	// DeadLetterTTL is how long dead letters are kept. 0: for ever.
+	DeadLetterTTL time.Duration
+}
+
+// DefaultJanitorConfig returns the settings of a janitor.
+func DefaultJanitorConfig() JanitorConfig {
+	return JanitorConfig{
+		Queue: DefaultQueueConfig(), SettleReceipts: 1000, SettleLinger: 3 * time.Millisecond,
+		UpkeepEvery: time.Second, RetransmitEvery: 2 * time.Second, RetransmitBytes: 32 << 20,
+		BarrierTimeout: 10 * time.Second, ReplayWindow: 24 * time.Hour, TrimEvery: 30 * time.Second,
+		ShedAbove: 0.9, ShedTo: 0.75, ExpireEvery: 5 * time.Second, DeadLetterTTL: 30 * 24 * time.Hour,
+	}
+}
+
+// Validate names the first setting that cannot work.
+func (c JanitorConfig) Validate() error {
+	switch {
+	case c.SettleReceipts < 1:
+		return fmt.Errorf("settle receipts: %d; want at least 1", c.SettleReceipts)
+	case c.UpkeepEvery <= 0 || c.RetransmitEvery <= 0 || c.TrimEvery <= 0 || c.ExpireEvery <= 0 || c.BarrierTimeout <= 0:
+		return errors.New("janitor intervals: must be positive")
+	case c.RetransmitBytes < 1<<20:
+		return fmt.Errorf("retransmit bytes: %d; want at least 1 MiB", c.RetransmitBytes)
+	case c.ReplayWindow < 0 || c.DeadLetterTTL < 0:
+		return errors.New("replay window and dead letter TTL: must not be negative")
+	case c.ShedTo <= 0 || c.ShedTo >= c.ShedAbove || c.ShedAbove > 1:
+		return fmt.Errorf("shed: to %g above %g; want 0 < to < above ≤ 1", c.ShedTo, c.ShedAbove)
+	}
+	return c.Queue.Validate()
+}
+
+// Janitor settles deliveries, retransmits what fell out of the queue, moves what expired
+// to dead_letters and keeps the streams in order. Any number run side by side.
+type Janitor struct {
+	cfg     JanitorConfig
+	store   *Store
+	queue   *Queue
+	log     *slog.Logger
+	metrics *janitorMetrics
+
+	mu      sync.Mutex // guards troubles and survey
+	trouble map[string]trouble
+	survey  Survey
+}
+
+// trouble is a task that fails, and since when.
+type trouble struct {
+	err   error
+	since time.Time
+}
+
+// NewJanitor returns a janitor on a store and a queue.
+func NewJanitor(cfg JanitorConfig, store *Store, queue *Queue, log *slog.Logger, meter metric.Meter) (*Janitor, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	j := &Janitor{cfg: cfg, store: store, queue: queue, log: log, trouble: map[string]trouble{}}
+	m, err := newJanitorMetrics(meter, j)
+	if err != nil {
+		return nil, err
+	}
+	j.metrics = m
+	return j, nil
+}
+
+// Run works until ctx ends. A task that fails is tried again; what it did not do is still
+// in Postgres or in the streams.
+func (j *Janitor) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	wg.Go(func() { j.every(ctx, "upkeep", j.cfg.UpkeepEvery, j.upkeep) })
+	wg.Go(func() { j.every(ctx, "settle", publishPause, j.settleReceipts) })
+	wg.Go(func() { j.every(ctx, "retransmit", j.cfg.RetransmitEvery, j.retransmit) })
+	wg.Go(func() { j.every(ctx, "trim", j.cfg.TrimEvery, j.trim) })
+	wg.Go(func() { j.every(ctx, "expire", j.cfg.ExpireEvery, j.expire) })
+	wg.Wait()
+	return nil
+}
+
+// every runs a task, pauses, and so on until ctx ends. It logs when a task begins to fail
+// and when it works again.
+func (j *Janitor) every(ctx context.Context, name string, rest time.Duration, task func(context.Context) error) {
+	for ctx.Err() == nil {
+		err := task(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		j.note(name, err)
+		pause(ctx, rest)
+	}
+}
+
+func (j *Janitor) note(name string, err error) {
+	j.mu.Lock()
+	before, failing := j.trouble[name]
+	switch {
+	case err == nil:
+		delete(j.trouble, name)
+	case failing:
+		j.trouble[name] = trouble{err, before.since}
+	default:
+		j.trouble[name] = trouble{err, time.Now()}
+	}
+	j.mu.Unlock()
+	switch {
+	case err != nil && !failing:
+		j.log.Warn("task fails and is tried again", "task", name, "error", err)
+	case err == nil && failing:
+		j.log.Info("task works again", "task", name, "failed_for", time.Since(before.since).Round(time.Millisecond))
+	}
+}
+
+// Health names the tasks that fail and since when, or is nil.
+func (j *Janitor) Health() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var errs []error
+	for name, t := range j.trouble {
+		errs = append(errs, fmt.Errorf("%s fails since %s: %w", name, t.since.UTC().Format(time.RFC3339), t.err))
+	}
+	return errors.Join(errs...)
+}
+
+// Pending returns the newest survey of what waits, at most RetransmitEvery old.
+func (j *Janitor) Pending() Survey {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.survey
+}
+
+// expire moves what is past its TTL, deletes old dead letters and forgets removed sinks, in
+// bounded statements with a time limit each.
+func (j *Janitor) expire(ctx context.Context) error {
+	const batches, letters = 100, 5000
+	for {
+		moved, err := bounded(ctx, func(ctx context.Context) (map[string]int, error) { return j.store.Expire(ctx, batches) })
+		if err != nil {
+			return err
+		}
+		j.metrics.expired(moved)
+		if len(moved) == 0 {
+			break
+		}
+	}
+	for j.cfg.DeadLetterTTL > 0 {
+		n, err := bounded(ctx, func(ctx context.Context) (int, error) {
+			return j.store.PurgeDeadLetters(ctx, j.cfg.DeadLetterTTL, letters)
+		})
+		if err != nil {
+			return err
+		}
+		if n < letters {
+			break
+		}
+	}
+	for {
+		n, err := bounded(ctx, func(ctx context.Context) (int, error) { return j.store.DropRemovedSinks(ctx, letters) })
+		if err != nil || n < letters {
+			return err
+		}
+	}
+}
+
+// statementTimeout bounds one statement of the periodic work.
+const statementTimeout = 30 * time.Second
+
+func bounded[T any](ctx context.Context, f func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	return f(ctx)
+}

@@ -1,0 +1,254 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// floors are the positions of the sinks' consumers, read before anything that is compared
+// with them.
+type floors struct {
+	created time.Time                          // of the stream: positions of another mean nothing
+	byName  map[string]*jetstream.ConsumerInfo // every consumer that could be read
+	info    *jetstream.StreamInfo              // read after the consumers
+}
+
+// readFloors lists the consumers of EVENTS and then looks at the stream.
+func (q *Queue) readFloors(ctx context.Context) (*floors, error) {
+	stream, err := q.js.Stream(ctx, EventsStream)
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", EventsStream, err)
+	}
+	f := &floors{created: stream.CachedInfo().Created, byName: map[string]*jetstream.ConsumerInfo{}}
+	list := stream.ListConsumers(ctx)
+	for info := range list.Info() {
+		f.byName[info.Name] = info
+	}
+	if err := list.Err(); err != nil {
+		return nil, fmt.Errorf("list the consumers of %s: %w", EventsStream, err)
+	}
+	if f.info, err = stream.Info(ctx); err != nil {
+		return nil, fmt.Errorf("stream %s: %w", EventsStream, err)
+	}
+	if !f.info.Created.Equal(f.created) {
+		return nil, fmt.Errorf("stream %s was recreated meanwhile", EventsStream)
+	}
+	return f, nil
+}
+
+// ahead reports a consumer whose position is beyond the stream's end: the stream lost its
+// newest part, and the consumer would skip what comes next.
+func (f *floors) ahead(info *jetstream.ConsumerInfo) bool {
+	last := f.info.State.LastSeq
+	return info.Delivered.Stream > last || info.AckFloor.Stream > last
+}
+
+// upkeep creates what is missing of streams, buckets and consumers, deletes the consumers of
+// removed sinks, and sheds when the queue is nearly full.
+func (j *Janitor) upkeep(ctx context.Context) error {
+	if err := j.queue.EnsureStreams(ctx, j.cfg.Queue, j.store.Lanes()); err != nil {
+		return err
+	}
+	sinks, err := j.store.Sinks(ctx)
+	if err != nil {
+		return err
+	}
+	f, err := j.queue.readFloors(ctx)
+	if err != nil {
+		return err
+	}
+	if err := j.shed(ctx, f.info); err != nil {
+		return err
+	}
+	if err := j.ensureConsumers(ctx, sinks, f); err != nil {
+		return err
+	}
+	return j.removeConsumers(ctx, sinks, f)
+}
+
+func (j *Janitor) ensureConsumers(ctx context.Context, sinks []string, f *floors) error {
+	var survey *Survey
+	for _, sink := range sinks {
+		for lane := range j.store.Lanes() {
+			info := f.byName[consumerName(sink, lane)]
+			if info != nil && !f.ahead(info) {
+				continue
+			}
+			if survey == nil {
+				s, err := j.store.Survey(ctx)
+				if err != nil {
+					return err
+				}
+				survey = &s
+			}
+			if err := j.createConsumer(ctx, sink, lane, info, survey, f); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// createConsumer makes the work queue of (sink, lane), beginning with the oldest batch that
+// waits for the sink. old is a consumer that stands beyond the stream's end, or nil.
+func (j *Janitor) createConsumer(ctx context.Context, sink string, lane int, old *jetstream.ConsumerInfo, survey *Survey, f *floors) error {
+	name := consumerName(sink, lane)
+	start := f.info.State.LastSeq + 1
+	for _, b := range survey.Backlogs {
+		if b.Sink == sink && b.Lane == lane {
+			var err error
+			if start, err = j.queue.firstQueuedAt(ctx, eventSubject(lane), f.info.State, b.OldestQueued.Add(-j.store.Grace())); err != nil {
+				return err
+			}
+		}
+	}
+	if old != nil {
+		// Another janitor may have seen the same and replaced it meanwhile.
+		now, err := j.queue.js.Consumer(ctx, EventsStream, name)
+		if err == nil && !now.CachedInfo().Created.Equal(old.Created) {
+			return nil
+		}
+		j.log.Warn("consumer stands beyond the end of the stream and is made anew", "consumer", name,
+			"delivered", old.Delivered.Stream, "last", f.info.State.LastSeq)
+		if err := j.queue.js.DeleteConsumer(ctx, EventsStream, name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return fmt.Errorf("delete consumer %s: %w", name, err)
+		}
+	}
+	_, err := j.queue.js.CreateConsumer(ctx, EventsStream, sinkConsumerConfig(j.cfg.Queue, sink, lane, start))
+	if errors.Is(err, jetstream.ErrConsumerExists) {
+		return nil // another janitor was faster
+	}
+	if err != nil {
+		return fmt.Errorf("create consumer %s: %w", name, err)
+	}
+	j.log.Info("consumer created", "consumer", name, "start", start)
+	return nil
+}
+
+// removeConsumers deletes the work queues of sinks that are no longer in the table.
+func (j *Janitor) removeConsumers(ctx context.Context, sinks []string, f *floors) error {
+	required := map[string]bool{}
+	for _, s := range sinks {
+		required[s] = true
+	}
+	for name, info := range f.byName {
+		sink := info.Config.Metadata[sinkMetadata]
+		if sink == "" || required[sink] {
+			continue
+		}
+		if err := j.queue.js.DeleteConsumer(ctx, EventsStream, name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return fmt.Errorf("delete consumer %s of a removed sink: %w", name, err)
+		}
+		j.log.Info("consumer of a removed sink deleted", "consumer", name)
+	}
+	return nil
+}
+
+// firstQueuedAt returns the sequence of the subject's first message that was queued at or
+// after t by Postgres's clock, or the one after the stream's last. Messages are in the
+// order of queued_at but for the grace period, which the caller takes off t.
+func (q *Queue) firstQueuedAt(ctx context.Context, subject string, state jetstream.StreamState, t time.Time) (uint64, error) {
+	stream, err := q.js.Stream(ctx, EventsStream)
+	if err != nil {
+		return 0, fmt.Errorf("stream %s: %w", EventsStream, err)
+	}
+	low, high := max(state.FirstSeq, 1), state.LastSeq+1 // the answer is in [low, high]
+	for low < high {
+		middle := low + (high-low)/2
+		msg, err := stream.GetMsg(ctx, middle, jetstream.WithGetMsgSubject(subject))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			high = middle
+			continue
+		}
+		if err != nil {
+			return 0, fmt.Errorf("read message %d: %w", middle, err)
+		}
+		batch, err := parseHeaders(msg.Header)
+		switch {
+		case err != nil || !batch.QueuedAt.Before(t): // corrupt: rather too early than too late
+			high = middle
+		default:
+			low = msg.Sequence + 1
+		}
+	}
+	return low, nil
+}
+
+// trim deletes what every sink has and the replay window no longer holds. A floor that
+// cannot be read forbids it.
+func (j *Janitor) trim(ctx context.Context) error {
+	stream, err := j.queue.js.Stream(ctx, EventsStream)
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", EventsStream, err)
+	}
+	state := stream.CachedInfo().State // before the floors: what is published later stays
+	sinks, err := j.store.Sinks(ctx)
+	if err != nil {
+		return err
+	}
+	f, err := j.queue.readFloors(ctx)
+	if err != nil {
+		return err
+	}
+	if !f.created.Equal(stream.CachedInfo().Created) {
+		return nil
+	}
+	keep := state.LastSeq + 1
+	for _, sink := range sinks {
+		for lane := range j.store.Lanes() {
+			info := f.byName[consumerName(sink, lane)]
+			if info == nil || f.ahead(info) {
+				return nil
+			}
+			if info.NumPending > 0 || info.NumAckPending > 0 {
+				keep = min(keep, info.AckFloor.Stream+1)
+			}
+		}
+	}
+	survey, err := j.store.Survey(ctx)
+	if err != nil {
+		return err
+	}
+	window, err := j.queue.firstQueuedAt(ctx, "events.*", state, survey.Now.Add(-j.cfg.ReplayWindow))
+	if err != nil {
+		return err
+	}
+	keep = min(keep, window)
+	if keep <= state.FirstSeq {
+		return nil
+	}
+	if err := stream.Purge(ctx, jetstream.WithPurgeSequence(keep)); err != nil {
+		return fmt.Errorf("trim %s: %w", EventsStream, err)
+	}
+	return nil
+}
+
+// shed deletes the oldest batches when the queue is nearly full, un-acked ones too, so that
+// a sink that is down cannot fill it for the others: Postgres has them all.
+func (j *Janitor) shed(ctx context.Context, info *jetstream.StreamInfo) error {
+	limit := float64(info.Config.MaxBytes)
+	used := float64(info.State.Bytes)
+	if limit <= 0 || used < j.cfg.ShedAbove*limit || info.State.Msgs == 0 {
+		return nil
+	}
+	share := (used - j.cfg.ShedTo*limit) / used
+	n := max(uint64(share*float64(info.State.LastSeq-info.State.FirstSeq+1)), 1)
+	stream, err := j.queue.js.Stream(ctx, EventsStream)
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", EventsStream, err)
+	}
+	if !stream.CachedInfo().Created.Equal(info.Created) {
+		return nil
+	}
+	if err := stream.Purge(ctx, jetstream.WithPurgeSequence(info.State.FirstSeq+n)); err != nil {
+		return fmt.Errorf("shed from %s: %w", EventsStream, err)
+	}
+	j.metrics.shedBatches(int64(n))
+	j.log.Warn("the queue is nearly full: the oldest batches were shed and will be retransmitted to the sinks that lack them",
+		"batches", n, "bytes", info.State.Bytes, "max_bytes", info.Config.MaxBytes)
+	return nil
+}

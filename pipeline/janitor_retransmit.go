@@ -1,0 +1,204 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// retransmit finds the batches that wait for a sink and are neither queued for it nor
+// delivered, and publishes them again. It compares no clocks but Postgres's own:
+//
+// Receipts precede acks. So once every receipt that was stored when the floors were read
+// has been settled, a batch below a floor that still waits for the sink was never
+// delivered to it. And the queue is in the order of queued_at but for less than the grace
+// period. So what was queued before the first message above the floor, less grace, is
+// not above the floor either.
+func (j *Janitor) retransmit(ctx context.Context) error {
+	survey, err := j.store.Survey(ctx)
+	if err != nil {
+		return err
+	}
+	j.mu.Lock()
+	j.survey = survey
+	j.mu.Unlock()
+	overdue := 0
+	for _, b := range survey.Backlogs {
+		if b.Overdue > 0 {
+			overdue++
+		}
+	}
+	if overdue == 0 {
+		return nil
+	}
+	f, err := j.queue.readFloors(ctx)
+	if err != nil {
+		return err
+	}
+	if err := j.barrier(ctx); err != nil {
+		return err
+	}
+	stale, err := j.watermarks(ctx, survey, f)
+	if err != nil {
+		return err
+	}
+	if again, err := j.queue.readFloors(ctx); err != nil || !again.created.Equal(f.created) {
+		return errors.Join(err, errors.New("the stream was recreated during the pass"))
+	}
+	return j.retransmitLanes(ctx, stale)
+}
+
+// barrier waits until every receipt that is stored now has been settled. It fails when the
+// stream is recreated meanwhile: what its positions meant is gone.
+func (j *Janitor) barrier(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, j.cfg.BarrierTimeout)
+	defer cancel()
+	stream, err := j.queue.js.Stream(ctx, ReceiptsStream)
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", ReceiptsStream, err)
+	}
+	first := stream.CachedInfo()
+	for {
+		info, err := stream.Info(ctx)
+		if err != nil {
+			return fmt.Errorf("wait for the receipts: %w", err)
+		}
+		if !info.Created.Equal(first.Created) || info.State.LastSeq < first.State.LastSeq {
+			return fmt.Errorf("stream %s was recreated during the pass", ReceiptsStream)
+		}
+		// A work queue deletes what is acked, and receipts are acked after the commit.
+		if info.State.Msgs == 0 || info.State.FirstSeq > first.State.LastSeq {
+			return nil
+		}
+		pause(ctx, 20*time.Millisecond)
+	}
+}
+
+// laneStale is what may be retransmitted in one lane.
+type laneStale struct {
+	stale  []staleFor
+	budget int64 // bytes
+}
+
+// watermarks returns, by lane, before when a batch must have been queued to be stale, for
+// the sinks that have overdue batches and room in the queue.
+func (j *Janitor) watermarks(ctx context.Context, survey Survey, f *floors) (map[int]*laneStale, error) {
+	out := map[int]*laneStale{}
+	for _, b := range survey.Backlogs {
+		info := f.byName[consumerName(b.Sink, b.Lane)]
+		if b.Overdue == 0 || info == nil || f.ahead(info) {
+			continue // no readable floor, no watermark
+		}
+		room := j.room(b, info, f)
+		if room <= 0 {
+			continue
+		}
+		mark, err := j.queue.watermark(ctx, b.Lane, info.AckFloor.Stream, survey.Now)
+		if err != nil {
+			return nil, err
+		}
+		lane := out[b.Lane]
+		if lane == nil {
+			lane = &laneStale{budget: room}
+			out[b.Lane] = lane
+		}
+		lane.budget = min(lane.budget, room)
+		lane.stale = append(lane.stale, staleFor{b.Sink, mark.Add(-j.store.Grace())})
+	}
+	return out, nil
+}
+
+// room is how many bytes more may be queued for a (sink, lane), estimated from the number
+// of its queued messages and the mean size of what waits.
+func (j *Janitor) room(b Backlog, info *jetstream.ConsumerInfo, f *floors) int64 {
+	limit := j.cfg.RetransmitBytes
+	if most := f.info.Config.MaxBytes; most > 0 {
+		limit = min(limit, max(most/int64(4*len(f.byName)), 1))
+	}
+	queued := int64(info.NumPending) + int64(info.NumAckPending)
+	return limit - queued*(b.Bytes/b.Batches)
+}
+
+// watermark is queued_at of the lane's first message above the floor, or now when the floor
+// has reached the lane's end as the stream's leader knows it.
+func (q *Queue) watermark(ctx context.Context, lane int, floor uint64, now time.Time) (time.Time, error) {
+	stream, err := q.js.Stream(ctx, EventsStream)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("stream %s: %w", EventsStream, err)
+	}
+	for next := floor + 1; ; {
+		msg, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(eventSubject(lane)))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return now, nil
+		}
+		if err != nil {
+			return time.Time{}, fmt.Errorf("read the message above the floor of lane %d: %w", lane, err)
+		}
+		if batch, err := parseHeaders(msg.Header); err == nil {
+			return batch.QueuedAt, nil
+		}
+		next = msg.Sequence + 1 // a corrupt one says nothing
+	}
+}
+
+// retransmitChunk bounds what one claim takes, so that its messages are published within
+// half the grace period.
+const (
+	retransmitChunkBytes   = 4 << 20
+	retransmitChunkBatches = 1000
+	retransmitLanes        = 4 // at once
+)
+
+// retransmitLanes works on the lanes, a few at a time. Order within a lane is by batch
+// number, the order of acceptance.
+func (j *Janitor) retransmitLanes(ctx context.Context, lanes map[int]*laneStale) error {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var errs []error
+	slots := make(chan struct{}, retransmitLanes)
+	for lane, what := range lanes {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if err := j.retransmitLane(ctx, lane, what); err != nil {
+				mu.Lock()
+				errs = append(errs, err)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+func (j *Janitor) retransmitLane(ctx context.Context, lane int, what *laneStale) error {
+	for what.budget > 0 && ctx.Err() == nil {
+		began := time.Now()
+		batches, damaged, err := j.store.ClaimStale(ctx, lane, what.stale, min(what.budget, retransmitChunkBytes), retransmitChunkBatches)
+		if err != nil {
+			return err
+		}
+		for _, id := range damaged {
+			j.metrics.damaged()
+			j.log.Error("a batch lacks some of its events and cannot be retransmitted; it becomes dead letters when it expires", "batch", id.String())
+		}
+		if len(batches) == 0 && len(damaged) == 0 {
+			return nil
+		}
+		for i := range batches {
+			c := &batches[i]
+			what.budget -= int64(len(c.body))
+			o := outgoing{msg: c.batch.message(c.body), id: c.batch.ID, events: c.batch.count, deadline: began.Add(j.store.Grace() / 2)}
+			if err := j.queue.publishOnce(ctx, o); err != nil {
+				// Unknown or not stored: claimed batches become stale again.
+				return err
+			}
+			j.metrics.retransmitted(c.batch.count)
+		}
+	}
+	return nil
+}

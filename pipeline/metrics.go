@@ -1,0 +1,183 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+)
+
+// secondsBuckets suit everything from a local commit to an outage.
+var secondsBuckets = metric.WithExplicitBucketBoundaries(
+	.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 60, 600, 3600, 86400)
+
+// publisherMetrics counts what goes into EVENTS.
+type publisherMetrics struct {
+	batches  metric.Int64Counter
+	events   metric.Int64Counter
+	failures metric.Int64Counter
+	leftOver metric.Int64Counter
+	duration metric.Float64Histogram
+}
+
+func newPublisherMetrics(m metric.Meter) (*publisherMetrics, error) {
+	var p publisherMetrics
+	var errs [5]error
+	p.batches, errs[0] = m.Int64Counter("waybill.publish.batches", metric.WithUnit("{batch}"), metric.WithDescription("Batches stored in EVENTS"))
+	p.events, errs[1] = m.Int64Counter("waybill.publish.events", metric.WithUnit("{event}"), metric.WithDescription("Events stored in EVENTS"))
+	p.failures, errs[2] = m.Int64Counter("waybill.publish.failures", metric.WithUnit("{attempt}"), metric.WithDescription("Attempts to publish a batch that failed or whose outcome is unknown"))
+	p.leftOver, errs[3] = m.Int64Counter("waybill.publish.left", metric.WithUnit("{event}"), metric.WithDescription("Committed events left to the janitor's retransmission, by reason"))
+	p.duration, errs[4] = m.Float64Histogram("waybill.publish.duration", metric.WithUnit("s"), metric.WithDescription("Time of one attempt to publish a batch"), secondsBuckets)
+	return &p, metricsError(errs[:])
+}
+
+func (p *publisherMetrics) published(events int, took time.Duration, err error) {
+	ctx := context.Background()
+	p.duration.Record(ctx, took.Seconds())
+	if err != nil {
+		p.failures.Add(ctx, 1)
+		return
+	}
+	p.batches.Add(ctx, 1)
+	p.events.Add(ctx, int64(events))
+}
+
+func (p *publisherMetrics) left(events int, reason string) {
+	p.leftOver.Add(context.Background(), int64(events), metric.WithAttributes(attribute.String("reason", reason)))
+}
+
+// ingesterMetrics counts flushes.
+type ingesterMetrics struct {
+	flushEvents metric.Int64Histogram
+	duration    metric.Float64Histogram
+	failures    metric.Int64Counter
+}
+
+func newIngesterMetrics(m metric.Meter) (*ingesterMetrics, error) {
+	var i ingesterMetrics
+	var errs [3]error
+	i.flushEvents, errs[0] = m.Int64Histogram("waybill.flush.events", metric.WithUnit("{event}"), metric.WithDescription("Events committed by one flush"),
+		metric.WithExplicitBucketBoundaries(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000))
+	i.duration, errs[1] = m.Float64Histogram("waybill.flush.duration", metric.WithUnit("s"), metric.WithDescription("Time of one flush's transaction"), secondsBuckets)
+	i.failures, errs[2] = m.Int64Counter("waybill.flush.failures", metric.WithUnit("{flush}"), metric.WithDescription("Flushes that were not known to commit, by reason"))
+	return &i, metricsError(errs[:])
+}
+
+func (i *ingesterMetrics) flushed(events int, took time.Duration, err error) {
+	ctx := context.Background()
+	i.duration.Record(ctx, took.Seconds())
+	if err == nil {
+		i.flushEvents.Record(ctx, int64(events))
+		return
+	}
+	i.failures.Add(ctx, 1, metric.WithAttributes(attribute.String("reason", reasonOf(err))))
+}
+
+// reasonOf names the error of an Append in a metric.
+func reasonOf(err error) string {
+	var data *dataError
+	switch {
+	case errors.Is(err, ErrOutcomeUnknown):
+		return "unknown"
+	case errors.As(err, &data):
+		return "data"
+	default:
+		return "unavailable"
+	}
+}
+
+func metricsError(errs []error) error {
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("create instruments: %w", err)
+	}
+	return nil
+}
+
+// janitorMetrics counts what the janitor does and shows what waits.
+type janitorMetrics struct {
+	receipts      metric.Int64Counter
+	batches       metric.Int64Counter
+	events        metric.Int64Counter
+	deadLetters   metric.Int64Counter
+	late          metric.Int64Counter
+	bad           metric.Int64Counter
+	retransmits   metric.Int64Counter
+	damagedCount  metric.Int64Counter
+	shedCount     metric.Int64Counter
+	settleSeconds metric.Float64Histogram
+}
+
+func newJanitorMetrics(m metric.Meter, j *Janitor) (*janitorMetrics, error) {
+	var out janitorMetrics
+	var errs []error
+	counter := func(name, unit, description string) metric.Int64Counter {
+		c, err := m.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(description))
+		errs = append(errs, err)
+		return c
+	}
+	out.receipts = counter("waybill.settle.receipts", "{receipt}", "Receipts applied")
+	out.batches = counter("waybill.settle.batches", "{batch}", "Batches that every sink has, deleted")
+	out.events = counter("waybill.settle.events", "{event}", "Events that every sink has, deleted")
+	out.deadLetters = counter("waybill.dead_letters", "{event}", "Events moved to dead_letters, by sink and cause")
+	out.late = counter("waybill.delivered_late", "{event}", "Expired events whose receipt came after all")
+	out.bad = counter("waybill.receipts.malformed", "{receipt}", "Receipts dropped as malformed")
+	out.retransmits = counter("waybill.retransmit.events", "{event}", "Events published again because they were no longer queued")
+	out.damagedCount = counter("waybill.batches.damaged", "{batch}", "Claims of batches that lack some of their events")
+	out.shedCount = counter("waybill.shed.batches", "{batch}", "Batches taken out of a queue that was nearly full")
+	h, err := m.Float64Histogram("waybill.settle.duration", metric.WithUnit("s"), metric.WithDescription("Time of one settle transaction"), secondsBuckets)
+	out.settleSeconds = h
+	errs = append(errs, err, observeBacklog(m, j))
+	return &out, metricsError(errs)
+}
+
+// observeBacklog exports the newest survey by sink, without asking Postgres.
+func observeBacklog(m metric.Meter, j *Janitor) error {
+	var errs [3]error
+	var events, bytes metric.Int64ObservableGauge
+	var age metric.Float64ObservableGauge
+	events, errs[0] = m.Int64ObservableGauge("waybill.pending.events", metric.WithUnit("{event}"), metric.WithDescription("Events that wait for a sink"))
+	bytes, errs[1] = m.Int64ObservableGauge("waybill.pending.bytes", metric.WithUnit("By"), metric.WithDescription("Bytes of the events that wait for a sink"))
+	age, errs[2] = m.Float64ObservableGauge("waybill.pending.oldest_age", metric.WithUnit("s"), metric.WithDescription("Age of the oldest event that waits for a sink, by Postgres's clock"))
+	if err := errors.Join(errs[:]...); err != nil {
+		return err
+	}
+	_, err := m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		for sink, b := range j.Pending().BySink() {
+			at := metric.WithAttributes(attribute.String("sink", sink))
+			o.ObserveInt64(events, b.Events, at)
+			o.ObserveInt64(bytes, b.Bytes, at)
+			o.ObserveFloat64(age, j.Pending().Now.Sub(b.OldestAccepted).Seconds(), at)
+		}
+		return nil
+	}, events, bytes, age)
+	return err
+}
+
+func (m *janitorMetrics) settled(done Settled, receipts int, took time.Duration, err error) {
+	ctx := context.Background()
+	m.settleSeconds.Record(ctx, took.Seconds())
+	if err != nil {
+		return
+	}
+	m.receipts.Add(ctx, int64(receipts))
+	m.batches.Add(ctx, int64(done.Batches))
+	m.events.Add(ctx, int64(done.Events))
+	m.late.Add(ctx, int64(done.Late))
+	for sink, n := range done.DeadLetters {
+		m.deadLetters.Add(ctx, int64(n), metric.WithAttributes(attribute.String("sink", sink), attribute.String("cause", "refused")))
+	}
+}
+
+func (m *janitorMetrics) expired(bySink map[string]int) {
+	for sink, n := range bySink {
+		m.deadLetters.Add(context.Background(), int64(n), metric.WithAttributes(attribute.String("sink", sink), attribute.String("cause", "expired")))
+	}
+}
+
+func (m *janitorMetrics) malformed()          { m.bad.Add(context.Background(), 1) }
+func (m *janitorMetrics) damaged()            { m.damagedCount.Add(context.Background(), 1) }
+func (m *janitorMetrics) retransmitted(n int) { m.retransmits.Add(context.Background(), int64(n)) }
+func (m *janitorMetrics) shedBatches(n int64) { m.shedCount.Add(context.Background(), n) }

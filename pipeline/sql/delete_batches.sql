@@ -1,0 +1,1 @@
+DELETE FROM waybill.batches WHERE batch = ANY ($1::bigint[])

@@ -1,0 +1,31 @@
+-- Moves batches past their TTL into dead_letters, one row per sink that lacks them.
+-- $1: batches at most.
+WITH due AS MATERIALIZED (
+    SELECT batch, token, lane, accepted_at, waiting_for, origin_position, origin_token
+    FROM waybill.batches
+    WHERE expires_at < now()
+    ORDER BY batch
+    LIMIT $1::integer
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM waybill.batches b WHERE b.batch = ANY (ARRAY(SELECT batch FROM due))
+), event AS (
+    DELETE FROM waybill.events e
+    USING due d
+    WHERE e.position >= d.batch << 12 AND e.position < (d.batch + 1) << 12
+    RETURNING e.position, e.source, e.type, e.event_id, e.seqnum, e.event
+), dead AS (
+    INSERT INTO waybill.dead_letters AS l
+        (position, token, sink, code, reason, accepted_at, lane, source, type, event_id, seqnum, event)
+    SELECT coalesce(d.origin_position, e.position), coalesce(d.origin_token, d.token), s.sink,
+           'expired', 'not delivered within its time to live', d.accepted_at, d.lane,
+           e.source, e.type, e.event_id, e.seqnum, e.event
+    FROM due d
+    JOIN event e ON e.position >= d.batch << 12 AND e.position < (d.batch + 1) << 12
+    CROSS JOIN unnest(d.waiting_for) AS s(sink)
+    ON CONFLICT (position, token, sink) DO UPDATE
+    SET code = excluded.code, reason = excluded.reason, failed_at = now(),
+        requeued_at = NULL, requeued_batch = NULL, requeued_token = NULL
+    RETURNING l.sink
+)
+SELECT sink, count(*) FROM dead GROUP BY sink

@@ -1,0 +1,188 @@
+package pipeline
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// StoreConfig says how a process uses Postgres.
+type StoreConfig struct {
+	// URL is a Postgres connection string (postgres://user:password@host/database).
+	URL string
+	// MaxConns bounds the connections of this process.
+	MaxConns int
+	// LockTimeout bounds the wait for a row, StatementTimeout a statement and
+	// IdleInTransactionTimeout a stalled transaction: seconds, so that a stalled process
+	// cannot hold the rows of a key.
+	LockTimeout              time.Duration
+	StatementTimeout         time.Duration
+	IdleInTransactionTimeout time.Duration
+}
+
+// DefaultStoreConfig returns the settings of a process with the given database.
+func DefaultStoreConfig(url string) StoreConfig {
+	return StoreConfig{
+		URL: url, MaxConns: 8,
+		LockTimeout: 3 * time.Second, StatementTimeout: 10 * time.Second,
+		IdleInTransactionTimeout: 5 * time.Second,
+	}
+}
+
+// Validate names the first setting that cannot work.
+func (c StoreConfig) Validate() error {
+	switch {
+	case c.URL == "":
+		return errors.New("database url: is empty; give a connection string such as postgres://user@host/db")
+	case c.MaxConns < 1:
+		return fmt.Errorf("database connections: %d; at least 1 is needed", c.MaxConns)
+	case c.LockTimeout <= 0 || c.StatementTimeout <= 0 || c.IdleInTransactionTimeout <= 0:
+		return errors.New("database timeouts: each must be positive; an unbounded one could hold a key's rows for ever")
+	}
+	return nil
+}
+
+// Store is Waybill's part of a Postgres database, the system of record. It is safe for
+// concurrent use.
+type Store struct {
+	pool *pgxpool.Pool
+	// As OpenStore found them in the pipeline's row.
+	lanes int
+	grace time.Duration
+}
+
+// OpenStore connects to a migrated database and checks that it is one: the error says
+// what to do when it is not. wantLanes is the number of lanes the process is configured for.
+func OpenStore(ctx context.Context, cfg StoreConfig, wantLanes int) (*Store, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	pool, err := newPool(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{pool: pool}
+	if err := s.check(ctx, wantLanes); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func newPool(ctx context.Context, cfg StoreConfig) (*pgxpool.Pool, error) {
+	pc, err := pgxpool.ParseConfig(cfg.URL)
+	if err != nil {
+		// The parser's own message may hold the password.
+		return nil, errors.New("database url: cannot be parsed; want postgres://user:password@host:port/database")
+	}
+	pc.MaxConns = int32(cfg.MaxConns)
+	pc.ConnConfig.ConnectTimeout = cfg.LockTimeout
+	for name, value := range map[string]string{
+		// Accepted means committed, whatever the database's own default is.
+		"synchronous_commit":                  "on",
+		"lock_timeout":                        millis(cfg.LockTimeout),
+		"statement_timeout":                   millis(cfg.StatementTimeout),
+		"idle_in_transaction_session_timeout": millis(cfg.IdleInTransactionTimeout),
+		"tcp_user_timeout":                    millis(cfg.IdleInTransactionTimeout),
+		"timezone":                            "UTC",
+		// Every lookup goes by primary key from a short list. With statistics from an
+		// empty table the planner may think a scan cheaper, keep that plan, and be wrong
+		// by a factor of a million (peers fell over this).
+		"enable_seqscan":   "off",
+		"enable_hashjoin":  "off",
+		"enable_mergejoin": "off",
+		"jit":              "off",
+		"application_name": "waybill",
+	} {
+		if _, set := pc.ConnConfig.RuntimeParams[name]; !set || name == "synchronous_commit" {
+			pc.ConnConfig.RuntimeParams[name] = value
+		}
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, pc)
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	return pool, nil
+}
+
+func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+
+// Close ends the store's connections.
+func (s *Store) Close() { s.pool.Close() }
+
+// Lanes is the number of lanes of the pipeline.
+func (s *Store) Lanes() int { return s.lanes }
+
+// Grace is the pipeline's grace period.
+func (s *Store) Grace() time.Duration { return s.grace }
+
+// Ping reports whether Postgres answers.
+func (s *Store) Ping(ctx context.Context) error { return s.pool.Ping(ctx) }
+
+// check compares the database with what this build and this configuration need.
+func (s *Store) check(ctx context.Context, wantLanes int) error {
+	var version int64
+	err := s.pool.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM waybill.goose_db_version WHERE is_applied`).Scan(&version)
+	var pgErr *pgconn.PgError
+	switch {
+	case errors.As(err, &pgErr) && (pgErr.Code == "42P01" || pgErr.Code == "3F000"):
+		return errors.New("the database has no Waybill tables; run `waybill migrate` on it first")
+	case err != nil:
+		return fmt.Errorf("check the database: %w", err)
+	}
+	want, err := latestMigration()
+	if err != nil {
+		return err
+	}
+	if version < want {
+		return fmt.Errorf("the database is at migration %d and this build needs %d; run `waybill migrate`", version, want)
+	}
+	err = s.pool.QueryRow(ctx, `SELECT lanes, grace FROM waybill.pipeline`).Scan(&s.lanes, &s.grace)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return errors.New("the pipeline was not created; run `waybill migrate`")
+	}
+	if err != nil {
+		return fmt.Errorf("read the pipeline: %w", err)
+	}
+	if s.lanes != wantLanes {
+		return fmt.Errorf("the pipeline has %d lanes and this process is configured for %d; set WAYBILL_LANES=%d (the number is fixed when a pipeline is created)", s.lanes, wantLanes, s.lanes)
+	}
+	return nil
+}
+
+// Sinks returns the names of the sinks that events must reach.
+func (s *Store) Sinks(ctx context.Context) ([]string, error) {
+	rows, err := s.pool.Query(ctx, `SELECT name FROM waybill.sinks ORDER BY name`)
+	if err != nil {
+		return nil, fmt.Errorf("read the sinks: %w", err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("read the sinks: %w", err)
+	}
+	return names, nil
+}
+
+// classify turns an error of a transaction that was not known to commit into one of the
+// errors of Accept. committing says that the commit may have been under way.
+func classify(err error, committing bool) error {
+	var pgErr *pgconn.PgError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &pgErr) && pgErr.Severity == "ERROR":
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	case pgconn.SafeToRetry(err) || !committing:
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	default:
+		// The connection broke, or the server was shut down, after the commit was sent.
+		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+	}
+}

@@ -1,0 +1,309 @@
+package pipeline
+
+import (
+	"context"
+	_ "embed"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+var (
+	//go:embed sql/append_small.sql
+	appendSmallSQL string
+	//go:embed sql/append_large.sql
+	appendLargeSQL string
+	//go:embed sql/repair_numbers.sql
+	repairNumbersSQL string
+)
+
+// smallFlush is the number of events up to which one statement beats COPY: COPY takes
+// three round trips.
+const smallFlush = 64
+
+const copyEventsSQL = `COPY waybill.events (position, source, type, event_id, seqnum, event) FROM STDIN BINARY`
+
+// appended is what a committed flush became.
+type appended struct {
+	batches []Batch
+	bodies  [][]byte
+}
+
+// Append commits the events in one transaction and returns their batches as messages.
+// ttl 0 means that they never expire. maxBatchBytes bounds a message body.
+//
+// The error is ErrUnavailable when nothing was stored and ErrOutcomeUnknown when that
+// cannot be known. Events that Postgres itself finds unacceptable give an error that is
+// neither of the two.
+func (s *Store) Append(ctx context.Context, events []Event, ttl time.Duration, maxBatchBytes int) (*appended, error) {
+	f, err := newFlush(events, s.lanes, maxBatchBytes)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	meta, err := s.append(ctx, f, ttl)
+	if isNumberTaken(err) {
+		if _, err := s.pool.Exec(ctx, repairNumbersSQL); err != nil {
+			return nil, fmt.Errorf("%w: set the batch numbers past the stored ones: %w", ErrUnavailable, err)
+		}
+		meta, err = s.append(ctx, f, ttl)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return f.appended(meta), nil
+}
+
+func (f *flush) appended(meta []batchMeta) *appended {
+	out := &appended{batches: make([]Batch, len(f.batches)), bodies: make([][]byte, len(f.batches))}
+	for i := range f.batches {
+		b := &f.batches[i]
+		out.bodies[i] = f.body(b)
+		out.batches[i] = Batch{
+			ID: BatchID{Number: b.number, Token: b.token}, Lane: b.lane,
+			AcceptedAt: meta[i].queuedAt, QueuedAt: meta[i].queuedAt, ExpiresAt: meta[i].expiresAt,
+			count: len(b.members),
+		}
+	}
+	return out
+}
+
+type batchMeta struct{ queuedAt, expiresAt time.Time }
+
+// append runs the transaction on one connection.
+func (s *Store) append(ctx context.Context, f *flush, ttl time.Duration) ([]batchMeta, error) {
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w: connect to Postgres: %w", ErrUnavailable, err)
+	}
+	defer conn.Release()
+	if len(f.events) <= smallFlush {
+		return appendSmall(ctx, conn.Conn(), f, ttl)
+	}
+	meta, committing, err := appendLarge(ctx, conn.Conn(), f, ttl)
+	if err != nil {
+		// A connection with a transaction still open is closed by Release.
+		return nil, classifyAppend(err, committing)
+	}
+	return meta, nil
+}
+
+// appendSmall is one statement, which is its own transaction: any error that is not
+// Postgres's own leaves the outcome unknown.
+func appendSmall(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duration) ([]batchMeta, error) {
+	args := append(f.headArgs(ttl), f.eventArgs()...)
+	rows, err := conn.Query(ctx, appendSmallSQL, args...)
+	if err != nil {
+		return nil, classifyAppend(err, true)
+	}
+	meta, err := f.readHeads(rows)
+	if err != nil {
+		return nil, classifyAppend(err, true)
+	}
+	return meta, nil
+}
+
+// appendLarge moves the heads, copies the events and commits: three round trips.
+// committing says whether the COMMIT had been sent when the error came.
+func appendLarge(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duration) (meta []batchMeta, committing bool, err error) {
+	start := &pgx.Batch{}
+	start.Queue("BEGIN")
+	start.Queue(appendLargeSQL, f.headArgs(ttl)...)
+	results := conn.SendBatch(ctx, start)
+	defer results.Close()
+	if _, err := results.Exec(); err != nil {
+		return nil, false, fmt.Errorf("begin: %w", err)
+	}
+	rows, err := results.Query()
+	if err != nil {
+		return nil, false, fmt.Errorf("move the heads: %w", err)
+	}
+	if meta, err = f.readHeads(rows); err != nil {
+		return nil, false, fmt.Errorf("move the heads: %w", err)
+	}
+	if err := results.Close(); err != nil {
+		return nil, false, fmt.Errorf("move the heads: %w", err)
+	}
+	if _, err := conn.PgConn().CopyFrom(ctx, newCopyReader(f), copyEventsSQL); err != nil {
+		return nil, false, fmt.Errorf("copy the events: %w", err)
+	}
+	tag, err := conn.Exec(ctx, "COMMIT")
+	if err != nil {
+		return nil, true, fmt.Errorf("commit: %w", err)
+	}
+	if tag.String() != "COMMIT" {
+		// Postgres answers ROLLBACK to the COMMIT of a failed transaction.
+		return nil, false, fmt.Errorf("commit: Postgres answered %s", tag)
+	}
+	return meta, true, nil
+}
+
+// headArgs are the parameters that both statements share.
+func (f *flush) headArgs(ttl time.Duration) []any {
+	sources, types, counts := make([]string, len(f.keys)), make([]string, len(f.keys)), make([]int64, len(f.keys))
+	for i, k := range f.keys {
+		sources[i], types[i], counts[i] = k.source, k.typ, k.events
+	}
+	n := len(f.batches)
+	tokens, lanes, events, bytes := make([]int64, n), make([]int16, n), make([]int16, n), make([]int64, n)
+	for i, b := range f.batches {
+		tokens[i], lanes[i], events[i], bytes[i] = int64(b.token), int16(b.lane), int16(len(b.members)), int64(b.bytes)
+	}
+	var micros *int64
+	if ttl > 0 {
+		us := ttl.Microseconds()
+		micros = &us
+	}
+	return []any{sources, types, counts, tokens, lanes, events, bytes, micros}
+}
+
+// eventArgs are the events as columns, for the statement that takes them along.
+func (f *flush) eventArgs() []any {
+	n := len(f.events)
+	batches, indexes, back := make([]int64, n), make([]int32, n), make([]int64, n)
+	sources, types, ids, encoded := make([]string, n), make([]string, n), make([]string, n), make([][]byte, n)
+	for i, e := range f.events {
+		p := f.placed[i]
+		batches[i], indexes[i] = int64(p.batch)+1, int32(p.index)
+		back[i] = f.keys[p.key].events - 1 - p.nth
+		sources[i], types[i], ids[i], encoded[i] = e.Source, e.Type, e.ID, e.Encoded
+	}
+	return []any{batches, indexes, sources, types, ids, back, encoded}
+}
+
+// readHeads takes the batch numbers and the moved heads from a statement's rows.
+func (f *flush) readHeads(rows pgx.Rows) ([]batchMeta, error) {
+	defer rows.Close()
+	keyIndex := make(map[keyName]int, len(f.keys))
+	for i, k := range f.keys {
+		keyIndex[keyName{k.source, k.typ}] = i
+	}
+	meta := make([]batchMeta, len(f.batches))
+	heads := make([]int64, len(f.keys))
+	found := 0
+	for rows.Next() {
+		var n, number, seqnum *int64
+		var queued, expires *time.Time
+		var source, typ *string
+		if err := rows.Scan(&n, &number, &queued, &expires, &source, &typ, &seqnum); err != nil {
+			return nil, err
+		}
+		found++
+		if n == nil {
+			k, ok := keyIndex[keyName{*source, *typ}]
+			if !ok {
+				return nil, fmt.Errorf("moved a head that is not in the flush: %q %q", *source, *typ)
+			}
+			heads[k] = *seqnum
+			continue
+		}
+		f.batches[*n-1].number = *number
+		meta[*n-1].queuedAt = queued.UTC()
+		if expires != nil {
+			meta[*n-1].expiresAt = expires.UTC()
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	if found != len(f.batches)+len(f.keys) {
+		return nil, fmt.Errorf("moved %d heads and batches, want %d", found, len(f.batches)+len(f.keys))
+	}
+	f.numberEvents(heads)
+	return meta, nil
+}
+
+// dataError is an error by which Postgres says that the data itself is unacceptable, so
+// that a retry is pointless.
+type dataError struct{ err error }
+
+func (e *dataError) Error() string { return "Postgres refused the data: " + e.err.Error() }
+func (e *dataError) Unwrap() error { return e.err }
+
+func classifyAppend(err error, committing bool) error {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Severity == "ERROR" {
+		if isNumberTaken(err) {
+			return err
+		}
+		switch pgErr.Code[:2] {
+		case "22", "23", "54": // data exception, constraint violation, limit exceeded
+			return &dataError{err}
+		}
+	}
+	return classify(err, committing)
+}
+
+// isNumberTaken reports that a batch number was given out twice: the sequence was set
+// back by a restore.
+func isNumberTaken(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "23505" && pgErr.SchemaName == "waybill" &&
+		(pgErr.TableName == "batches" || pgErr.TableName == "events")
+}
+
+// copyReader produces the events of a flush in Postgres's binary COPY format
+// (postgresql.org, COPY, "Binary Format") a few rows at a time.
+type copyReader struct {
+	f    *flush
+	next int // event to encode; len(events): the trailer; beyond: done
+	buf  []byte
+	off  int
+}
+
+const copyChunk = 64 << 10
+
+func newCopyReader(f *flush) *copyReader {
+	header := append([]byte("PGCOPY\n\xff\r\n\x00"), 0, 0, 0, 0, 0, 0, 0, 0)
+	return &copyReader{f: f, buf: header}
+}
+
+func (r *copyReader) Read(p []byte) (int, error) {
+	if r.off == len(r.buf) {
+		r.fill()
+		if len(r.buf) == 0 {
+			return 0, io.EOF
+		}
+	}
+	n := copy(p, r.buf[r.off:])
+	r.off += n
+	return n, nil
+}
+
+func (r *copyReader) fill() {
+	r.buf, r.off = r.buf[:0], 0
+	for r.next < len(r.f.events) && len(r.buf) < copyChunk {
+		r.buf = r.f.appendRow(r.buf, r.next)
+		r.next++
+	}
+	if r.next == len(r.f.events) && len(r.buf) < copyChunk {
+		r.buf = binary.BigEndian.AppendUint16(r.buf, 0xffff)
+		r.next++
+	}
+}
+
+// appendRow appends event i as a binary tuple.
+func (f *flush) appendRow(dst []byte, i int) []byte {
+	e, p := &f.events[i], f.placed[i]
+	dst = binary.BigEndian.AppendUint16(dst, 6)
+	dst = appendInt8(dst, Position(f.batches[p.batch].number, p.index))
+	dst = appendField(dst, e.Source)
+	dst = appendField(dst, e.Type)
+	dst = appendField(dst, e.ID)
+	dst = appendInt8(dst, f.seqnums[i])
+	return appendField(dst, e.Encoded)
+}
+
+func appendInt8(dst []byte, v int64) []byte {
+	dst = binary.BigEndian.AppendUint32(dst, 8)
+	return binary.BigEndian.AppendUint64(dst, uint64(v))
+}
+
+func appendField[T string | []byte](dst []byte, v T) []byte {
+	dst = binary.BigEndian.AppendUint32(dst, uint32(len(v)))
+	return append(dst, v...)
+}

@@ -1,0 +1,261 @@
+package pipeline
+
+import (
+	"cmp"
+	"context"
+	_ "embed"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+var (
+	//go:embed sql/settle_lock.sql
+	settleLockSQL string
+	//go:embed sql/settle_waiting.sql
+	settleWaitingSQL string
+	//go:embed sql/settle_refused.sql
+	settleRefusedSQL string
+	//go:embed sql/settle_requeued.sql
+	settleRequeuedSQL string
+	//go:embed sql/settle_late.sql
+	settleLateSQL string
+	//go:embed sql/delete_batches.sql
+	deleteBatchesSQL string
+	//go:embed sql/delete_events.sql
+	deleteEventsSQL string
+)
+
+// Settled counts what a Settle did.
+type Settled struct {
+	Batches     int            // that wait for nobody any more, and were deleted
+	Events      int            // of those batches
+	DeadLetters map[string]int // events refused for good, by sink
+	Late        int            // dead letters that turned out to be delivered
+}
+
+// Settle applies receipts in one transaction: each sink is taken off the batches it has a
+// receipt for, where number and token match; events it refused are copied into
+// dead_letters; a batch that then waits for nobody is deleted with its events. Applying a
+// receipt again changes nothing. Two at once cannot deadlock: batches are locked in order.
+func (s *Store) Settle(ctx context.Context, receipts []Receipt) (Settled, error) {
+	work := gather(receipts)
+	var done Settled
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		done = Settled{DeadLetters: map[string]int{}}
+		if err := work.lock(ctx, tx); err != nil {
+			return err
+		}
+		return work.apply(ctx, tx, &done)
+	})
+	if err != nil {
+		return Settled{}, fmt.Errorf("settle %d batches: %w", len(work.claims), err)
+	}
+	return done, nil
+}
+
+// claim is what receipts say of one batch.
+type claim struct {
+	id    BatchID
+	sinks map[string]map[int]Refusal // by sink: refused events by index
+
+	// Filled in from the locked row; found is false for a batch that is gone.
+	found    bool
+	waiting  []string
+	events   int
+	requeued bool
+}
+
+type settlement struct {
+	claims []*claim // in batch order
+	byID   map[BatchID]*claim
+}
+
+// gather brings together what receipts say of each batch. A repeated receipt of one sink
+// adds nothing: the first word counts.
+func gather(receipts []Receipt) *settlement {
+	w := &settlement{byID: map[BatchID]*claim{}}
+	for _, r := range receipts {
+		for _, b := range r.Batches {
+			c := w.byID[b.ID]
+			if c == nil {
+				c = &claim{id: b.ID, sinks: map[string]map[int]Refusal{}}
+				w.byID[b.ID] = c
+				w.claims = append(w.claims, c)
+			}
+			if _, repeated := c.sinks[r.Sink]; repeated {
+				continue
+			}
+			refused := make(map[int]Refusal, len(b.Refused))
+			for _, f := range b.Refused {
+				refused[f.Index] = f
+			}
+			c.sinks[r.Sink] = refused
+		}
+	}
+	slices.SortFunc(w.claims, func(a, b *claim) int {
+		return cmp.Or(cmp.Compare(a.id.Number, b.id.Number), cmp.Compare(a.id.Token, b.id.Token))
+	})
+	return w
+}
+
+func (w *settlement) lock(ctx context.Context, tx pgx.Tx) error {
+	numbers, tokens := make([]int64, len(w.claims)), make([]int64, len(w.claims))
+	for i, c := range w.claims {
+		numbers[i], tokens[i] = c.id.Number, int64(c.id.Token)
+	}
+	rows, err := tx.Query(ctx, settleLockSQL, numbers, tokens)
+	if err != nil {
+		return fmt.Errorf("lock the batches: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var number, token int64
+		var events int16
+		var waiting []string
+		var requeued bool
+		if err := rows.Scan(&number, &token, &waiting, &events, &requeued); err != nil {
+			return fmt.Errorf("lock the batches: %w", err)
+		}
+		c := w.byID[BatchID{Number: number, Token: uint64(token)}]
+		c.found, c.waiting, c.events, c.requeued = true, waiting, int(events), requeued
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("lock the batches: %w", err)
+	}
+	return nil
+}
+
+// settleRows are the parameters of the statements of a settlement.
+type settleRows struct {
+	refusedPositions                           []int64
+	refusedSinks, refusedCodes, refusedReasons []string
+
+	requeuedBatches, requeuedTokens []int64
+	requeuedSinks                   []string
+
+	lateBatches, lateTokens, lateRefused []int64
+	lateSinks                            []string
+
+	waitingBatches   []int64
+	waitingRemaining []string
+
+	settled     []int64
+	first, past []int64 // ranges of positions
+}
+
+// sort decides what becomes of each claim.
+func (w *settlement) sort(done *Settled) *settleRows {
+	r := &settleRows{}
+	for _, c := range w.claims {
+		if !c.found {
+			r.addLate(c)
+			continue
+		}
+		remaining := c.waiting[:0:0]
+		taken := 0
+		for _, sink := range c.waiting {
+			refused, ok := c.sinks[sink]
+			if !ok {
+				remaining = append(remaining, sink)
+				continue
+			}
+			taken++
+			r.addTaken(c, sink, refused, done)
+		}
+		switch {
+		case len(remaining) == 0:
+			r.settled = append(r.settled, c.id.Number)
+			r.addRange(c.id.Number)
+			done.Batches++
+			done.Events += c.events
+		case taken > 0:
+			r.waitingBatches = append(r.waitingBatches, c.id.Number)
+			r.waitingRemaining = append(r.waitingRemaining, strings.Join(remaining, ","))
+		}
+	}
+	return r
+}
+
+// addTaken notes what a sink that is taken off a batch refused, and the dead letter that a
+// requeued event leaves behind on delivery.
+func (r *settleRows) addTaken(c *claim, sink string, refused map[int]Refusal, done *Settled) {
+	count := 0
+	for index := range c.events {
+		f, ok := refused[index]
+		if !ok {
+			continue
+		}
+		count++
+		r.refusedPositions = append(r.refusedPositions, Position(c.id.Number, index))
+		r.refusedSinks = append(r.refusedSinks, sink)
+		r.refusedCodes = append(r.refusedCodes, f.Code)
+		r.refusedReasons = append(r.refusedReasons, f.Reason)
+	}
+	if count > 0 {
+		done.DeadLetters[sink] += count
+		return
+	}
+	if c.requeued {
+		r.requeuedBatches = append(r.requeuedBatches, c.id.Number)
+		r.requeuedTokens = append(r.requeuedTokens, int64(c.id.Token))
+		r.requeuedSinks = append(r.requeuedSinks, sink)
+	}
+}
+
+func (r *settleRows) addLate(c *claim) {
+	for sink, refused := range c.sinks {
+		r.lateBatches = append(r.lateBatches, c.id.Number)
+		r.lateTokens = append(r.lateTokens, int64(c.id.Token))
+		r.lateSinks = append(r.lateSinks, sink)
+		for index := range refused {
+			r.lateRefused = append(r.lateRefused, Position(c.id.Number, index))
+		}
+	}
+}
+
+// addRange adds a batch's positions to the last range when they follow it: neighbours
+// mostly settle together.
+func (r *settleRows) addRange(batch int64) {
+	if n := len(r.past); n > 0 && r.past[n-1] == Position(batch, 0) {
+		r.past[n-1] = Position(batch+1, 0)
+		return
+	}
+	r.first = append(r.first, Position(batch, 0))
+	r.past = append(r.past, Position(batch+1, 0))
+}
+
+// apply runs the statements that there is work for, in one round trip. Dead letters come
+// before the rows they are copied from are deleted.
+func (w *settlement) apply(ctx context.Context, tx pgx.Tx, done *Settled) error {
+	r := w.sort(done)
+	b := &pgx.Batch{}
+	queue := func(rows int, sql string, args ...any) *pgx.QueuedQuery {
+		if rows == 0 {
+			return nil
+		}
+		return b.Queue(sql, args...)
+	}
+	queue(len(r.refusedPositions), settleRefusedSQL, r.refusedPositions, r.refusedSinks, r.refusedCodes, r.refusedReasons)
+	queue(len(r.requeuedBatches), settleRequeuedSQL, r.requeuedBatches, r.requeuedTokens, r.requeuedSinks)
+	refused := append([]int64{}, r.lateRefused...) // never NULL: <> ALL (NULL) would match nothing
+	if q := queue(len(r.lateBatches), settleLateSQL, r.lateBatches, r.lateTokens, r.lateSinks, refused); q != nil {
+		q.Exec(func(tag pgconn.CommandTag) error {
+			done.Late = int(tag.RowsAffected())
+			return nil
+		})
+	}
+	queue(len(r.waitingBatches), settleWaitingSQL, r.waitingBatches, r.waitingRemaining)
+	queue(len(r.settled), deleteBatchesSQL, r.settled)
+	queue(len(r.first), deleteEventsSQL, r.first, r.past)
+	if b.Len() == 0 {
+		return nil
+	}
+	if err := tx.SendBatch(ctx, b).Close(); err != nil {
+		return fmt.Errorf("apply the receipts: %w", err)
+	}
+	return nil
+}
