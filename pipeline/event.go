@@ -90,6 +90,9 @@ func validate(ce *pb.CloudEvent) error {
 			return invalid(f.name, "is not valid UTF-8")
 		}
 	}
+	if !isURIReference(ce.Source) {
+		return invalid("source", "is not a URI reference as of RFC 3986")
+	}
 	if ce.SpecVersion != "1.0" {
 		return invalid("specversion", "is %q; only \"1.0\" is supported", ce.SpecVersion)
 	}
@@ -117,7 +120,7 @@ func validateAttribute(name string, value *pb.CloudEventAttributeValue) error {
 	if value == nil || value.Attr == nil {
 		return invalid(name, "has no value; give it one or leave the attribute out")
 	}
-	return nil
+	return validateKnown(name, value)
 }
 
 // batchEventsField is CloudEventBatch.events: a message body is the encoding of

@@ -92,7 +92,7 @@ func Migrate(ctx context.Context, url string, spec Spec) error {
 	}
 	if _, err := db.ExecContext(ctx, `
 		INSERT INTO waybill.pipeline AS p (lanes, grace) VALUES ($1, $2::bigint * interval '1 microsecond')
-		ON CONFLICT (only) DO UPDATE SET grace = excluded.grace WHERE p.lanes = excluded.lanes`,
+		ON CONFLICT (one) DO UPDATE SET grace = excluded.grace WHERE p.lanes = excluded.lanes`,
 		spec.Lanes, spec.Grace.Microseconds()); err != nil {
 		return fmt.Errorf("create the pipeline: %w", err)
 	}

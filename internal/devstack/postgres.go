@@ -213,8 +213,11 @@ func (pg *Postgres) startOnce(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	pg.process, err = StartProcess(ctx, pg.command())
-	if err != nil && free {
+	process, err := StartProcess(ctx, pg.command())
+	switch {
+	case err == nil:
+		pg.process = process
+	case free:
 		pg.port = 0
 	}
 	return err

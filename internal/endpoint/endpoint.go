@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -103,7 +104,8 @@ type Endpoint struct {
 	service *service
 	health  *health.Server
 
-	ready chan struct{} // closed when both addresses are listened on
+	started atomic.Bool
+	ready   chan struct{} // closed when both addresses are listened on
 	// Written before ready is closed.
 	addr, adminAddr string
 }
@@ -125,6 +127,9 @@ func New(cfg Config) (*Endpoint, error) {
 // Run serves until ctx ends, and may be called once. An address that cannot be
 // listened on is an error; the end of ctx is not.
 func (e *Endpoint) Run(ctx context.Context) error {
+	if !e.started.CompareAndSwap(false, true) {
+		return errors.New("endpoint: Run was called before; make a new Endpoint")
+	}
 	var listen net.ListenConfig
 	grpcListener, err := listen.Listen(ctx, "tcp", e.cfg.Addr)
 	if err != nil {
@@ -143,7 +148,12 @@ func (e *Endpoint) Run(ctx context.Context) error {
 	server := e.newServer()
 	admin := &http.Server{Handler: e.adminHandler(), ReadHeaderTimeout: headerTimeout}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return server.Serve(grpcListener) })
+	group.Go(func() error {
+		if err := server.Serve(grpcListener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+			return fmt.Errorf("endpoint: serve gRPC: %w", err)
+		}
+		return nil
+	})
 	group.Go(func() error {
 		if err := admin.Serve(adminListener); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("endpoint: serve admin: %w", err)
@@ -203,11 +213,30 @@ func (e *Endpoint) refuseStreamWhenDown(server any, stream grpc.ServerStream, in
 // Ready is closed when both addresses can be connected to.
 func (e *Endpoint) Ready() <-chan struct{} { return e.ready }
 
-// Addr waits for Ready and returns the host:port of the gRPC server.
-func (e *Endpoint) Addr() string { <-e.ready; return e.addr }
+// Addr returns the host:port of the gRPC server, or nothing before Ready.
+func (e *Endpoint) Addr() string {
+	if !e.isReady() {
+		return ""
+	}
+	return e.addr
+}
 
-// AdminAddr waits for Ready and returns the host:port of the admin HTTP server.
-func (e *Endpoint) AdminAddr() string { <-e.ready; return e.adminAddr }
+// AdminAddr returns the host:port of the admin HTTP server, or nothing before Ready.
+func (e *Endpoint) AdminAddr() string {
+	if !e.isReady() {
+		return ""
+	}
+	return e.adminAddr
+}
+
+func (e *Endpoint) isReady() bool {
+	select {
+	case <-e.ready:
+		return true
+	default:
+		return false
+	}
+}
 
 // SetBehaviour applies to the calls that come after it.
 func (e *Endpoint) SetBehaviour(b Behaviour) error {

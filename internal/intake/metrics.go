@@ -90,9 +90,13 @@ func optionOf(k key) metric.MeasurementOption {
 
 // answered records the outcome of a unit whose valid items were submitted.
 func (m *metrics) answered(front string, started time.Time, items []item, err error) {
+	faults, _ := countFaults(items)
 	outcome := "accepted"
-	if err != nil {
+	switch {
+	case err != nil:
 		outcome = reasonOf(err)
+	case faults == len(items) && faults > 0:
+		outcome = reasonInvalid
 	}
 	m.duration.Record(context.Background(), time.Since(started).Seconds(),
 		metric.WithAttributes(attribute.String("front", front), attribute.String("outcome", outcome)))

@@ -4,7 +4,7 @@ CREATE SCHEMA IF NOT EXISTS waybill;
 
 -- What was decided when the pipeline was created. One row.
 CREATE TABLE waybill.pipeline (
-    only           boolean     PRIMARY KEY DEFAULT true CHECK (only),
+    one            boolean     PRIMARY KEY DEFAULT true CHECK (one),
     lanes          integer     NOT NULL CHECK (lanes BETWEEN 1 AND 256),
     -- What is queued is out of order by less than half of this.
     grace          interval    NOT NULL CHECK (grace >= interval '1 second'),

@@ -1,0 +1,97 @@
+package pipeline
+
+import (
+	"mime"
+	"net/url"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
+)
+
+// validateKnown applies what CloudEvents says of the optional attributes it defines, as
+// strictly as the CloudEvents SDK does, so that what a client made with it is accepted.
+func validateKnown(name string, value *pb.CloudEventAttributeValue) error {
+	switch name {
+	case "time":
+		return validateTime(value)
+	case "datacontenttype":
+		return validateContentType(value)
+	case "dataschema":
+		return validateSchema(value)
+	case "subject":
+		if text, ok := value.Attr.(*pb.CloudEventAttributeValue_CeString); !ok || text.CeString == "" {
+			return invalid(name, "must be a string that is not empty, or left out")
+		}
+	}
+	return validateText(name, value)
+}
+
+// validateText refuses what protobuf would refuse to encode, and names the attribute.
+func validateText(name string, value *pb.CloudEventAttributeValue) error {
+	if !utf8.ValidString(value.GetCeString()) || !utf8.ValidString(value.GetCeUri()) || !utf8.ValidString(value.GetCeUriRef()) {
+		return invalid(name, "is not valid UTF-8")
+	}
+	return nil
+}
+
+func validateTime(value *pb.CloudEventAttributeValue) error {
+	switch v := value.Attr.(type) {
+	case *pb.CloudEventAttributeValue_CeTimestamp:
+		if v.CeTimestamp.IsValid() {
+			return nil
+		}
+	case *pb.CloudEventAttributeValue_CeString:
+		if _, err := time.Parse(time.RFC3339Nano, v.CeString); err == nil {
+			return nil
+		}
+	}
+	return invalid("time", "is not a timestamp of the years 1 to 9999 as of RFC 3339")
+}
+
+func validateContentType(value *pb.CloudEventAttributeValue) error {
+	text, ok := value.Attr.(*pb.CloudEventAttributeValue_CeString)
+	if !ok {
+		return invalid("datacontenttype", "must be a string")
+	}
+	if text.CeString == "application/json" || text.CeString == "application/protobuf" {
+		return nil // the usual ones, without the cost of parsing
+	}
+	if _, _, err := mime.ParseMediaType(text.CeString); err != nil {
+		return invalid("datacontenttype", "is not a media type as of RFC 2046, such as application/json")
+	}
+	return nil
+}
+
+func validateSchema(value *pb.CloudEventAttributeValue) error {
+	var text string
+	switch v := value.Attr.(type) {
+	case *pb.CloudEventAttributeValue_CeUri:
+		text = v.CeUri
+	case *pb.CloudEventAttributeValue_CeUriRef:
+		text = v.CeUriRef
+	case *pb.CloudEventAttributeValue_CeString:
+		text = v.CeString
+	}
+	if text == "" || !isURIReference(text) {
+		return invalid("dataschema", "must be a URI, or left out")
+	}
+	return nil
+}
+
+// isURIReference reports whether s can be read as a URI reference. Most sources are plain
+// paths, which need no parsing.
+func isURIReference(s string) bool {
+	if strings.IndexFunc(s, notPlain) < 0 {
+		return true
+	}
+	_, err := url.Parse(s)
+	return err == nil
+}
+
+// notPlain is true for characters that mean something in a URI, beside the slash.
+func notPlain(c rune) bool {
+	return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') &&
+		c != '/' && c != '-' && c != '.' && c != '_' && c != '~'
+}

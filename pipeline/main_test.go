@@ -1,0 +1,116 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
+	"github.com/nats-io/nats.go"
+	"go.opentelemetry.io/otel/metric/noop"
+
+	"github.com/waybillhq/waybill/internal/devstack"
+	"github.com/waybillhq/waybill/internal/pgtest"
+)
+
+// testSpec is the pipeline of the tests: few lanes, and the shortest grace there is.
+var testSpec = Spec{Lanes: 4, Sinks: []string{"ingress", "archive"}, Grace: time.Second}
+
+var testMeter = noop.NewMeterProvider().Meter("test")
+
+func TestMain(m *testing.M) {
+	pgtest.Main(m, pgtest.Options{Template: func(ctx context.Context, url string) error {
+		return Migrate(ctx, url, testSpec)
+	}})
+}
+
+// testLog writes to the test's log when WAYBILL_TEST_LOG is set.
+func testLog(t testing.TB) *slog.Logger {
+	if os.Getenv("WAYBILL_TEST_LOG") == "" {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(t.Output(), nil))
+}
+
+// mustStore opens a store on a database of its own.
+func mustStore(t testing.TB) *Store {
+	t.Helper()
+	return mustStoreAt(t, pgtest.New(t))
+}
+
+func mustStoreAt(t testing.TB, url string) *Store {
+	t.Helper()
+	s, err := OpenStore(t.Context(), DefaultStoreConfig(url), testSpec.Lanes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+// mustNATS starts a server of its own.
+func mustNATS(t testing.TB) *devstack.NATS {
+	t.Helper()
+	n, err := devstack.StartNATS(devstack.DefaultNATSOptions(t.TempDir()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Stop() })
+	return n
+}
+
+// mustQueue connects to a server, without making the streams.
+func mustQueue(t testing.TB, n *devstack.NATS) (*Queue, *nats.Conn) {
+	t.Helper()
+	nc, err := ConnectNATS(n.URL(), t.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	q, err := NewQueue(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q, nc
+}
+
+// mustEvent makes a valid event.
+func mustEvent(t testing.TB, source, typ, id string) Event {
+	t.Helper()
+	e, err := NewEvent(&pb.CloudEvent{
+		Id: id, Source: source, Type: typ, SpecVersion: "1.0",
+		Attributes: map[string]*pb.CloudEventAttributeValue{
+			"datacontenttype": {Attr: &pb.CloudEventAttributeValue_CeString{CeString: "text/plain"}},
+		},
+		Data: &pb.CloudEvent_TextData{TextData: "payload of " + id},
+	}, DefaultMaxEventBytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// mustEvents makes n events spread over keys.
+func mustEvents(t testing.TB, n, keys int) []Event {
+	t.Helper()
+	events := make([]Event, n)
+	for i := range events {
+		events[i] = mustEvent(t, fmt.Sprintf("/source/%d", i%keys), "test.event", fmt.Sprintf("e%d", i))
+	}
+	return events
+}
+
+// eventually waits until ok says so, at most for within.
+func eventually(t testing.TB, within time.Duration, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", within, what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
