@@ -59,7 +59,7 @@ type Store struct {
 }
 
 // OpenStore connects to a migrated database and checks that it is one: the error says
-// what to do when it is not. wantLanes is the number of lanes the process is configured for.
+// what to do when it is not, and is ErrUnavailable when Postgres does not answer. wantLanes is the number of lanes the process is configured for.
 func OpenStore(ctx context.Context, cfg StoreConfig, wantLanes int) (*Store, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -134,6 +134,10 @@ func (s *Store) check(ctx context.Context, wantLanes int) error {
 	switch {
 	case errors.As(err, &pgErr) && (pgErr.Code == "42P01" || pgErr.Code == "3F000"):
 		return errors.New("the database has no Waybill tables; run `waybill migrate` on it first")
+	case err != nil && !errors.As(err, &pgErr):
+		return fmt.Errorf("%w: check the database: %w", ErrUnavailable, err)
+	case err != nil && (pgErr.Code[:2] == "57" || pgErr.Code[:2] == "53"): // starting, stopping, too many connections
+		return fmt.Errorf("%w: check the database: %w", ErrUnavailable, err)
 	case err != nil:
 		return fmt.Errorf("check the database: %w", err)
 	}

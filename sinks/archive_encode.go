@@ -78,7 +78,6 @@ func (e *lineEncoder) appendLine(dst, encoded []byte, position int64) ([]byte, e
 		return dst, err
 	}
 	e.rename()
-	start := len(dst)
 	dst = append(dst, `{"specversion":`...)
 	dst = appendJSONString(dst, e.specVersion)
 	dst = append(dst, `,"id":`...)
@@ -88,10 +87,7 @@ func (e *lineEncoder) appendLine(dst, encoded []byte, position int64) ([]byte, e
 	dst = append(dst, `,"type":`...)
 	dst = appendJSONString(dst, e.typ)
 	for i := range e.attributes {
-		var err error
-		if dst, err = e.attributes[i].append(dst); err != nil {
-			return dst[:start], err
-		}
+		dst = e.attributes[i].append(dst)
 	}
 	dst = e.appendTypeURL(dst)
 	dst = append(dst, `,"`+ArchivePositionAttribute+`":"`...)
@@ -212,23 +208,23 @@ func (a *eventAttribute) check() error {
 	return nil
 }
 
-func (a *eventAttribute) append(dst []byte) ([]byte, error) {
+func (a *eventAttribute) append(dst []byte) []byte {
 	dst = append(dst, ',', '"')
 	dst = append(dst, a.name...)
 	dst = append(dst, '"', ':')
 	switch a.field {
 	case valueBoolean:
-		return strconv.AppendBool(dst, a.num != 0), nil
+		return strconv.AppendBool(dst, a.num != 0)
 	case valueInteger:
-		return strconv.AppendInt(dst, int64(int32(a.num)), 10), nil
+		return strconv.AppendInt(dst, int64(int32(a.num)), 10)
 	case valueBytes:
-		return appendBase64(dst, a.text), nil
+		return appendBase64(dst, a.text)
 	case valueTimestamp:
 		dst = append(dst, '"')
 		dst = a.time.AppendFormat(dst, time.RFC3339Nano)
-		return append(dst, '"'), nil
+		return append(dst, '"')
 	default:
-		return appendJSONString(dst, a.text), nil
+		return appendJSONString(dst, a.text)
 	}
 }
 

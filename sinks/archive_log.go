@@ -59,14 +59,12 @@ func newArchiveLog(objects archiveObjects, lane, bound int) *archiveLog {
 	return &archiveLog{objects: objects, lane: lane, bound: bound}
 }
 
-// forget makes the next load read everything anew.
-func (l *archiveLog) forget() { l.loaded = false }
-
 // fresh reports whether what is known of the lane may be used.
 func (l *archiveLog) fresh() bool { return l.loaded && time.Since(l.used) < laneIdle }
 
 // load finds the end of the lane, from hint on.
 func (l *archiveLog) load(ctx context.Context, hint int64) error {
+	l.loaded = false
 	last, ok, err := l.objects.last(ctx, l.lane, hint)
 	if err != nil {
 		return fmt.Errorf("find the end of lane %d: %w", l.lane, err)

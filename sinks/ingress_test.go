@@ -690,16 +690,18 @@ func TestIngressGivesUpOnWhatStaysUnknown(t *testing.T) {
 	wantAll(t, mustSend(t, s, fresh), pipeline.Retry)
 }
 
-func TestIngressKeepsTryingWhatStaysUnknown(t *testing.T) {
+func TestIngressKeepsTryingWhatIsUnknown(t *testing.T) {
 	t.Parallel()
 	e, _ := mustStartEndpoint(t, nil)
 	mustBehave(t, e, func(b *endpoint.Behaviour) { b.RefuseType, b.RefuseCode = "odd", "UNKNOWN" })
-	s := mustIngress(t, e.Addr(), func(c *IngressConfig) { c.UnknownFor = 0 })
 	items := itemsOf(newBatch(1, newCE("odd", 1, 0), newCE("even", 1, 0)))
-	for range 10 {
-		results := mustSend(t, s, items)
-		if results[0].Verdict != pipeline.Retry || results[1].Verdict != pipeline.Delivered {
-			t.Fatalf("got %+v", results)
+	for name, limit := range map[string]time.Duration{"for ever": 0, "not yet for long": time.Hour} {
+		s := mustIngress(t, e.Addr(), func(c *IngressConfig) { c.UnknownFor = limit })
+		for range 10 {
+			results := mustSend(t, s, items)
+			if results[0].Verdict != pipeline.Retry || results[1].Verdict != pipeline.Delivered {
+				t.Fatalf("%s: got %+v", name, results)
+			}
 		}
 	}
 }

@@ -126,7 +126,9 @@ func TestChildrenDieWithTheirParent(t *testing.T) {
 	await(t, "the child's end", func() bool { return !running(pid) })
 }
 
-func shell(script string) devstack.Command { return devstack.DefaultCommand("script", "sh", "-c", script) }
+func shell(script string) devstack.Command {
+	return devstack.DefaultCommand("script", "sh", "-c", script)
+}
 
 // logSays is ready once the log contains the text.
 func logSays(path, text string) func(context.Context) error {

@@ -139,7 +139,7 @@ func TestConfigNamesEveryFault(t *testing.T) {
 	err := Config{}.Validate()
 	for _, field := range []string{
 		"MaxEventBytes", "BudgetBytes", "MaxRequestEvents", "BodyTimeout", "RetryAfter",
-		"UnavailableRetryAfter", "MaxStreams", "StreamInFlight", "Meter",
+		"UnavailableRetryAfter", "MaxStreams", "MinPing", "StreamInFlight", "Meter",
 	} {
 		if err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("%s is not named in: %v", field, err)

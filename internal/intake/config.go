@@ -43,6 +43,11 @@ type Config struct {
 	// MaxStreams bounds the concurrent gRPC calls of one connection.
 	MaxStreams uint32
 
+	// MinPing is the least time between the keepalive pings of a gRPC client; a client
+	// that pings more often is disconnected. Known clients ping every 10 s, without calls
+	// too.
+	MinPing time.Duration
+
 	// StreamInFlight bounds the events of one StreamEvents call that are read and not
 	// yet answered. Beyond it reading pauses, which the client feels as flow control.
 	StreamInFlight int
@@ -66,6 +71,7 @@ func DefaultConfig() Config {
 		RetryAfter:            time.Second,
 		UnavailableRetryAfter: 5 * time.Second, // about what a failover of Postgres needs
 		MaxStreams:            1024,
+		MinPing:               5 * time.Second,
 		StreamInFlight:        256,
 		MetricKeys:            200,
 		Meter:                 noop.NewMeterProvider().Meter("waybill/intake"),
@@ -93,6 +99,7 @@ func (c Config) Validate() error {
 	demand(c.RetryAfter > 0, "RetryAfter is %v: set it to a positive time", c.RetryAfter)
 	demand(c.UnavailableRetryAfter > 0, "UnavailableRetryAfter is %v: set it to a positive time", c.UnavailableRetryAfter)
 	demand(c.MaxStreams > 0, "MaxStreams is %d: set it to 1 or more", c.MaxStreams)
+	demand(c.MinPing > 0, "MinPing is %v: set it to a positive time, 10s or less", c.MinPing)
 	demand(c.StreamInFlight > 0, "StreamInFlight is %d: set it to 1 or more", c.StreamInFlight)
 	demand(c.MetricKeys >= 0, "MetricKeys is %d: set it to 0 or more", c.MetricKeys)
 	demand(c.Meter != nil, "Meter is nil: take DefaultConfig's if no metrics are wanted")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -159,9 +160,11 @@ func (r refusal) status() error {
 
 // A status travels in trailers, which many clients limit to 8 KiB, in base64 and beside
 // the same text in the message: so few events are named, and briefly.
+// Not-ASCII text takes three times its bytes in the message.
 const (
-	maxViolations     = 8
-	maxViolationBytes = 160
+	maxViolations  = 6
+	maxFieldBytes  = 40
+	maxReasonBytes = 120
 )
 
 // invalidArgument names the first bad ones of items: in the message for people, and in
@@ -179,11 +182,11 @@ func invalidArgument(message string, items []item, list string) error {
 			text += "; and more"
 			break
 		}
-		field := shorten(fault.Attribute)
+		field := shorten(fault.Attribute, maxFieldBytes)
 		if list != "" {
 			field = fmt.Sprintf("%s[%d].%s", list, i, field)
 		}
-		reason := shorten(fault.Reason)
+		reason := shorten(fault.Reason, maxReasonBytes)
 		details.FieldViolations = append(details.FieldViolations,
 			&errdetails.BadRequest_FieldViolation{Field: field, Description: reason})
 		text += "; " + field + ": " + reason
@@ -191,15 +194,15 @@ func invalidArgument(message string, items []item, list string) error {
 	return withDetails(status.New(codes.InvalidArgument, text), details)
 }
 
-func shorten(s string) string {
-	if len(s) <= maxViolationBytes {
+// shorten cuts s to max bytes at most and an ellipsis, between characters.
+func shorten(s string, max int) string {
+	if len(s) <= max {
 		return s
 	}
-	cut := s[:maxViolationBytes]
-	for len(cut) > 0 && cut[len(cut)-1]&0xC0 == 0x80 { // into the middle of a character
-		cut = cut[:len(cut)-1]
+	for max > 0 && !utf8.RuneStart(s[max]) {
+		max--
 	}
-	return cut[:max(0, len(cut)-1)] + "…"
+	return s[:max] + "…"
 }
 
 // withDetails adds details, which only a detail that cannot be encoded prevents.

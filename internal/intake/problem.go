@@ -90,8 +90,10 @@ func (h *httpFront) writeProblem(w http.ResponseWriter, p *problem) {
 	h.writeJSON(w, p.Status, "application/problem+json", p)
 }
 
-// writeJSON writes a response that the client has the body timeout to take. The length is
-// said beforehand so that the early flush does not chunk the body.
+// writeJSON writes a response within twice the body timeout: before a refusal goes out the
+// server reads on in the refused body, which the read deadline ends, and then the client
+// has the time once more. The length is said beforehand so that the early flush does not
+// chunk the body.
 func (h *httpFront) writeJSON(w http.ResponseWriter, status int, contentType string, value any) {
 	body, err := json.Marshal(value)
 	if err != nil {
@@ -103,7 +105,7 @@ func (h *httpFront) writeJSON(w http.ResponseWriter, status int, contentType str
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	control := http.NewResponseController(w)
-	_ = control.SetWriteDeadline(time.Now().Add(h.intake.config.BodyTimeout)) // a server that has none is a test's
+	_ = control.SetWriteDeadline(time.Now().Add(2 * h.intake.config.BodyTimeout)) // a server that has none is a test's
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // a client that is gone needs no answer
 	_ = control.Flush()

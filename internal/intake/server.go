@@ -24,9 +24,6 @@ const (
 	// connectionWindow bounds nothing in memory: grpc reopens it as data arrives. It only
 	// must not slow a client on a long line.
 	connectionWindow = 16 << 20
-	// minClientPing is the least time between a client's pings; known clients ping every
-	// 10 s, without calls too.
-	minClientPing = 5 * time.Second
 	// serverPing finds connections whose client vanished.
 	serverPing        = time.Minute
 	serverPingTimeout = 20 * time.Second
@@ -52,7 +49,7 @@ func (g *GRPC) ServerOptions() []grpc.ServerOption {
 		grpc.StaticConnWindowSize(connectionWindow),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
-			MinTime: minClientPing, PermitWithoutStream: true,
+			MinTime: config.MinPing, PermitWithoutStream: true,
 		}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: serverPing, Timeout: serverPingTimeout}),
 		grpc.InTapHandle(g.tap),

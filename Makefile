@@ -1,0 +1,133 @@
+# Waybill. `make help` lists the targets.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+# Linters, generators and the S3 server of development are of a module of their own.
+TOOLS   := internal/tools
+TOOL    := go tool -modfile=$(TOOLS)/go.mod
+# What this machine's containers are composed with.
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+# Everything but what tools generate.
+GOFILES  = $(wildcard $(shell git ls-files --cached --others --exclude-standard -- '*.go' ':!*.pb.go'))
+
+# Flags of `waybill dev` for make run, and of `go test` for make test.
+ARGS      ?=
+TESTFLAGS ?=
+PKGS      ?= ./...
+# RACE= runs the tests without the race detector, which needs a C compiler.
+RACE      ?= -race
+
+##@ Use
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: run
+run: need-postgres build bin/versitygw ## Run the whole system on this machine (flags: ARGS='--once 20000')
+	exec bin/waybill dev $(ARGS)
+
+.PHONY: test
+test: need-postgres need-cc bin/versitygw ## Run all tests (some: PKGS=./pipeline TESTFLAGS='-run Settle')
+	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw RACE='$(RACE)' TESTFLAGS='$(TESTFLAGS)' scripts/test $(PKGS)
+
+.PHONY: build
+build: need-go ## Build ingest, forwarder, janitor and waybill into bin/
+	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/...
+
+bin/versitygw: $(TOOLS)/go.mod $(TOOLS)/go.sum | need-go
+	@echo 'building the S3 server of development (once, about two minutes)'
+	CGO_ENABLED=0 GOFLAGS=-buildvcs=false go build -C $(TOOLS) -trimpath -o $(CURDIR)/$@ github.com/versity/versitygw/cmd/versitygw
+	@touch $@
+
+.PHONY: deps
+deps: need-go need-postgres need-cc ## Install what is missing, where that is allowed, and download the modules
+	go list -deps -test ./... >/dev/null
+	go list -modfile=$(TOOLS)/go.mod -deps tool >/dev/null
+
+.PHONY: need-go need-postgres need-cc
+need-go need-postgres need-cc: need-%:
+	@RACE='$(RACE)' scripts/need $*
+
+##@ Check
+
+.PHONY: ci
+ci: ## Run what CI runs
+	.ci/run
+
+.PHONY: lint
+lint: fmt-check vet staticcheck script-check generate-check mod-check ## Run all checks that are not tests
+
+.PHONY: vet
+vet: need-go ## Look for mistakes with go vet
+	go vet ./...
+
+.PHONY: staticcheck
+staticcheck: need-go ## Look for mistakes with staticcheck
+	$(TOOL) staticcheck ./...
+
+.PHONY: fmt
+fmt: need-go ## Format the Go code
+	$(TOOL) gofumpt -w $(GOFILES)
+
+.PHONY: fmt-check
+fmt-check: need-go ## Fail if a Go file is not formatted
+	@unformatted=$$($(TOOL) gofumpt -l $(GOFILES)); \
+	if [ -n "$$unformatted" ]; then echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; fi
+
+.PHONY: script-check
+script-check: ## Fail if a shell script does not parse
+	@for script in .ci/run scripts/*; do bash -n "$$script"; done
+
+.PHONY: mod-check
+mod-check: need-go ## Fail if a module file is not tidy or a module's content has changed
+	go mod tidy -diff
+	go mod verify
+
+.PHONY: mutants
+mutants: need-postgres bin/versitygw ## Break each invariant on purpose and see its test fail (one: ONLY=order)
+	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw scripts/mutants $(ONLY)
+
+.PHONY: cover
+cover: ## Show the statement coverage of the last make test, function by function
+	@go tool cover -func=.cache/cover.out
+	@scripts/coverage .cache/cover.out
+
+##@ Change
+
+.PHONY: generate
+generate: need-go ## Generate the code of the protocols
+	$(TOOL) buf generate
+
+.PHONY: generate-check
+generate-check: need-go ## Fail if generated code is not what make generate makes
+	@rm -rf .cache/generated
+	@mkdir -p .cache/generated
+	@$(TOOL) buf lint
+	@$(TOOL) buf generate -o .cache/generated
+	@cd .cache/generated && find . -type f | sort | while read -r file; do \
+		cmp -s "$$file" "$(CURDIR)/$$file" || { echo "$$file is not what make generate makes"; exit 1; }; done
+
+.PHONY: clean
+clean: ## Remove what was built; the data of make run stays in .waybill
+	rm -rf bin .cache
+
+##@ Containers
+
+.PHONY: image
+image: ## Build the container image
+	docker build -t waybill:dev .
+
+.PHONY: up
+up: ## Start everything in containers (flags: ARGS='--scale forwarder=3')
+	$(COMPOSE) up --build $(ARGS)
+
+.PHONY: down
+down: ## Stop the containers; their volumes stay
+	$(COMPOSE) down

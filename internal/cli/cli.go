@@ -1,0 +1,97 @@
+// Package cli turns a configuration struct into a command: flags, WAYBILL_* environment
+// variables, *_FILE for secrets, signals and exit codes. Nothing below it touches any of
+// these.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// Runner is a configuration that knows how to run.
+type Runner interface {
+	Run(ctx context.Context) error
+}
+
+// Main parses the arguments and the environment into config, runs it until it ends or a
+// signal comes, and exits. A second signal ends the process at once.
+func Main(name, description string, config Runner, vars ...kong.Vars) {
+	parser, err := NewParser(name, description, config, vars...)
+	if err != nil {
+		panic(err) // a mistake in the struct's tags
+	}
+	_, err = parser.Parse(os.Args[1:])
+	parser.FatalIfErrorf(err)
+	Exit(name, RunUntilSignal(config.Run))
+}
+
+// NewParser returns a parser whose flags can be set by WAYBILL_<FLAG> variables too.
+func NewParser(name, description string, config any, vars ...kong.Vars) (*kong.Kong, error) {
+	options := []kong.Option{
+		kong.Name(name), kong.Description(description), kong.DefaultEnvars("WAYBILL"),
+		kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.Resolvers(secretFiles{}),
+	}
+	for _, v := range vars {
+		options = append(options, v)
+	}
+	parser, err := kong.New(config, options...)
+	if err != nil {
+		return nil, fmt.Errorf("command %s: %w", name, err)
+	}
+	return parser, nil
+}
+
+// RunUntilSignal runs f with a context that ends with the first SIGINT or SIGTERM.
+func RunUntilSignal(f func(context.Context) error) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	go func() {
+		<-ctx.Done()
+		stop() // the next signal has its default effect
+	}()
+	return f(ctx)
+}
+
+// Exit prints err, if there is one, and exits with 1; else with 0.
+func Exit(name string, err error) {
+	if err != nil && !errors.Is(err, context.Canceled) {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// secretFiles resolves a flag tagged secret from the file that <ENV>_FILE names, so that
+// secrets need not stand in the environment.
+type secretFiles struct{}
+
+func (secretFiles) Validate(*kong.Application) error { return nil }
+
+func (secretFiles) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	if !flag.Tag.Has("secret") {
+		return nil, nil
+	}
+	for _, env := range flag.Envs {
+		if os.Getenv(env) != "" {
+			return nil, nil // the variable itself goes first
+		}
+		path := os.Getenv(env + "_FILE")
+		if path == "" {
+			continue
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("%s_FILE: %w", env, err)
+		}
+		return strings.TrimSpace(string(data)), nil
+	}
+	return nil, nil
+}

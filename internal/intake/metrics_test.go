@@ -1,0 +1,93 @@
+package intake
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"go.opentelemetry.io/otel/attribute"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+
+	"github.com/waybillhq/waybill/pipeline"
+)
+
+// TestMetrics: what is accepted counts by source and type, for the first few of them, and
+// what is refused by reason.
+func TestMetrics(t *testing.T) {
+	reader := sdkmetric.NewManualReader()
+	meter := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)).Meter("test")
+	s := mustSite(t, func(c *Config) { c.Meter, c.MetricKeys = meter, 2 })
+	send := func(typ string) {
+		s.post(t, "", "ce-specversion", "1.0", "ce-id", "1", "ce-source", "/s", "ce-type", typ)
+	}
+	send("a")
+	send("b")
+	send("c")
+	send("a")
+	s.post(t, "[{},"+eventJSON("x")+"]", "Content-Type", batchType)
+	s.post(t, "{}")
+	s.recorder.verdict = func(int) error { return pipeline.ErrUnavailable }
+	send("a")
+	send("new")
+
+	got := collect(t, reader)
+	for name, want := range map[string]int64{
+		"waybill.ingest.events.accepted/s/a":                          2,
+		"waybill.ingest.events.accepted/s/b":                          1,
+		"waybill.ingest.events.accepted/other/other":                  1,
+		"waybill.ingest.events.refused/unavailable/s/a":               1,
+		"waybill.ingest.events.refused/unavailable/other/other":       1,
+		"waybill.ingest.events.refused/invalid/other/other":           1,
+		"waybill.ingest.events.refused/aborted/other/other":           1,
+		"waybill.ingest.requests.refused/http/unsupported-media-type": 1,
+		"waybill.ingest.accept.duration/http/accepted":                4,
+		"waybill.ingest.accept.duration/http/unavailable":             2,
+		"waybill.ingest.budget.limit":                                 s.intake.Budget().Size(),
+	} {
+		if got[name] != want {
+			t.Errorf("%s is %d, want %d; all: %v", name, got[name], want, got)
+		}
+	}
+}
+
+// collect returns every sum, count and gauge under its name and attribute values.
+func collect(t *testing.T, reader sdkmetric.Reader) map[string]int64 {
+	t.Helper()
+	var all metricdata.ResourceMetrics
+	if err := reader.Collect(context.Background(), &all); err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]int64)
+	for _, scope := range all.ScopeMetrics {
+		for _, m := range scope.Metrics {
+			switch data := m.Data.(type) {
+			case metricdata.Sum[int64]:
+				for _, point := range data.DataPoints {
+					got[m.Name+labels(point.Attributes)] += point.Value
+				}
+			case metricdata.Gauge[int64]:
+				for _, point := range data.DataPoints {
+					got[m.Name+labels(point.Attributes)] = point.Value
+				}
+			case metricdata.Histogram[float64]:
+				for _, point := range data.DataPoints {
+					got[m.Name+labels(point.Attributes)] = int64(point.Count)
+				}
+			}
+		}
+	}
+	return got
+}
+
+func labels(set attribute.Set) string {
+	text := ""
+	for _, label := range set.ToSlice() {
+		value := label.Value.AsString()
+		if value[0] != '/' {
+			value = "/" + value
+		}
+		text += fmt.Sprint(value)
+	}
+	return text
+}

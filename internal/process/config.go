@@ -1,0 +1,124 @@
+package process
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/waybillhq/waybill/internal/intake"
+	"github.com/waybillhq/waybill/pipeline"
+	"github.com/waybillhq/waybill/sinks"
+)
+
+// Logging is every process's.
+type Logging struct {
+	LogLevel  string `help:"Least severe level that is logged." enum:"debug,info,warn,error" default:"info"`
+	LogFormat string `help:"Form of the log." enum:"json,text" default:"json"`
+}
+
+// logger returns a logger for the process of the given kind.
+func (l Logging) logger(w io.Writer, kind string) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(l.LogLevel)) // the parser allows only these names
+	options := &slog.HandlerOptions{Level: level}
+	var h slog.Handler = slog.NewJSONHandler(w, options)
+	if l.LogFormat == "text" {
+		h = slog.NewTextHandler(w, options)
+	}
+	return slog.New(h).With("process", kind)
+}
+
+// Identity is every process's.
+type Identity struct {
+	ID        string `name:"id" help:"Name of this process, unique among the live ones of its kind. Default: host, process id and start time."`
+	AdminAddr string `help:"Address of /livez, /readyz, /metrics and /debug/pprof." default:":9090"`
+}
+
+// name returns the configured name or a new one.
+func (i Identity) name() string {
+	if i.ID != "" {
+		return i.ID
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "host"
+	}
+	clean := []byte(host)
+	for j, c := range clean {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' {
+			clean[j] = '-'
+		}
+	}
+	return fmt.Sprintf("%s-%d-%s", clean, os.Getpid(), strconv.FormatInt(time.Now().UnixMilli(), 36))
+}
+
+// Database is of the processes that use Postgres.
+type Database struct {
+	DatabaseURL   string `name:"database-url" secret:"" required:"" placeholder:"URL" help:"Postgres, as postgres://user:password@host:port/database. WAYBILL_DATABASE_URL_FILE names a file that holds it."`
+	DatabaseConns int    `help:"Most connections to Postgres." default:"${database_conns}"`
+}
+
+func (d Database) config() pipeline.StoreConfig {
+	c := pipeline.DefaultStoreConfig(d.DatabaseURL)
+	c.MaxConns = d.DatabaseConns
+	return c
+}
+
+// NATS is every process's.
+type NATS struct {
+	NATSURL   string `name:"nats-url" env:"WAYBILL_NATS_URL" secret:"" help:"NATS servers, comma-separated; user and password may be part of it." default:"nats://127.0.0.1:4222"`
+	NATSCreds string `name:"nats-creds" env:"WAYBILL_NATS_CREDS" type:"path" help:"File with NATS credentials."`
+}
+
+// Lanes is every process's.
+type Lanes struct {
+	Lanes int `help:"Lanes of the pipeline. Must be the number it was created with." default:"${lanes}"`
+}
+
+// Streams is of those that create streams.
+type Streams struct {
+	QueueReplicas int           `help:"Replicas of the streams: 1, or 3 on a cluster." default:"${queue_replicas}"`
+	QueueBytes    int64         `help:"Bytes that the stream EVENTS may take on disk." default:"${queue_bytes}"`
+	LeaseTTL      time.Duration `help:"How long a lane stays with a forwarder that no longer answers." default:"${lease_ttl}"`
+}
+
+func (s Streams) config() pipeline.QueueConfig {
+	c := pipeline.DefaultQueueConfig()
+	c.Replicas, c.MaxBytes, c.LeaseTTL = s.QueueReplicas, s.QueueBytes, s.LeaseTTL
+	// Receipts are a hundredth of the size of events; never let them be the bottleneck.
+	c.MaxReceiptBytes = max(s.QueueBytes/8, 64<<20)
+	return c
+}
+
+// Defaults are the values behind ${…} in the structs' tags: the ones of the packages that
+// use them, so that there is one place for each.
+func Defaults() kong.Vars {
+	store, queue := pipeline.DefaultStoreConfig(""), pipeline.DefaultQueueConfig()
+	in, janitor := pipeline.DefaultIngesterConfig(), pipeline.DefaultJanitorConfig()
+	front := intake.DefaultConfig()
+	forwarder := pipeline.DefaultForwarderConfig()
+	ingress, archive := sinks.DefaultIngressConfig(), sinks.DefaultArchiveConfig()
+	vars := kong.Vars{}
+	for name, value := range map[string]any{
+		"database_conns": store.MaxConns, "lanes": pipeline.DefaultLanes, "grace": pipeline.DefaultGrace,
+		"queue_replicas": queue.Replicas, "queue_bytes": queue.MaxBytes, "lease_ttl": queue.LeaseTTL,
+		"max_event_bytes": front.MaxEventBytes, "max_request_bytes": front.MaxRequestBytes,
+		"max_request_events": front.MaxRequestEvents, "budget_bytes": front.BudgetBytes,
+		"event_ttl": in.EventTTL, "flush_events": in.FlushEvents, "queue_events": in.QueueEvents,
+		"stop_timeout": in.StopTimeout, "replay_window": janitor.ReplayWindow,
+		"dead_letter_ttl": janitor.DeadLetterTTL, "settle_linger": janitor.SettleLinger,
+		"retransmit_every": janitor.RetransmitEvery,
+		"in_flight":        forwarder.InFlight, "expiry_margin": forwarder.ExpiryMargin,
+		"ingress_request_bytes": ingress.MaxRequestBytes, "ingress_request_events": ingress.MaxRequestEvents,
+		"ingress_timeout": ingress.Timeout, "s3_path_style": sinks.DefaultS3Config().PathStyle, "archive_linger": archive.Linger,
+		"archive_object_events": archive.MaxObjectEvents, "archive_object_bytes": archive.MaxObjectBytes,
+	} {
+		vars[name] = fmt.Sprint(value)
+	}
+	return vars
+}

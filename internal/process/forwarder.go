@@ -1,0 +1,109 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/waybillhq/waybill/pipeline"
+)
+
+// Forwarder takes lanes of the queue and delivers them to the sinks. It does not use
+// Postgres.
+type Forwarder struct {
+	Logging
+	Identity
+	NATS
+	Lanes
+	Ingress
+	Archive
+
+	InFlight     int           `help:"Most requests in flight per sink." default:"${in_flight}"`
+	ExpiryMargin time.Duration `help:"How long after an event expired it is still delivered: clocks differ." default:"${expiry_margin}"`
+	StopTimeout  time.Duration `help:"How long a stop may take." default:"${stop_timeout}"`
+}
+
+// Run runs a forwarder until ctx ends.
+func (c *Forwarder) Run(ctx context.Context) error {
+	log := c.logger(os.Stderr, pipeline.KindForwarder)
+	adm, err := newAdmin(c.AdminAddr)
+	if err != nil {
+		return err
+	}
+	admCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAdmin()
+	var group errgroup.Group
+	group.Go(func() error { return adm.run(admCtx) })
+	err = c.run(ctx, adm, log)
+	stopAdmin()
+	err = errors.Join(err, group.Wait())
+	log.Info("stopped", "error", err)
+	return err
+}
+
+func (c *Forwarder) run(ctx context.Context, adm *admin, log *slog.Logger) error {
+	id := c.name()
+	queue, nc, err := c.connect("waybill-forwarder-"+id, log)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	destinations, closeSinks, err := c.sinks(ctx, queue, adm, log)
+	if err != nil {
+		return err
+	}
+	defer closeSinks()
+	cfg := pipeline.DefaultForwarderConfig()
+	cfg.ID, cfg.Version, cfg.Lanes, cfg.Sinks = id, version(), c.Lanes.Lanes, destinations
+	cfg.InFlight, cfg.ExpiryMargin, cfg.StopTimeout = c.InFlight, c.ExpiryMargin, c.StopTimeout
+	forwarder, err := pipeline.NewForwarder(cfg, queue, log, adm.meter("waybill/forwarder"))
+	if err != nil {
+		return err
+	}
+	adm.add("nats", connected(nc))
+	adm.add("lanes", forwarder.Ready)
+	log.Info("forwarder runs", "id", id, "lanes", c.Lanes.Lanes, "admin", adm.listener.Addr().String())
+	return forwarder.Run(ctx)
+}
+
+// sinks makes and probes the sinks that this process is configured for.
+func (c *Forwarder) sinks(ctx context.Context, queue *pipeline.Queue, adm *admin, log *slog.Logger) ([]pipeline.Sink, func(), error) {
+	var made []pipeline.Sink
+	closeAll := func() {}
+	if c.IngressEndpoint != "" {
+		ingress, err := c.Ingress.sink(log, adm.meter("waybill/ingress"))
+		if err != nil {
+			return nil, nil, err
+		}
+		closeAll = func() {
+			if err := ingress.Close(); err != nil {
+				log.Warn("close the ingress connections", "error", err)
+			}
+		}
+		made = append(made, ingress)
+	}
+	if c.S3Bucket != "" {
+		archive, err := c.Archive.sink(ctx, queue, log, adm.meter("waybill/archive"))
+		if err != nil {
+			return nil, closeAll, err
+		}
+		made = append(made, archive)
+	}
+	if len(made) == 0 {
+		return nil, closeAll, errors.New("sinks: none configured; set WAYBILL_INGRESS_ENDPOINT, WAYBILL_S3_BUCKET or both")
+	}
+	out := make([]pipeline.Sink, len(made))
+	for i, sink := range made {
+		p := &probedSink{Sink: sink}
+		if err := p.probeAtStart(ctx, log); err != nil {
+			closeAll()
+			return nil, nil, err
+		}
+		out[i] = p
+	}
+	return out, closeAll, nil
+}

@@ -1,0 +1,248 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+
+	"github.com/waybillhq/waybill/internal/intake"
+	"github.com/waybillhq/waybill/pipeline"
+)
+
+// Ingest takes CloudEvents over HTTP and gRPC, commits them to Postgres before it answers,
+// and publishes them to JetStream.
+type Ingest struct {
+	Logging
+	Identity
+	Database
+	NATS
+	Lanes
+
+	HTTPAddr string `name:"http-addr" env:"WAYBILL_HTTP_ADDR" help:"Address of POST /v1/events." default:":8080"`
+	GRPCAddr string `name:"grpc-addr" env:"WAYBILL_GRPC_ADDR" help:"Address of the gRPC service chipingress.pb.ChipIngress." default:":50051"`
+
+	MaxEventBytes    int           `help:"Largest event, encoded." default:"${max_event_bytes}"`
+	MaxRequestBytes  int           `help:"Largest HTTP body and gRPC message." default:"${max_request_bytes}"`
+	MaxRequestEvents int           `help:"Most events of one request." default:"${max_request_events}"`
+	BudgetBytes      int64         `help:"Bytes that all requests together may hold; beyond it producers are told to slow down." default:"${budget_bytes}"`
+	EventTTL         time.Duration `name:"event-ttl" env:"WAYBILL_EVENT_TTL" help:"How long an event may wait for its sinks before it becomes a dead letter; 0: for ever." default:"${event_ttl}"`
+	FlushEvents      int           `help:"Most events of one transaction." default:"${flush_events}"`
+	QueueEvents      int           `help:"Events that may wait for a transaction; beyond it producers are told to slow down." default:"${queue_events}"`
+	StopTimeout      time.Duration `help:"How long a stop may take." default:"${stop_timeout}"`
+}
+
+func (c *Ingest) ingester() pipeline.IngesterConfig {
+	in := pipeline.DefaultIngesterConfig()
+	in.EventTTL, in.FlushEvents, in.QueueEvents, in.StopTimeout = c.EventTTL, c.FlushEvents, c.QueueEvents, c.StopTimeout
+	// max_payload is checked against the event limit: a batch of that size fits too.
+	in.BatchBytes = min(in.BatchBytes, max(c.MaxEventBytes, 64<<10))
+	return in
+}
+
+func (c *Ingest) front(adm *admin) intake.Config {
+	f := intake.DefaultConfig()
+	f.MaxEventBytes, f.MaxRequestBytes, f.MaxRequestEvents = c.MaxEventBytes, c.MaxRequestBytes, c.MaxRequestEvents
+	f.BudgetBytes = c.BudgetBytes
+	f.Meter = adm.meter("waybill/intake")
+	return f
+}
+
+// Run runs an ingest until ctx ends, and then as long as it takes to answer what came in.
+func (c *Ingest) Run(ctx context.Context) error {
+	log := c.logger(os.Stderr, pipeline.KindIngest)
+	adm, err := newAdmin(c.AdminAddr)
+	if err != nil {
+		return err
+	}
+	// The admin address answers until all else has ended.
+	admCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAdmin()
+	var group errgroup.Group
+	group.Go(func() error { return adm.run(admCtx) })
+	err = c.run(ctx, adm, log)
+	stopAdmin()
+	err = errors.Join(err, group.Wait())
+	log.Info("stopped", "error", err)
+	return err
+}
+
+func (c *Ingest) run(ctx context.Context, adm *admin, log *slog.Logger) error {
+	store, err := openStore(ctx, c.Database.config(), c.Lanes.Lanes, log)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	id := c.name()
+	queue, nc, err := c.connect("waybill-ingest-"+id, log)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	ingester, err := pipeline.NewIngester(c.ingester(), store, queue, log, adm.meter("waybill/ingest"))
+	if err != nil {
+		return err
+	}
+	servers, err := c.listen(ingester, adm)
+	if err != nil {
+		return err
+	}
+	adm.add("commit", ingester.Health)
+	adm.degrade("nats", connected(nc))
+	watch := &ingestWatch{queue: queue, log: log, lanes: c.Lanes.Lanes, maxEventBytes: c.MaxEventBytes}
+	adm.degrade("queue", watch.queueProblem)
+	adm.degrade("janitor", watch.janitorProblem)
+	beat := pipeline.NewHeartbeat(pipeline.KindIngest, id, version())
+	log.Info("ingest runs", "id", id, "lanes", store.Lanes(), "http", servers.http.Addr().String(),
+		"grpc", servers.grpc.Addr().String(), "admin", adm.listener.Addr().String())
+
+	// The ingester outlives the servers: what they took must be answered.
+	inner, stopInner := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopInner()
+	var engine errgroup.Group
+	engine.Go(func() error { return ingester.Run(inner) })
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return servers.run(ctx, c.StopTimeout) })
+	group.Go(func() error { return watch.run(ctx) })
+	group.Go(func() error {
+		return pipeline.RunHeartbeat(ctx, queue, log, func() pipeline.Heartbeat {
+			beat.Problem = adm.problem()
+			return beat
+		})
+	})
+	err = group.Wait()
+	stopInner()
+	return errors.Join(err, engine.Wait())
+}
+
+// ingestServers are the two ways in.
+type ingestServers struct {
+	http, grpc net.Listener
+	httpServer *http.Server
+	grpcServer *grpc.Server
+	front      *intake.GRPC
+	health     *health.Server
+}
+
+func (c *Ingest) listen(ingester *pipeline.Ingester, adm *admin) (*ingestServers, error) {
+	in, err := intake.New(c.front(adm), ingester)
+	if err != nil {
+		return nil, err
+	}
+	s := &ingestServers{front: intake.NewGRPC(in)}
+	if s.http, err = net.Listen("tcp", c.HTTPAddr); err != nil {
+		return nil, fmt.Errorf("http address: %w", err)
+	}
+	if s.grpc, err = net.Listen("tcp", c.GRPCAddr); err != nil {
+		return nil, errors.Join(fmt.Errorf("grpc address: %w", err), s.http.Close())
+	}
+	s.httpServer = &http.Server{Handler: intake.NewHTTP(in), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	s.grpcServer = grpc.NewServer(s.front.ServerOptions()...)
+	s.front.Register(s.grpcServer)
+	s.health = intake.RegisterHealth(s.grpcServer)
+	return s, nil
+}
+
+// run serves until ctx ends, and then until what was taken has been answered, or timeout.
+func (s *ingestServers) run(ctx context.Context, timeout time.Duration) error {
+	failed := make(chan error, 2)
+	go func() { failed <- s.httpServer.Serve(s.http) }()
+	go func() { failed <- s.grpcServer.Serve(s.grpc) }()
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+		err = fmt.Errorf("serve: %w", err)
+	}
+	s.stop(timeout)
+	return err
+}
+
+func (s *ingestServers) stop(timeout time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	s.health.Shutdown()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if s.httpServer.Shutdown(ctx) != nil {
+			_ = s.httpServer.Close() // connections whose clients do not finish
+		}
+	})
+	wg.Go(func() {
+		s.front.Drain()
+		graceful := make(chan struct{})
+		go func() { s.grpcServer.GracefulStop(); close(graceful) }()
+		select {
+		case <-graceful:
+		case <-ctx.Done():
+			s.grpcServer.Stop()
+			<-graceful
+		}
+	})
+	wg.Wait()
+	s.front.Wait()
+}
+
+// ingestWatch looks at the other parts, without which ingest does its own.
+type ingestWatch struct {
+	queue         *pipeline.Queue
+	log           *slog.Logger
+	lanes         int
+	maxEventBytes int
+
+	mu      sync.Mutex // guards what follows
+	queueIs error
+	janitor error
+}
+
+// watchEvery is the pause between looks; a third of the time after which a janitor counts
+// as dead.
+const watchEvery = 2 * time.Second
+
+// run looks until ctx ends. A queue that exists and does not fit ends the process: events
+// could be accepted that can never be published.
+func (w *ingestWatch) run(ctx context.Context) error {
+	fits := false
+	for ctx.Err() == nil {
+		if !fits {
+			err := w.queue.Check(ctx, w.lanes, w.maxEventBytes)
+			if err != nil && !errors.Is(err, pipeline.ErrNotReady) && ctx.Err() == nil {
+				return err
+			}
+			fits = err == nil
+			w.set(&w.queueIs, err)
+		}
+		w.set(&w.janitor, w.lookForJanitor(ctx))
+		sleep(ctx, watchEvery)
+	}
+	return nil
+}
+
+func (w *ingestWatch) lookForJanitor(ctx context.Context) error {
+	alive, err := pipeline.LiveProcesses(ctx, w.queue, pipeline.KindJanitor)
+	if err != nil {
+		return fmt.Errorf("cannot tell whether a janitor is alive: %w", err)
+	}
+	if len(alive) == 0 {
+		return errors.New("no janitor is alive: events are accepted and delivered, but not settled, and nothing is retransmitted; start one")
+	}
+	return nil
+}
+
+func (w *ingestWatch) set(field *error, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	*field = err
+}
+
+func (w *ingestWatch) queueProblem() error   { w.mu.Lock(); defer w.mu.Unlock(); return w.queueIs }
+func (w *ingestWatch) janitorProblem() error { w.mu.Lock(); defer w.mu.Unlock(); return w.janitor }

@@ -1,0 +1,82 @@
+package process
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/waybillhq/waybill/pipeline"
+)
+
+// Janitor settles deliveries, retransmits what fell out of the queue, moves what expired
+// to dead_letters, and keeps streams and consumers in order.
+type Janitor struct {
+	Logging
+	Identity
+	Database
+	NATS
+	Lanes
+	Streams
+
+	ReplayWindow    time.Duration `help:"How long the stream keeps what every sink has." default:"${replay_window}"`
+	DeadLetterTTL   time.Duration `name:"dead-letter-ttl" help:"How long dead letters are kept; 0: for ever." default:"${dead_letter_ttl}"`
+	SettleLinger    time.Duration `help:"How long a receipt waits for company before it is settled." default:"${settle_linger}"`
+	RetransmitEvery time.Duration `help:"Pause between looks for batches that fell out of the queue." default:"${retransmit_every}"`
+}
+
+func (c *Janitor) config() pipeline.JanitorConfig {
+	j := pipeline.DefaultJanitorConfig()
+	j.Queue = c.Streams.config()
+	j.ReplayWindow, j.DeadLetterTTL = c.ReplayWindow, c.DeadLetterTTL
+	j.SettleLinger, j.RetransmitEvery = c.SettleLinger, c.RetransmitEvery
+	return j
+}
+
+// Run runs a janitor until ctx ends.
+func (c *Janitor) Run(ctx context.Context) error {
+	log := c.logger(os.Stderr, pipeline.KindJanitor)
+	adm, err := newAdmin(c.AdminAddr)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return adm.run(ctx) })
+	group.Go(func() error { return c.run(ctx, adm) })
+	err = group.Wait()
+	log.Info("stopped", "error", err)
+	return err
+}
+
+func (c *Janitor) run(ctx context.Context, adm *admin) error {
+	log := c.logger(os.Stderr, pipeline.KindJanitor)
+	store, err := openStore(ctx, c.Database.config(), c.Lanes.Lanes, log)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	id := c.name()
+	queue, nc, err := c.connect("waybill-janitor-"+id, log)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	janitor, err := pipeline.NewJanitor(c.config(), store, queue, log, adm.meter("waybill/janitor"))
+	if err != nil {
+		return err
+	}
+	adm.add("nats", connected(nc))
+	adm.add("work", janitor.Health)
+	beat := pipeline.NewHeartbeat(pipeline.KindJanitor, id, version())
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return janitor.Run(ctx) })
+	group.Go(func() error {
+		return pipeline.RunHeartbeat(ctx, queue, log, func() pipeline.Heartbeat {
+			beat.Problem = adm.problem()
+			return beat
+		})
+	})
+	log.Info("janitor runs", "id", id, "lanes", store.Lanes(), "admin", adm.listener.Addr().String())
+	return group.Wait()
+}

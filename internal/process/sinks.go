@@ -1,0 +1,132 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/waybillhq/waybill/pipeline"
+	"github.com/waybillhq/waybill/sinks"
+)
+
+// S3 is where the archive is, of whatever writes or reads it.
+type S3 struct {
+	S3Endpoint  string `name:"s3-endpoint" env:"WAYBILL_S3_ENDPOINT" placeholder:"URL" help:"S3-compatible server. Default: AWS."`
+	S3Region    string `name:"s3-region" env:"WAYBILL_S3_REGION" help:"Region of the bucket." default:"us-east-1"`
+	S3Bucket    string `name:"s3-bucket" env:"WAYBILL_S3_BUCKET" help:"Bucket of the archive; empty: this process does not archive."`
+	S3Prefix    string `name:"s3-prefix" env:"WAYBILL_S3_PREFIX" help:"Prefix of the archive's keys. Each pipeline needs its own." default:"waybill"`
+	S3AccessKey string `name:"s3-access-key" env:"WAYBILL_S3_ACCESS_KEY" secret:"" help:"Access key. Default: the AWS SDK's usual sources."`
+	S3SecretKey string `name:"s3-secret-key" env:"WAYBILL_S3_SECRET_KEY" secret:"" help:"Secret key; WAYBILL_S3_SECRET_KEY_FILE names a file that holds it."`
+	S3PathStyle bool   `name:"s3-path-style" env:"WAYBILL_S3_PATH_STYLE" help:"Bucket in the path and not in the host name, as most servers other than AWS want it." default:"${s3_path_style}" negatable:""`
+	S3Checksums string `name:"s3-checksums" env:"WAYBILL_S3_CHECKSUMS" help:"When checksums are sent; some servers refuse what they do not need." enum:"when_supported,when_required" default:"when_supported"`
+}
+
+// client config as package sinks wants it.
+func (c S3) config() sinks.S3Config {
+	s := sinks.DefaultS3Config()
+	s.Endpoint, s.Region, s.AccessKey, s.SecretKey = c.S3Endpoint, c.S3Region, c.S3AccessKey, c.S3SecretKey
+	s.PathStyle, s.Checksums = c.S3PathStyle, c.S3Checksums
+	return s
+}
+
+// ArchiveReader returns a reader of the archive.
+func (c S3) ArchiveReader(ctx context.Context) (*sinks.ArchiveReader, error) {
+	if c.S3Bucket == "" {
+		return nil, errors.New("s3 bucket: is empty; set --s3-bucket or WAYBILL_S3_BUCKET")
+	}
+	client, err := sinks.NewS3Client(ctx, c.config())
+	if err != nil {
+		return nil, err
+	}
+	return sinks.NewArchiveReader(client, c.S3Bucket, c.S3Prefix, sinks.DefaultArchiveConfig().Timeout)
+}
+
+// Archive is the settings of the sink that writes the archive.
+type Archive struct {
+	S3
+	S3CreateBucket      bool          `name:"s3-create-bucket" env:"WAYBILL_S3_CREATE_BUCKET" help:"Create a missing bucket. For development."`
+	ArchiveLinger       time.Duration `help:"How long an object waits to be filled." default:"${archive_linger}"`
+	ArchiveObjectEvents int           `help:"Most events of an object." default:"${archive_object_events}"`
+	ArchiveObjectBytes  int           `help:"Most bytes of events of an object, before compression." default:"${archive_object_bytes}"`
+}
+
+func (c Archive) sink(ctx context.Context, queue *pipeline.Queue, log *slog.Logger, meter metric.Meter) (*sinks.Archive, error) {
+	client, err := sinks.NewS3Client(ctx, c.config())
+	if err != nil {
+		return nil, err
+	}
+	a := sinks.DefaultArchiveConfig()
+	a.Bucket, a.Prefix, a.CreateBucket = c.S3Bucket, c.S3Prefix, c.S3CreateBucket
+	a.Linger, a.MaxObjectEvents, a.MaxObjectBytes = c.ArchiveLinger, c.ArchiveObjectEvents, c.ArchiveObjectBytes
+	a.Cursors = pipeline.NewCursors(queue, a.Name)
+	a.Meter, a.Log = meter, log
+	return sinks.NewArchive(client, a)
+}
+
+// Ingress is the settings of the sink that delivers to a ChipIngress endpoint.
+type Ingress struct {
+	IngressEndpoint      string            `help:"ChipIngress endpoint, as host:port; empty: this process does not deliver to one."`
+	IngressTLS           bool              `name:"ingress-tls" env:"WAYBILL_INGRESS_TLS" help:"Connect with TLS."`
+	IngressCAFile        string            `name:"ingress-ca-file" env:"WAYBILL_INGRESS_CA_FILE" type:"path" help:"PEM certificates that may sign the endpoint's. Default: the system's."`
+	IngressCertFile      string            `name:"ingress-cert-file" env:"WAYBILL_INGRESS_CERT_FILE" type:"path" help:"Client certificate in PEM."`
+	IngressKeyFile       string            `name:"ingress-key-file" env:"WAYBILL_INGRESS_KEY_FILE" type:"path" help:"Key of the client certificate in PEM."`
+	IngressUser          string            `help:"User of Basic authorization."`
+	IngressPassword      string            `secret:"" help:"Password of Basic authorization; WAYBILL_INGRESS_PASSWORD_FILE names a file that holds it."`
+	IngressHeaders       map[string]string `secret:"" help:"Headers sent with every call, as name=value;name=value."`
+	IngressRequestBytes  int               `help:"Most bytes of one request." default:"${ingress_request_bytes}"`
+	IngressRequestEvents int               `help:"Most events of one request." default:"${ingress_request_events}"`
+	IngressTimeout       time.Duration     `help:"How long one call may take." default:"${ingress_timeout}"`
+}
+
+func (c Ingress) sink(log *slog.Logger, meter metric.Meter) (*sinks.Ingress, error) {
+	i := sinks.DefaultIngressConfig()
+	i.Endpoint = c.IngressEndpoint
+	i.TLS = sinks.IngressTLS{Enabled: c.IngressTLS, CAFile: c.IngressCAFile, CertFile: c.IngressCertFile, KeyFile: c.IngressKeyFile}
+	i.User, i.Password, i.Headers = c.IngressUser, c.IngressPassword, c.IngressHeaders
+	i.MaxRequestBytes, i.MaxRequestEvents, i.Timeout = c.IngressRequestBytes, c.IngressRequestEvents, c.IngressTimeout
+	i.Meter, i.Log = meter, log
+	return sinks.NewIngress(i)
+}
+
+// probeTimeout bounds the probe of one sink at start.
+const probeTimeout = 15 * time.Second
+
+// probedSink delivers only once the destination was found fit. A destination that is down
+// when a forwarder starts must not keep the other sinks waiting, so the probe is repeated
+// with the first requests.
+type probedSink struct {
+	pipeline.Sink
+	fit atomic.Bool
+}
+
+// probeAtStart fails for a destination that answers and is unfit.
+func (s *probedSink) probeAtStart(ctx context.Context, log *slog.Logger) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	err := s.Probe(ctx)
+	switch {
+	case err == nil:
+		s.fit.Store(true)
+	case errors.Is(err, sinks.ErrUnfit):
+		return fmt.Errorf("sink %s: %w", s.Name(), err)
+	default:
+		log.Warn("sink cannot be probed yet; it gets nothing until it can", "sink", s.Name(), "error", err)
+	}
+	return nil
+}
+
+// Send implements pipeline.Sink.
+func (s *probedSink) Send(ctx context.Context, lane int, items []pipeline.Item) ([]pipeline.Result, error) {
+	if !s.fit.Load() {
+		if err := s.Probe(ctx); err != nil {
+			return nil, err
+		}
+		s.fit.Store(true)
+	}
+	return s.Sink.Send(ctx, lane, items)
+}

@@ -1,0 +1,91 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/waybillhq/waybill/pipeline"
+)
+
+// startTimeout is how long a process waits at start for a Postgres that does not answer
+// yet. What answers and does not fit ends it at once.
+const startTimeout = time.Minute
+
+// openStore opens the store, waiting for a Postgres that is still starting.
+func openStore(ctx context.Context, cfg pipeline.StoreConfig, lanes int, log *slog.Logger) (*pipeline.Store, error) {
+	deadline := time.Now().Add(startTimeout)
+	for logged := false; ; logged = true {
+		store, err := pipeline.OpenStore(ctx, cfg, lanes)
+		if err == nil || !errors.Is(err, pipeline.ErrUnavailable) || ctx.Err() != nil || time.Now().After(deadline) {
+			return store, err
+		}
+		if !logged {
+			log.Warn("waiting for Postgres", "error", err)
+		}
+		sleep(ctx, time.Second)
+	}
+}
+
+// connect returns a queue whose connection lives as long as the process; the server need
+// not be there yet.
+func (n NATS) connect(name string, log *slog.Logger) (*pipeline.Queue, *nats.Conn, error) {
+	options := []nats.Option{
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				log.Warn("disconnected from NATS", "error", err)
+			}
+		}),
+		nats.ReconnectHandler(func(c *nats.Conn) { log.Info("connected to NATS again", "server", c.ConnectedUrlRedacted()) }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("NATS error", "error", err) }),
+	}
+	if n.NATSCreds != "" {
+		options = append(options, nats.UserCredentials(n.NATSCreds))
+	}
+	nc, err := pipeline.ConnectNATS(n.NATSURL, name, options...)
+	if err != nil {
+		return nil, nil, err
+	}
+	queue, err := pipeline.NewQueue(nc)
+	if err != nil {
+		nc.Close()
+		return nil, nil, err
+	}
+	return queue, nc, nil
+}
+
+// connected is a check of a NATS connection.
+func connected(nc *nats.Conn) func() error {
+	return func() error {
+		if nc.IsConnected() {
+			return nil
+		}
+		if err := nc.LastError(); err != nil {
+			return fmt.Errorf("not connected: %w", err)
+		}
+		return errors.New("not connected")
+	}
+}
+
+// version is the module's version as the build knows it.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "devel"
+	}
+	return info.Main.Version
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

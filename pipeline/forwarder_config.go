@@ -1,0 +1,103 @@
+package pipeline
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// ForwarderConfig says how a forwarder takes lanes and feeds sinks.
+//
+// Memory: a worker, of which there is one per held lane and sink, holds at most the
+// request in hand (the sink's Limits.Bytes) and PrefetchBytes of what comes next, or one
+// message each where that is larger. So a forwarder that holds all lanes needs at most
+// Lanes × (the sum of that over the sinks), when every sink is down and every lane backed
+// up: with 16 lanes, and limits of 4 MiB and 8 MiB, 16 × (4+4 + 8+4) = 320 MiB.
+type ForwarderConfig struct {
+	// ID names the process among the live forwarders; lanes are spread by it. One that
+	// stays the same over restarts moves fewer lanes.
+	ID string
+	// Version is shown by `waybill status`.
+	Version string
+	// Lanes of the pipeline.
+	Lanes int
+	// Sinks that every event must reach, each with a name of its own.
+	Sinks []Sink
+	// InFlight bounds the requests in flight per sink, over all lanes of this process.
+	InFlight int
+	// ExpiryMargin is how long after a batch expired it is still delivered: the clocks of
+	// Postgres and of this process differ.
+	ExpiryMargin time.Duration
+	// PrefetchMessages and PrefetchBytes bound what a worker holds beyond its request.
+	PrefetchMessages int
+	PrefetchBytes    int
+	// BackoffMin and BackoffMax bound the pause, which doubles, between tries of a request.
+	BackoffMin, BackoffMax time.Duration
+	// BreakerFailures is how many requests of a sink in a row fail before its lanes wait
+	// for a probe to succeed. BreakerMin and BreakerMax bound the pause, which doubles,
+	// between probes.
+	BreakerFailures        int
+	BreakerMin, BreakerMax time.Duration
+	// RebalanceEvery is the pause between looks at who is alive.
+	RebalanceEvery time.Duration
+	// CheckEvery is the pause between comparisons of a worker with its consumer.
+	CheckEvery time.Duration
+	// StopTimeout bounds how long a worker that is to stop, because the process ends or
+	// the lane moves, may go on with the request it has in flight.
+	StopTimeout time.Duration
+}
+
+// DefaultForwarderConfig returns the settings of a forwarder but for ID and Sinks.
+func DefaultForwarderConfig() ForwarderConfig {
+	return ForwarderConfig{
+		Lanes: DefaultLanes, InFlight: 4, ExpiryMargin: 10 * time.Minute,
+		PrefetchMessages: 2048, PrefetchBytes: 4 << 20,
+		BackoffMin: 100 * time.Millisecond, BackoffMax: 30 * time.Second,
+		BreakerFailures: 5, BreakerMin: 500 * time.Millisecond, BreakerMax: 5 * time.Second,
+		RebalanceEvery: time.Second, CheckEvery: 5 * time.Second, StopTimeout: 10 * time.Second,
+	}
+}
+
+// Validate names the first setting that cannot work.
+func (c ForwarderConfig) Validate() error {
+	if err := validateProcessID(c.ID); err != nil {
+		return err
+	}
+	switch {
+	case c.Lanes < 1 || c.Lanes > MaxLanes:
+		return fmt.Errorf("lanes: %d; want 1 to %d", c.Lanes, MaxLanes)
+	case c.InFlight < 1:
+		return fmt.Errorf("requests in flight: %d; want at least 1", c.InFlight)
+	case c.ExpiryMargin < 0:
+		return fmt.Errorf("expiry margin: %v; must not be negative", c.ExpiryMargin)
+	case c.PrefetchMessages < 1 || c.PrefetchBytes < 64<<10:
+		return fmt.Errorf("prefetch: %d messages, %d bytes; want at least 1 and 65536", c.PrefetchMessages, c.PrefetchBytes)
+	case c.BackoffMin <= 0 || c.BackoffMax < c.BackoffMin:
+		return fmt.Errorf("backoff: %v to %v; want 0 < minimum ≤ maximum", c.BackoffMin, c.BackoffMax)
+	case c.BreakerFailures < 1:
+		return fmt.Errorf("breaker failures: %d; want at least 1", c.BreakerFailures)
+	case c.BreakerMin <= 0 || c.BreakerMax < c.BreakerMin:
+		return fmt.Errorf("breaker pause: %v to %v; want 0 < minimum ≤ maximum", c.BreakerMin, c.BreakerMax)
+	case c.RebalanceEvery <= 0 || c.CheckEvery <= 0 || c.StopTimeout <= 0:
+		return errors.New("rebalance, check and stop times: must be positive")
+	}
+	return c.validateSinks()
+}
+
+func (c ForwarderConfig) validateSinks() error {
+	if len(c.Sinks) == 0 {
+		return errors.New("sinks: none; configure at least one")
+	}
+	names := map[string]bool{}
+	for _, s := range c.Sinks {
+		name, limits := s.Name(), s.Limits()
+		switch {
+		case name == "" || names[name]:
+			return fmt.Errorf("sinks: the name %q is empty or given twice", name)
+		case limits.Events < 1 || limits.Bytes < 1 || limits.Linger < 0:
+			return fmt.Errorf("sink %s: limits of %d events, %d bytes, %v linger; want positive ones and no negative linger", name, limits.Events, limits.Bytes, limits.Linger)
+		}
+		names[name] = true
+	}
+	return nil
+}

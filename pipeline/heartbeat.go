@@ -1,0 +1,193 @@
+package pipeline
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Kinds of processes that say they are alive.
+const (
+	KindIngest    = "ingest"
+	KindForwarder = "forwarder"
+	KindJanitor   = "janitor"
+)
+
+// Heartbeat is what a process says of itself, under <kind>.<id> in the heartbeats bucket,
+// for as long as it lives. The bucket's TTL removes the word of one that was killed.
+type Heartbeat struct {
+	Kind    string    `json:"kind"`
+	ID      string    `json:"id"` // unique among the live processes of a kind
+	Host    string    `json:"host"`
+	PID     int       `json:"pid"`
+	Version string    `json:"version"`
+	Started time.Time `json:"started"`
+	Lanes   []int     `json:"lanes,omitempty"`   // held, of a forwarder
+	Problem string    `json:"problem,omitempty"` // why it is not ready, in its own words
+}
+
+// NewHeartbeat returns the heartbeat of this process, which starts now.
+func NewHeartbeat(kind, id, version string) Heartbeat {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown" // it is for people to read
+	}
+	return Heartbeat{
+		Kind: kind, ID: id, Version: version,
+		Host: host, PID: os.Getpid(), Started: time.Now().UTC(),
+	}
+}
+
+// processIDs are the ids that can stand in a key of a bucket.
+var processIDs = regexp.MustCompile(`^[-_=A-Za-z0-9]+(\.[-_=A-Za-z0-9]+)*$`)
+
+func validateProcessID(id string) error {
+	if len(id) > 128 || !processIDs.MatchString(id) {
+		return fmt.Errorf("process id: %q; want up to 128 letters, digits, dashes, underscores and single dots, such as a host name", id)
+	}
+	return nil
+}
+
+func (h Heartbeat) key() string { return h.Kind + "." + h.ID }
+
+// defaultBeat is the time between heartbeats until the bucket's TTL is known: a third of
+// the default.
+const defaultBeat = 2 * time.Second
+
+// goodbyeTimeout bounds the removal of a heartbeat, which the TTL does otherwise.
+const goodbyeTimeout = 2 * time.Second
+
+// RunHeartbeat says that this process is alive, three times per TTL of the bucket, until
+// ctx ends; then it takes its word back. beat is called each time, and its kind and id must
+// not change. A NATS that is away is no error: others see this process die, and return.
+// The error is one of configuration.
+func RunHeartbeat(ctx context.Context, q *Queue, log *slog.Logger, beat func() Heartbeat) error {
+	if err := validateProcessID(beat().ID); err != nil {
+		return err
+	}
+	p := pulse{queue: q, every: defaultBeat}
+	failing := false
+	for ctx.Err() == nil {
+		err := p.say(ctx, beat())
+		switch {
+		case err != nil && !failing && ctx.Err() == nil:
+			log.Warn("heartbeat cannot be stored; others take this process for dead", "error", err)
+		case err == nil && failing:
+			log.Info("heartbeat is stored again")
+		}
+		failing = err != nil
+		pause(ctx, p.every)
+	}
+	p.goodbye(context.WithoutCancel(ctx), beat().key())
+	return nil
+}
+
+// pulse stores heartbeats. It belongs to one goroutine.
+type pulse struct {
+	queue *Queue
+	kv    jetstream.KeyValue // nil until the bucket was found
+	every time.Duration
+}
+
+func (p *pulse) say(ctx context.Context, h Heartbeat) error {
+	ctx, cancel := context.WithTimeout(ctx, p.every)
+	defer cancel()
+	if p.kv == nil {
+		kv, ttl, err := p.queue.bucket(ctx, heartbeatsBucket)
+		if err != nil {
+			return err
+		}
+		p.kv = kv
+		if ttl > 0 {
+			p.every = ttl / 3
+		}
+	}
+	value, err := json.Marshal(h)
+	if err != nil {
+		return fmt.Errorf("encode heartbeat: %w", err)
+	}
+	if _, err := p.kv.Put(ctx, h.key(), value); err != nil {
+		p.kv = nil // it may come back with another TTL
+		return fmt.Errorf("store heartbeat: %w", err)
+	}
+	return nil
+}
+
+func (p *pulse) goodbye(ctx context.Context, key string) {
+	if p.kv == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, goodbyeTimeout)
+	defer cancel()
+	_ = p.kv.Delete(ctx, key) // the TTL does it otherwise
+}
+
+// bucket returns a bucket and its TTL.
+func (q *Queue) bucket(ctx context.Context, name string) (jetstream.KeyValue, time.Duration, error) {
+	kv, err := q.js.KeyValue(ctx, name)
+	if err != nil {
+		return nil, 0, notReady(err, "bucket "+name)
+	}
+	status, err := kv.Status(ctx)
+	if err != nil {
+		return nil, 0, notReady(err, "bucket "+name)
+	}
+	return kv, status.TTL(), nil
+}
+
+// keys lists the keys of a bucket below a prefix that ends in a dot, deleted ones
+// included. One request, and unlike a watch it needs no consumer, which a process that may
+// not create any could not have.
+func (q *Queue) keys(ctx context.Context, bucket, prefix string) ([]string, error) {
+	stream, err := q.js.Stream(ctx, "KV_"+bucket)
+	if err != nil {
+		return nil, notReady(err, "bucket "+bucket)
+	}
+	root := "$KV." + bucket + "."
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(root+prefix+">"))
+	if err != nil {
+		return nil, notReady(err, "bucket "+bucket)
+	}
+	keys := make([]string, 0, len(info.State.Subjects))
+	for subject := range info.State.Subjects {
+		keys = append(keys, strings.TrimPrefix(subject, root))
+	}
+	return keys, nil
+}
+
+// LiveProcesses returns the newest heartbeat of each live process of a kind, in no
+// particular order.
+func LiveProcesses(ctx context.Context, q *Queue, kind string) ([]Heartbeat, error) {
+	kv, err := q.js.KeyValue(ctx, heartbeatsBucket)
+	if err != nil {
+		return nil, notReady(err, "bucket "+heartbeatsBucket)
+	}
+	keys, err := q.keys(ctx, heartbeatsBucket, kind+".")
+	if err != nil {
+		return nil, err
+	}
+	var live []Heartbeat
+	for _, key := range keys {
+		entry, err := kv.Get(ctx, key)
+		if errors.Is(err, jetstream.ErrKeyNotFound) { // gone meanwhile, or deleted
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read heartbeat %s: %w", key, err)
+		}
+		var h Heartbeat
+		if err := json.Unmarshal(entry.Value(), &h); err != nil || h.key() != key {
+			continue // not written by a Waybill process
+		}
+		live = append(live, h)
+	}
+	return live, nil
+}

@@ -1,0 +1,481 @@
+package pipeline
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/waybillhq/waybill/internal/devstack"
+)
+
+// rig is a store, a server and an ingester, without sinks: the test plays the forwarder.
+type rig struct {
+	store *Store
+	nats  *devstack.NATS
+	queue *Queue
+	nc    *nats.Conn
+	in    *Ingester
+}
+
+func testJanitorConfig() JanitorConfig {
+	c := DefaultJanitorConfig()
+	c.UpkeepEvery, c.RetransmitEvery = 50*time.Millisecond, 100*time.Millisecond
+	c.TrimEvery, c.ExpireEvery = 100*time.Millisecond, 100*time.Millisecond
+	c.Queue.MaxBytes = 256 << 20
+	return c
+}
+
+func mustRig(t testing.TB) *rig {
+	t.Helper()
+	r := &rig{store: mustStore(t), nats: mustNATS(t)}
+	r.queue, r.nc = mustQueue(t, r.nats)
+	if err := r.queue.EnsureStreams(t.Context(), testJanitorConfig().Queue, testSpec.Lanes); err != nil {
+		t.Fatal(err)
+	}
+	in, err := NewIngester(DefaultIngesterConfig(), r.store, r.queue, testLog(t), testMeter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.in = in
+	mustRun(t, in.Run)
+	return r
+}
+
+// mustRun runs f until the test ends, or until the returned stop is called.
+func mustRun(t testing.TB, f func(context.Context) error) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("run: %v", err)
+		}
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+func (r *rig) mustJanitor(t testing.TB, change func(*JanitorConfig)) (stop func()) {
+	t.Helper()
+	cfg := testJanitorConfig()
+	if change != nil {
+		change(&cfg)
+	}
+	j, err := NewJanitor(cfg, r.store, r.queue, testLog(t), testMeter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mustRun(t, j.Run)
+}
+
+func (r *rig) mustAccept(t testing.TB, events ...Event) {
+	t.Helper()
+	if err := r.in.Accept(t.Context(), events); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// take fetches the next batch of (sink, lane), or nil when none comes.
+func (r *rig) take(t testing.TB, sink string, lane int, wait time.Duration) (*Batch, jetstream.Msg) {
+	t.Helper()
+	deadline := time.Now().Add(wait)
+	for {
+		c, err := r.queue.js.Consumer(t.Context(), EventsStream, consumerName(sink, lane))
+		if err == nil {
+			msg, err := c.Next(jetstream.FetchMaxWait(max(time.Until(deadline), 100*time.Millisecond)))
+			if err == nil {
+				b, err := parseMessage(lane, msg.Headers(), msg.Data())
+				if err != nil {
+					t.Fatal(err)
+				}
+				return b, msg
+			}
+		}
+		if time.Now().After(deadline) {
+			return nil, nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// mustDeliver plays a forwarder: receipt, then ack.
+func (r *rig) mustDeliver(t testing.TB, sink string, b *Batch, msg jetstream.Msg) {
+	t.Helper()
+	r.mustReceipt(t, Receipt{Sink: sink, Lane: b.Lane, Batches: []BatchReceipt{{ID: b.ID}}})
+	if err := msg.DoubleAck(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (r *rig) mustReceipt(t testing.TB, receipt Receipt) {
+	t.Helper()
+	data, err := json.Marshal(receipt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.queue.js.Publish(t.Context(), receiptsSubject, data); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (r *rig) pending(t testing.TB) int {
+	t.Helper()
+	return mustCount(t, r.store, `SELECT count(*) FROM waybill.events`)
+}
+
+const testLane = 3
+
+// laneEvent returns an event whose key is in testLane.
+func laneEvent(t testing.TB, id string) Event {
+	t.Helper()
+	for i := 0; ; i++ {
+		if s := fmt.Sprintf("/lane/%d", i); LaneOf(s, "t", testSpec.Lanes) == testLane {
+			return mustEvent(t, s, "t", id)
+		}
+	}
+}
+
+func TestEventReachesBothSinksAndIsSettled(t *testing.T) {
+	r := mustRig(t)
+	r.mustJanitor(t, nil)
+	r.mustAccept(t, laneEvent(t, "a"), laneEvent(t, "b"))
+	for _, sink := range testSpec.Sinks {
+		b, msg := r.take(t, sink, testLane, 5*time.Second)
+		if b == nil || len(b.Events) != 2 || b.Attempt != 0 {
+			t.Fatalf("%s got %+v", sink, b)
+		}
+		r.mustDeliver(t, sink, b, msg)
+	}
+	eventually(t, 5*time.Second, "settled", func() bool { return r.pending(t) == 0 })
+}
+
+// Invariant 9: what is queued for a sink is not retransmitted, however long it waits.
+func TestQueuedBatchesAreNotRetransmitted(t *testing.T) {
+	r := mustRig(t)
+	r.mustJanitor(t, nil)
+	r.mustAccept(t, laneEvent(t, "a"))
+	b, msg := r.take(t, "ingress", testLane, 5*time.Second)
+	r.mustDeliver(t, "ingress", b, msg)
+	time.Sleep(3*testSpec.Grace + 500*time.Millisecond) // several passes beyond the grace period
+	if n := mustCount(t, r.store, `SELECT max(attempts) FROM waybill.batches`); n != 0 {
+		t.Fatalf("a batch that waits in the archive's queue was claimed %d times", n)
+	}
+}
+
+// Invariant 9: what was delivered and is not settled yet is not retransmitted.
+func TestUnsettledReceiptsHoldBackTheRetransmit(t *testing.T) {
+	r := mustRig(t)
+	// A janitor without its settling part: the receipt stays where it is.
+	cfg := testJanitorConfig()
+	cfg.BarrierTimeout = 300 * time.Millisecond
+	j, err := NewJanitor(cfg, r.store, r.queue, testLog(t), testMeter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.upkeep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.mustAccept(t, laneEvent(t, "a"))
+	for _, sink := range testSpec.Sinks {
+		b, msg := r.take(t, sink, testLane, 5*time.Second)
+		r.mustDeliver(t, sink, b, msg)
+	}
+	time.Sleep(testSpec.Grace + 100*time.Millisecond)
+	if err := j.retransmit(t.Context()); err == nil {
+		t.Fatal("the pass did not wait for the receipts")
+	}
+	if n := mustCount(t, r.store, `SELECT max(attempts) FROM waybill.batches`); n != 0 {
+		t.Fatal("a delivered batch was claimed before its receipt was settled")
+	}
+	r.mustJanitor(t, nil)
+	eventually(t, 5*time.Second, "settled", func() bool { return r.pending(t) == 0 })
+}
+
+// Invariant 3: a batch that is in no queue comes from Postgres.
+func TestLostMessageIsRetransmittedToTheSinkThatLacksIt(t *testing.T) {
+	r := mustRig(t)
+	r.mustJanitor(t, nil)
+	r.mustAccept(t, laneEvent(t, "a"))
+	b, msg := r.take(t, "ingress", testLane, 5*time.Second)
+	r.mustDeliver(t, "ingress", b, msg)
+	// The archive loses the message: acked without a receipt.
+	lost, msg := r.take(t, "archive", testLane, 5*time.Second)
+	if err := msg.DoubleAck(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	again, msg := r.take(t, "archive", testLane, 10*time.Second)
+	if again == nil || again.ID != lost.ID || again.Attempt != 1 || again.For("ingress") || !again.For("archive") {
+		t.Fatalf("got %+v, want a retransmit of %v for the archive alone", again, lost.ID)
+	}
+	r.mustDeliver(t, "archive", again, msg)
+	eventually(t, 5*time.Second, "settled", func() bool { return r.pending(t) == 0 })
+}
+
+// Invariant 3: the whole JetStream store may be lost.
+func TestStoreWiped(t *testing.T) {
+	r := mustRig(t)
+	r.mustJanitor(t, nil)
+	const n = 300
+	for i := range n {
+		r.mustAccept(t, laneEvent(t, fmt.Sprint(i)))
+	}
+	r.nats.Stop()
+	if err := r.nats.WipeStore(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.nats.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r.deliverAll(t, n)
+}
+
+// deliverAll plays both forwarders until nothing is pending, and checks that n events
+// arrived at each sink that were not there before.
+func (r *rig) deliverAll(t testing.TB, n int) {
+	t.Helper()
+	before := r.batches(t)
+	for _, sink := range testSpec.Sinks {
+		seen := map[BatchID]bool{}
+		got := 0
+		for got < n {
+			b, msg := r.take(t, sink, testLane, 20*time.Second)
+			if b == nil {
+				t.Fatalf("%s: %d of %d events arrived", sink, got, n)
+			}
+			if b.For(sink) && before[b.ID] && !seen[b.ID] {
+				got += len(b.Events)
+			}
+			seen[b.ID] = true
+			r.mustDeliver(t, sink, b, msg)
+		}
+	}
+	eventually(t, 10*time.Second, "settled", func() bool { return r.pending(t) == 0 })
+}
+
+// batches returns what is not settled.
+func (r *rig) batches(t testing.TB) map[BatchID]bool {
+	t.Helper()
+	rows, err := r.store.pool.Query(t.Context(), `SELECT batch, token FROM waybill.batches`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[BatchID]bool{}
+	var number, token int64
+	if _, err := pgx.ForEachRow(rows, []any{&number, &token}, func() error {
+		out[BatchID{Number: number, Token: uint64(token)}] = true
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// The newest part of the stream is lost: consumers stand beyond its end and would skip what
+// comes next.
+func TestStreamLostItsNewestPart(t *testing.T) {
+	r := mustRig(t)
+	stop := r.mustJanitor(t, nil)
+	for i := range 20 {
+		r.mustAccept(t, laneEvent(t, fmt.Sprint(i)))
+	}
+	r.deliverAll(t, 20)
+	stop()
+	// The same stream, consumers and positions, but a shorter log.
+	stream, err := r.queue.js.Stream(t.Context(), EventsStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, sink := range testSpec.Sinks {
+		ahead := sinkConsumerConfig(testJanitorConfig().Queue, sink, testLane, 0)
+		if err := stream.DeleteConsumer(t.Context(), ahead.Durable); err != nil {
+			t.Fatal(err)
+		}
+		ahead.DeliverPolicy, ahead.OptStartSeq = jetstream.DeliverByStartSequencePolicy, 1000
+		if _, err := stream.CreateConsumer(t.Context(), ahead); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.mustAccept(t, laneEvent(t, "after"))
+	r.mustJanitor(t, nil)
+	r.deliverAll(t, 1)
+}
+
+// A new sink gets what is accepted from then on; a consumer that was deleted begins with
+// the oldest batch that waits for its sink.
+func TestConsumersAreMadeWhereTheirSinkNeedsThem(t *testing.T) {
+	r := mustRig(t)
+	r.mustJanitor(t, nil)
+	for i := range 10 {
+		r.mustAccept(t, laneEvent(t, fmt.Sprint(i)))
+		for _, sink := range testSpec.Sinks {
+			if i >= 7 && sink == "archive" {
+				continue
+			}
+			b, msg := r.take(t, sink, testLane, 5*time.Second)
+			r.mustDeliver(t, sink, b, msg)
+		}
+	}
+	eventually(t, 5*time.Second, "3 left", func() bool { return r.pending(t) == 3 })
+	time.Sleep(2 * testSpec.Grace) // so that the grace period does not blur the start
+	if err := r.queue.js.DeleteConsumer(t.Context(), EventsStream, consumerName("archive", testLane)); err != nil {
+		t.Fatal(err)
+	}
+	b, msg := r.take(t, "archive", testLane, 10*time.Second)
+	for ; b != nil && r.pending(t) > 0; b, msg = r.take(t, "archive", testLane, time.Second) {
+		if b.Attempt > 0 {
+			t.Fatal("retransmitted, and not found in the stream")
+		}
+		r.mustDeliver(t, "archive", b, msg)
+	}
+	eventually(t, 5*time.Second, "settled", func() bool { return r.pending(t) == 0 })
+	if _, err := r.store.pool.Exec(t.Context(), `INSERT INTO waybill.sinks (name) VALUES ('third')`); err != nil {
+		t.Fatal(err)
+	}
+	r.mustAccept(t, laneEvent(t, "new"))
+	b, _ = r.take(t, "third", testLane, 10*time.Second)
+	if b == nil || len(b.Events) != 1 {
+		t.Fatalf("the new sink got %+v", b)
+	}
+	if err := r.store.RemoveSink(t.Context(), "third"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 5*time.Second, "consumers of the removed sink deleted", func() bool {
+		_, err := r.queue.js.Consumer(t.Context(), EventsStream, consumerName("third", testLane))
+		return errors.Is(err, jetstream.ErrConsumerNotFound)
+	})
+}
+
+// The stream keeps what the replay window holds, and what a sink lacks, and no more.
+func TestTrimKeepsWhatASinkLacks(t *testing.T) {
+	r := mustRig(t)
+	r.mustJanitor(t, func(c *JanitorConfig) { c.ReplayWindow = 0 })
+	for i := range 10 {
+		r.mustAccept(t, laneEvent(t, fmt.Sprint(i)))
+		b, msg := r.take(t, "ingress", testLane, 5*time.Second)
+		r.mustDeliver(t, "ingress", b, msg)
+		if i < 4 {
+			b, msg = r.take(t, "archive", testLane, 5*time.Second)
+			r.mustDeliver(t, "archive", b, msg)
+		}
+	}
+	first := func() uint64 {
+		s, err := r.queue.js.Stream(t.Context(), EventsStream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.CachedInfo().State.FirstSeq
+	}
+	eventually(t, 5*time.Second, "trimmed to the archive's floor", func() bool { return first() == 5 })
+	time.Sleep(500 * time.Millisecond)
+	if f := first(); f != 5 {
+		t.Fatalf("the stream begins at %d: what the archive lacks was deleted", f)
+	}
+	r.deliverArchive(t, 6)
+	eventually(t, 5*time.Second, "trimmed whole", func() bool { return first() == 11 })
+}
+
+func (r *rig) deliverArchive(t testing.TB, n int) {
+	t.Helper()
+	for range n {
+		b, msg := r.take(t, "archive", testLane, 5*time.Second)
+		if b == nil {
+			t.Fatal("the archive's queue is empty")
+		}
+		r.mustDeliver(t, "archive", b, msg)
+	}
+}
+
+// A sink that is down must not fill the queue for the other: the oldest are shed, and come
+// back from Postgres a bounded amount at a time.
+func TestShedAndRetransmit(t *testing.T) {
+	r := mustRig(t)
+	r.mustJanitor(t, func(c *JanitorConfig) { c.Queue.MaxBytes = 64 << 20 })
+	payload := make([]byte, 500<<10)
+	const n = 200 // 100 MB through 64 MiB
+	for i := range n {
+		e := laneEvent(t, fmt.Sprint(i))
+		e.Encoded = append(e.Encoded, 0x32, 0x80, 0xc2, 0x1f) // binary_data of 512,256 bytes
+		e.Encoded = append(e.Encoded, payload...)
+		e.Encoded = append(e.Encoded, make([]byte, 0x7e100-len(payload))...)
+		r.mustAccept(t, e)
+		b, msg := r.take(t, "ingress", testLane, 30*time.Second)
+		if b == nil {
+			t.Fatalf("ingress got no event %d: the archive's backlog filled the queue", i)
+		}
+		if b.For("ingress") {
+			r.mustDeliver(t, "ingress", b, msg)
+		}
+	}
+	got := map[BatchID]bool{}
+	for len(got) < n {
+		b, msg := r.take(t, "archive", testLane, 30*time.Second)
+		if b == nil {
+			t.Fatalf("the archive got %d of %d", len(got), n)
+		}
+		if b.For("archive") {
+			got[b.ID] = true
+		}
+		r.mustDeliver(t, "archive", b, msg)
+	}
+	eventually(t, 30*time.Second, "settled", func() bool { return r.pending(t) == 0 })
+}
+
+func TestMalformedReceiptIsDropped(t *testing.T) {
+	r := mustRig(t)
+	r.mustJanitor(t, nil)
+	if _, err := r.queue.js.Publish(t.Context(), receiptsSubject, []byte("{")); err != nil {
+		t.Fatal(err)
+	}
+	r.mustAccept(t, laneEvent(t, "a"))
+	r.deliverAll(t, 1)
+	eventually(t, 5*time.Second, "receipts are gone", func() bool {
+		s, err := r.queue.js.Stream(t.Context(), ReceiptsStream)
+		return err == nil && s.CachedInfo().State.Msgs == 0
+	})
+}
+
+// Two janitors share the receipts and the periodic work.
+func TestTwoJanitors(t *testing.T) {
+	r := mustRig(t)
+	r.mustJanitor(t, nil)
+	r.mustJanitor(t, nil)
+	const n = 200
+	for i := range n {
+		r.mustAccept(t, laneEvent(t, fmt.Sprint(i)))
+	}
+	r.deliverAll(t, n)
+}
+
+func TestCheckSaysWhatDoesNotFit(t *testing.T) {
+	n := mustNATS(t)
+	q, _ := mustQueue(t, n)
+	if err := q.Check(t.Context(), 4, 0); !errors.Is(err, ErrNotReady) {
+		t.Fatalf("nothing there: %v", err)
+	}
+	if err := q.EnsureStreams(t.Context(), testJanitorConfig().Queue, 4); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Check(t.Context(), 4, DefaultMaxEventBytes); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Check(t.Context(), 8, 0); err == nil || errors.Is(err, ErrNotReady) {
+		t.Fatalf("other lanes: %v", err)
+	}
+	if err := q.Check(t.Context(), 4, 8<<20); err == nil || errors.Is(err, ErrNotReady) {
+		t.Fatalf("max_payload too small: %v", err)
+	}
+}

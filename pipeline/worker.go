@@ -1,0 +1,242 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// errDraining means that a worker is to stop: nothing new is begun.
+var errDraining = errors.New("the lane is being given up")
+
+// consumerTimeout bounds the reset of a consumer.
+const consumerTimeout = 5 * time.Second
+
+// outlet is a sink as this process sees it: what its workers in all lanes share. It is
+// safe for concurrent use.
+type outlet struct {
+	sink    Sink
+	limits  Limits
+	breaker *breaker
+	slots   chan struct{} // one for each request in flight
+	metrics *sinkMetrics
+}
+
+// worker feeds one sink from one lane, one request after another, for as long as the lane
+// is leased.
+type worker struct {
+	cfg    *ForwarderConfig
+	js     jetstream.JetStream
+	log    *slog.Logger
+	lane   int
+	lease  *lease
+	out    *outlet
+	known  *delivered
+	status *workerStatus
+	drain  <-chan struct{} // closed when the worker is to stop
+	puller *puller         // of the session
+}
+
+// run works until ctx ends, because the lease is lost or time is up, or drain is closed
+// and the request in flight is done with. Whatever goes wrong with the consumer leads to a
+// new session, which begins as the first one did.
+func (w *worker) run(ctx context.Context) {
+	pauses := newBackoff(50*time.Millisecond, 2*time.Second)
+	for {
+		began := time.Now()
+		err := w.session(ctx)
+		if ctx.Err() != nil || errors.Is(err, errDraining) {
+			return
+		}
+		w.status.note(err)
+		w.out.metrics.reset(resetReason(err))
+		w.log.Info("consumer is started over", "error", err)
+		if time.Since(began) > time.Minute {
+			pauses.Reset()
+		}
+		if !w.rest(ctx, pauses.NextBackOff()) {
+			return
+		}
+	}
+}
+
+// rest pauses and says whether the worker goes on.
+func (w *worker) rest(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-w.drain:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// session resets the consumer and works on it until something is wrong with it.
+//
+// The lease is renewed before every reset: a forwarder that has lost its lane but does not
+// know it must not rewind the new owner's consumer, and two could take turns at it for ever.
+func (w *worker) session(ctx context.Context) error {
+	p := newPuller(w.js, w.out.sink.Name(), w.lane, w.cfg.PrefetchMessages, w.cfg.PrefetchBytes)
+	w.puller = p
+	if err := p.open(); err != nil {
+		return err
+	}
+	defer p.close()
+	if err := w.lease.renew(ctx); err != nil {
+		return err
+	}
+	if err := w.resetConsumer(ctx, p.name); err != nil {
+		return err
+	}
+	w.status.note(nil)
+	reading, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { p.run(reading) })
+	wg.Go(func() { p.check(reading, w.cfg.CheckEvery) })
+	defer func() {
+		stop()
+		wg.Wait()
+		p.settleAcks(context.WithoutCancel(ctx))
+	}()
+	for {
+		if err := w.step(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+func (w *worker) resetConsumer(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, consumerTimeout)
+	defer cancel()
+	_, err := w.js.ResetConsumer(ctx, EventsStream, name)
+	switch {
+	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrConsumerDoesNotExist):
+		return fmt.Errorf("consumer %s does not exist yet; a janitor creates it: %w", name, err)
+	case err != nil:
+		return fmt.Errorf("reset consumer %s: %w", name, err)
+	}
+	return nil
+}
+
+// step makes one request of what the lane holds, and sees it through to the acks.
+func (w *worker) step(ctx context.Context) error {
+	defer w.status.idle()
+	var r request
+	if err := w.gather(ctx, &r); err != nil {
+		return err
+	}
+	if err := w.deliver(ctx, &r); err != nil {
+		return err
+	}
+	for _, h := range r.held {
+		if err := w.puller.ack(h, ackBody); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// gather waits for a first batch and merges what joins it: until the request is full or
+// the linger, from the first batch's arrival, is over.
+func (w *worker) gather(ctx context.Context, r *request) error {
+	for {
+		full, err := w.fill(r)
+		if err != nil || full {
+			return err
+		}
+		var linger <-chan time.Time
+		if len(r.held) > 0 {
+			wait := time.Until(r.held[0].arrived.Add(w.out.limits.Linger))
+			if wait <= 0 || len(r.items) == 0 {
+				return nil
+			}
+			timer := time.NewTimer(wait)
+			defer timer.Stop() // few: one for each arrival within the linger
+			linger = timer.C
+		}
+		select {
+		case <-w.puller.more:
+		case <-linger:
+			return nil
+		case <-w.puller.failed:
+			return w.puller.failure()
+		case <-w.drain:
+			return errDraining
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// fill moves into the request what is there and fits. What needs no delivery is answered
+// on the way.
+func (w *worker) fill(r *request) (full bool, err error) {
+	for !r.full(w.out.limits) && len(r.held)-len(r.items) < maxKnown {
+		h, ok := w.puller.peek()
+		if !ok {
+			return false, nil
+		}
+		switch w.treat(h) {
+		case sendIt:
+			if !r.fits(h.batch, w.out.limits) {
+				return true, nil
+			}
+			r.add(h, true)
+			w.status.holds(h.batch)
+		case receiptIt:
+			r.add(h, false)
+		case ackIt:
+			err = w.puller.ack(h, ackBody)
+		case terminate:
+			err = w.puller.ack(h, termBody)
+		}
+		if err != nil {
+			return false, err
+		}
+		w.puller.pop()
+	}
+	return true, nil
+}
+
+// treat decides what to do with a message, and counts what is not sent.
+func (w *worker) treat(h held) treatment {
+	b, m := h.batch, w.out.metrics
+	switch {
+	case b == nil:
+		m.corrupt.Add(context.Background(), 1, m.sink)
+		w.log.Error("a message in the queue is corrupt and is dropped from it; its batch is in Postgres and comes again", "stream_sequence", h.seq, "error", h.err)
+		return terminate
+	case !b.For(w.out.sink.Name()):
+		m.skip("for other sinks")
+		return ackIt
+	case !b.ExpiresAt.IsZero() && time.Now().After(b.ExpiresAt.Add(w.cfg.ExpiryMargin)):
+		m.skip("expired")
+		return ackIt
+	}
+	t := w.known.treat(b)
+	if t != sendIt {
+		m.skip("delivered before")
+	}
+	return t
+}
+
+// resetReason names the end of a session in a metric.
+func resetReason(err error) string {
+	for reason, is := range map[string]error{
+		"gap": errGap, "redelivery": errRedelivered, "foreign reset": errForeignReset,
+		"unheld": errUnheld, "disconnected": errDisconnected, "silence": errSilent,
+		"no consumer": jetstream.ErrConsumerNotFound, "no stream": jetstream.ErrStreamNotFound,
+	} {
+		if errors.Is(err, is) {
+			return reason
+		}
+	}
+	return "other"
+}

@@ -1,0 +1,212 @@
+package sinks
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/waybillhq/waybill/pipeline"
+)
+
+// codeMalformedEvent is the code of an event whose encoding cannot be read.
+const codeMalformedEvent = "MALFORMED_EVENT"
+
+// archiveRequest is what one Send has to archive: whole batches, and what is to be
+// appended of them. Slices that speak of events are indexed like the items.
+type archiveRequest struct {
+	items   []pipeline.Item
+	batches []requestBatch
+
+	encoded []byte   // the lines of all events
+	ends    []int    // of each event's line; a malformed event has an empty one
+	reasons []string // why an event is malformed; nil if none is
+
+	// The plan: what of it the lane does not hold.
+	take       []bool
+	entries    []archiveEntry
+	duplicates int // batches that the lane holds already
+}
+
+// requestBatch is one batch of a request: the items from first on.
+type requestBatch struct {
+	*pipeline.Batch
+	first    int
+	accepted int64
+}
+
+// newArchiveRequest encodes the events. It fails unless items are whole batches.
+func newArchiveRequest(items []pipeline.Item) (*archiveRequest, error) {
+	r := &archiveRequest{items: items, ends: make([]int, len(items)), take: make([]bool, len(items))}
+	size := 0
+	for i, item := range items {
+		if i == 0 || item.Batch != items[i-1].Batch {
+			if err := r.complete(i); err != nil {
+				return nil, err
+			}
+			r.batches = append(r.batches, requestBatch{item.Batch, i, archiveTime(item.Batch.AcceptedAt)})
+		}
+		if b := r.batches[len(r.batches)-1]; item.Index != i-b.first || item.Index >= len(item.Batch.Events) {
+			return nil, fmt.Errorf("the request has event %d of batch %v in the wrong place: it must hold whole batches",
+				item.Index, b.ID)
+		}
+		size += len(item.Encoded())
+	}
+	if err := r.complete(len(items)); err != nil {
+		return nil, err
+	}
+	r.encode(size)
+	return r, nil
+}
+
+// complete checks that the last batch has all its events before item end.
+func (r *archiveRequest) complete(end int) error {
+	if len(r.batches) == 0 {
+		return nil
+	}
+	b := r.batches[len(r.batches)-1]
+	if got := end - b.first; got != len(b.Events) {
+		return fmt.Errorf("the request has %d of the %d events of batch %v: it must hold whole batches",
+			got, len(b.Events), b.ID)
+	}
+	return nil
+}
+
+func (r *archiveRequest) encode(size int) {
+	// Base64 makes 4 bytes of 3, and the names of attributes are added.
+	r.encoded = make([]byte, 0, size+size/2+len(r.items)*128)
+	var encoder lineEncoder
+	for i, item := range r.items {
+		var err error
+		r.encoded, err = encoder.appendLine(r.encoded, item.Encoded(), item.Batch.Position(item.Index))
+		if err != nil {
+			r.malformed(i, err)
+		}
+		r.ends[i] = len(r.encoded)
+	}
+}
+
+func (r *archiveRequest) malformed(item int, err error) {
+	if r.reasons == nil {
+		r.reasons = make([]string, len(r.items))
+	}
+	r.reasons[item] = err.Error()
+}
+
+// plan decides, from what the lane holds up to its end, what is to be appended.
+func (r *archiveRequest) plan(ctx context.Context, l *archiveLog) error {
+	older, err := r.older(ctx, l)
+	if err != nil {
+		return err
+	}
+	planned := newArchiveSet() // a batch may be queued twice, and come in one request
+	sets := []*archiveSet{l.set, older, planned}
+	r.entries, r.duplicates = r.entries[:0], 0
+	for _, b := range r.batches {
+		entry := r.planBatch(b, sets)
+		if entry.Events > 0 {
+			planned.add(&entry)
+			r.entries = append(r.entries, entry)
+		}
+	}
+	return nil
+}
+
+// planBatch marks the events of a batch that none of the sets holds.
+func (r *archiveRequest) planBatch(b requestBatch, sets []*archiveSet) archiveEntry {
+	entry := archiveEntry{ID: b.ID, Accepted: b.accepted, Origin: b.Origin}
+	duplicate := slices.ContainsFunc(sets, func(s *archiveSet) bool {
+		return s.has(b.ID) || b.Origin != nil && s.holds(*b.Origin)
+	})
+	if duplicate {
+		r.duplicates++
+	}
+	for index := range b.Events {
+		i := b.first + index
+		requeued := slices.ContainsFunc(sets, func(s *archiveSet) bool {
+			return slices.Contains(s.origins[b.ID], index)
+		})
+		r.take[i] = !duplicate && !requeued && !r.isMalformed(i)
+		if r.take[i] {
+			entry.Events++
+		} else {
+			entry.Dropped = append(entry.Dropped, index)
+		}
+	}
+	return entry
+}
+
+// older returns those batches of interest that stand in objects which memory does not
+// cover; an empty set if all that matter are covered.
+func (r *archiveRequest) older(ctx context.Context, l *archiveLog) (*archiveSet, error) {
+	wanted, accepted := r.uncovered(l)
+	if len(wanted) == 0 {
+		return newArchiveSet(), nil
+	}
+	covered, err := l.cover(ctx, accepted)
+	if err != nil || covered {
+		return newArchiveSet(), err
+	}
+	wanted, accepted = r.uncovered(l)
+	return l.scan(ctx, accepted, wanted)
+}
+
+// uncovered returns the batches, and the origins of requeued ones, that may stand in
+// objects that are not covered, and the earliest time at which one was accepted.
+func (r *archiveRequest) uncovered(l *archiveLog) (map[pipeline.BatchID]struct{}, int64) {
+	var wanted map[pipeline.BatchID]struct{}
+	var earliest int64
+	for _, b := range r.batches {
+		if b.accepted > l.floor {
+			continue
+		}
+		if wanted == nil {
+			wanted, earliest = make(map[pipeline.BatchID]struct{}), b.accepted
+		}
+		earliest = min(earliest, b.accepted)
+		wanted[b.ID] = struct{}{}
+		if b.Origin != nil {
+			wanted[b.Origin.Batch] = struct{}{}
+		}
+	}
+	return wanted, earliest
+}
+
+// frame lists the planned batches for an object at the end of the lane.
+func (r *archiveRequest) frame(l *archiveLog) *archiveFrame {
+	f := &archiveFrame{Offset: l.end, Previous: l.watermark, Watermark: l.watermark, Entries: slices.Clone(r.entries)}
+	for i := range f.Entries {
+		f.Events += int64(f.Entries[i].Events)
+		f.Watermark = max(f.Watermark, f.Entries[i].Accepted)
+	}
+	return f
+}
+
+// lines returns the lines of the planned events.
+func (r *archiveRequest) lines() []byte {
+	if !slices.Contains(r.take, false) {
+		return r.encoded
+	}
+	var lines []byte
+	start := 0
+	for i, end := range r.ends {
+		if r.take[i] {
+			lines = append(lines, r.encoded[start:end]...)
+		}
+		start = end
+	}
+	return lines
+}
+
+func (r *archiveRequest) isMalformed(item int) bool { return r.reasons != nil && r.reasons[item] != "" }
+
+// results are those of a request all of whose events the lane holds now.
+func (r *archiveRequest) results() []pipeline.Result {
+	results := make([]pipeline.Result, len(r.items))
+	for i := range results {
+		results[i].Verdict = pipeline.Delivered
+		if r.isMalformed(i) {
+			results[i] = pipeline.Result{Verdict: pipeline.Refused, Code: codeMalformedEvent, Reason: r.reasons[i]}
+		}
+	}
+	return results
+}
