@@ -53,7 +53,7 @@ deps: need-go need-postgres need-cc ## Install what is missing, where that is al
 
 .PHONY: need-go need-postgres need-cc
 need-go need-postgres need-cc: need-%:
-	@RACE='$(RACE)' scripts/need $*
+	@RACE='$(RACE)' ARGS='$(ARGS)' scripts/need $*
 
 ##@ Check
 

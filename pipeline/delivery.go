@@ -15,10 +15,7 @@ var errMismatch = errors.New("the sink returned a result for other than each ite
 func (w *worker) deliver(ctx context.Context, r *request) error {
 	pauses := newBackoff(w.cfg.BackoffMin, w.cfg.BackoffMax)
 	var pending []int
-	for first := true; first || len(pending) > 0; first = false {
-		if first && len(r.items) == 0 {
-			break
-		}
+	for first := true; len(r.items) > 0; first = false {
 		again, err := w.try(ctx, r, pending, first)
 		if err != nil {
 			return err
@@ -97,7 +94,13 @@ func (w *worker) admit(ctx context.Context) (probe bool, err error) {
 	}
 	select {
 	case w.out.slots <- struct{}{}:
-		return probe, nil
+		select {
+		case <-w.drain:
+			<-w.out.slots
+			err = errDraining
+		default:
+			return probe, nil
+		}
 	case <-w.drain:
 		err = errDraining
 	case <-ctx.Done():

@@ -25,6 +25,8 @@ type Forwarder struct {
 	instance string
 	known    map[laneSink]*delivered // filled by New, then each used by one worker at a time
 
+	holding sync.WaitGroup // one for each tenure
+
 	mu      sync.Mutex // guards what follows
 	running bool
 	held    map[int]*tenure
@@ -190,8 +192,7 @@ func (f *Forwarder) takeAll(ctx context.Context, lanes []int) error {
 func (f *Forwarder) begin(ctx context.Context, lane int, l *lease) {
 	log := f.log.With("lane", lane)
 	t := &tenure{
-		lane: lane, lease: l, stop: f.cfg.StopTimeout, log: log,
-		drain: make(chan struct{}), done: make(chan struct{}),
+		lane: lane, lease: l, stop: f.cfg.StopTimeout, log: log, drain: make(chan struct{}),
 	}
 	for _, out := range f.outlets {
 		t.workers = append(t.workers, f.newWorker(t, out, log))
@@ -202,7 +203,7 @@ func (f *Forwarder) begin(ctx context.Context, lane int, l *lease) {
 	f.metrics.lanes.Add(ctx, 1)
 	f.metrics.takeovers.Add(ctx, 1)
 	log.Info("lane taken")
-	go f.hold(context.WithoutCancel(ctx), t) // ended and awaited by giveUpAll
+	f.holding.Go(func() { f.hold(context.WithoutCancel(ctx), t) })
 }
 
 func (f *Forwarder) newWorker(t *tenure, out *outlet, log *slog.Logger) *worker {
@@ -226,17 +227,11 @@ func (f *Forwarder) hold(ctx context.Context, t *tenure) {
 // giveUpAll returns when no lane is held any more.
 func (f *Forwarder) giveUpAll() {
 	f.mu.Lock()
-	var all []*tenure
 	for _, t := range f.held {
-		all = append(all, t)
-	}
-	f.mu.Unlock()
-	for _, t := range all {
 		t.giveUp()
 	}
-	for _, t := range all {
-		<-t.done
-	}
+	f.mu.Unlock()
+	f.holding.Wait()
 }
 
 // note keeps what is wrong with the queue, and logs when that begins and ends.
@@ -308,17 +303,3 @@ func (f *Forwarder) Status() ForwarderStatus {
 	}
 	return s
 }
-
-// Alive reports that a janitor, or another kind of process, lives: nil, or an error that
-// says that none does or that it cannot be told.
-func Alive(ctx context.Context, q *Queue, kind string) error {
-	live, err := LiveProcesses(ctx, q, kind)
-	if err != nil {
-		return err
-	}
-	if len(live) == 0 {
-		return fmt.Errorf("no %s is alive: start one", kind)
-	}
-	return nil
-}
-

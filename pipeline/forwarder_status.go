@@ -58,11 +58,13 @@ func (t trouble) update(err error) trouble {
 	}
 }
 
-// note says how the consumer fares.
-func (s *workerStatus) note(err error) {
+// note says how the consumer fares, and returns whether trouble begins.
+func (s *workerStatus) note(err error) (begins bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	begins = s.consumer.err == nil && err != nil
 	s.consumer = s.consumer.update(err)
+	return begins
 }
 
 // send says how the newest request fared.

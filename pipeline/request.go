@@ -8,6 +8,7 @@ type request struct {
 	items   []Item // to be sent, of the batches that are not known to be delivered
 	owners  []int  // of items[i]: index into held and batches
 	bytes   int    // of items
+	known   int    // batches that need a receipt only
 }
 
 // requestBatch is what became of a batch of a request.
@@ -16,13 +17,14 @@ type requestBatch struct {
 	refused []Refusal
 }
 
-// maxKnown bounds the batches of a request that need a receipt only.
+// maxKnown bounds request.known.
 const maxKnown = 4096
 
 // add appends a message; whether its events are to be sent is treat's word.
 func (r *request) add(h held, send bool) {
 	r.held = append(r.held, h)
 	if !send {
+		r.known++
 		r.batches = append(r.batches, requestBatch{})
 		return
 	}
@@ -48,7 +50,7 @@ func (r *request) fits(b *Batch, limits Limits) bool {
 
 // full says that no batch would fit.
 func (r *request) full(limits Limits) bool {
-	return len(r.items) >= limits.Events || r.bytes >= limits.Bytes
+	return len(r.items) >= limits.Events || r.bytes >= limits.Bytes || r.known >= maxKnown
 }
 
 // resolve takes the results of the items whose indexes are in pending, which are as many,

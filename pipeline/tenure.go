@@ -19,7 +19,6 @@ type tenure struct {
 
 	once  sync.Once
 	drain chan struct{} // closed when the lane is to be given up
-	done  chan struct{} // closed when it was
 }
 
 // giveUp makes run return soon. It may be called more than once.
@@ -28,7 +27,6 @@ func (t *tenure) giveUp() { t.once.Do(func() { close(t.drain) }) }
 // run works on the lane until it is given up or lost, and releases it. ctx is no way to
 // stop it in good order: it ends everything at once.
 func (t *tenure) run(ctx context.Context) {
-	defer close(t.done)
 	work, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var workers, keeper sync.WaitGroup

@@ -53,9 +53,10 @@ func (w *worker) run(ctx context.Context) {
 		if ctx.Err() != nil || errors.Is(err, errDraining) {
 			return
 		}
-		w.status.note(err)
 		w.out.metrics.reset(resetReason(err))
-		w.log.Info("consumer is started over", "error", err)
+		if w.status.note(err) {
+			w.log.Info("consumer is started over", "error", err)
+		}
 		if time.Since(began) > time.Minute {
 			pauses.Reset()
 		}
@@ -88,7 +89,14 @@ func (w *worker) session(ctx context.Context) error {
 	if err := p.open(); err != nil {
 		return err
 	}
-	defer p.close()
+	reading, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer func() {
+		stop()
+		wg.Wait()
+		p.close()
+		p.settleAcks(context.WithoutCancel(ctx))
+	}()
 	if err := w.lease.renew(ctx); err != nil {
 		return err
 	}
@@ -96,15 +104,8 @@ func (w *worker) session(ctx context.Context) error {
 		return err
 	}
 	w.status.note(nil)
-	reading, stop := context.WithCancel(ctx)
-	var wg sync.WaitGroup
 	wg.Go(func() { p.run(reading) })
 	wg.Go(func() { p.check(reading, w.cfg.CheckEvery) })
-	defer func() {
-		stop()
-		wg.Wait()
-		p.settleAcks(context.WithoutCancel(ctx))
-	}()
 	for {
 		if err := w.step(ctx); err != nil {
 			return err
@@ -116,13 +117,15 @@ func (w *worker) resetConsumer(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, consumerTimeout)
 	defer cancel()
 	_, err := w.js.ResetConsumer(ctx, EventsStream, name)
-	switch {
-	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrConsumerDoesNotExist):
-		return fmt.Errorf("consumer %s does not exist yet; a janitor creates it: %w", name, err)
-	case err != nil:
-		return fmt.Errorf("reset consumer %s: %w", name, err)
+	if err == nil {
+		return nil
 	}
-	return nil
+	// It is the consumer itself that answers a reset: a missing one shows as silence.
+	_, missing := w.js.Consumer(ctx, EventsStream, name)
+	if errors.Is(missing, jetstream.ErrConsumerNotFound) || errors.Is(missing, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("consumer %s does not exist; a janitor creates it: %w", name, missing)
+	}
+	return fmt.Errorf("reset consumer %s (nats-server 2.14 or newer is needed): %w", name, err)
 }
 
 // step makes one request of what the lane holds, and sees it through to the acks.
@@ -146,19 +149,22 @@ func (w *worker) step(ctx context.Context) error {
 // gather waits for a first batch and merges what joins it: until the request is full or
 // the linger, from the first batch's arrival, is over.
 func (w *worker) gather(ctx context.Context, r *request) error {
+	var linger <-chan time.Time
 	for {
+		if err := w.stopped(ctx); err != nil {
+			return err
+		}
 		full, err := w.fill(r)
 		if err != nil || full {
 			return err
 		}
-		var linger <-chan time.Time
-		if len(r.held) > 0 {
+		if linger == nil && len(r.held) > 0 {
 			wait := time.Until(r.held[0].arrived.Add(w.out.limits.Linger))
 			if wait <= 0 || len(r.items) == 0 {
 				return nil
 			}
 			timer := time.NewTimer(wait)
-			defer timer.Stop() // few: one for each arrival within the linger
+			defer timer.Stop()
 			linger = timer.C
 		}
 		select {
@@ -166,19 +172,31 @@ func (w *worker) gather(ctx context.Context, r *request) error {
 		case <-linger:
 			return nil
 		case <-w.puller.failed:
-			return w.puller.failure()
 		case <-w.drain:
-			return errDraining
 		case <-ctx.Done():
-			return context.Cause(ctx)
 		}
+	}
+}
+
+// stopped returns why nothing new may be begun, or nil. What is buffered is dropped then:
+// it comes again.
+func (w *worker) stopped(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-w.drain:
+		return errDraining
+	case <-w.puller.failed:
+		return w.puller.failure()
+	default:
+		return nil
 	}
 }
 
 // fill moves into the request what is there and fits. What needs no delivery is answered
 // on the way.
 func (w *worker) fill(r *request) (full bool, err error) {
-	for !r.full(w.out.limits) && len(r.held)-len(r.items) < maxKnown {
+	for !r.full(w.out.limits) {
 		h, ok := w.puller.peek()
 		if !ok {
 			return false, nil

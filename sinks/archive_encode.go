@@ -50,6 +50,15 @@ const (
 	protoData
 )
 
+// contentKind is how readers of structured CloudEvents take the member data.
+type contentKind int
+
+const (
+	jsonContent     contentKind = iota // as a JSON value
+	otherContent                       // as a string
+	disputedContent                    // as one or the other
+)
+
 // lineEncoder turns the protobuf encoding of a CloudEvent into a line of structured JSON,
 // without an intermediate message: at 10,000 events an object that is most of the sink's
 // work. Not for use by several goroutines at once.
@@ -264,7 +273,7 @@ func (e *lineEncoder) attribute(name string) *eventAttribute {
 }
 
 // appendTypeURL keeps the type of protobuf data: as the dataschema if the event has none,
-// as an extension if it has another or the type is no URI.
+// as an extension if it has another or the type is no absolute URI.
 func (e *lineEncoder) appendTypeURL(dst []byte) []byte {
 	if e.kind != protoData || len(e.typeURL) == 0 {
 		return dst
@@ -274,7 +283,7 @@ func (e *lineEncoder) appendTypeURL(dst []byte) []byte {
 		if bytes.Equal(schema.text, e.typeURL) {
 			return dst
 		}
-	} else if _, err := url.Parse(string(e.typeURL)); err == nil {
+	} else if u, err := url.Parse(string(e.typeURL)); err == nil && u.IsAbs() {
 		name = dataSchemaAttribute
 	}
 	dst = append(dst, ',', '"')
@@ -289,13 +298,15 @@ func (e *lineEncoder) appendData(dst []byte) []byte {
 	if e.kind == noData {
 		return dst
 	}
-	contentType := e.attribute(contentTypeAttribute)
-	if e.kind != protoData && contentType != nil && isJSONType(contentType.text) {
-		if value, ok := e.jsonData(); ok {
+	switch e.contentType() {
+	case jsonContent:
+		if value, ok := e.jsonData(); ok && e.kind != protoData {
 			return append(append(dst, `,"data":`...), value...)
 		}
-	} else if e.kind == textData && utf8.Valid(e.data) {
-		return appendJSONString(append(dst, `,"data":`...), e.data)
+	case otherContent:
+		if e.kind == textData && utf8.Valid(e.data) {
+			return appendJSONString(append(dst, `,"data":`...), e.data)
+		}
 	}
 	return appendBase64(append(dst, `,"data_base64":`...), e.data)
 }
@@ -313,13 +324,23 @@ func (e *lineEncoder) jsonData() ([]byte, bool) {
 	return e.compact.Bytes(), err == nil
 }
 
-// isJSONType reports whether readers of structured CloudEvents expect data of this type
-// as a JSON value. The specification adds types that end with +json; SDKs do not read
-// those so, and base64 is understood by all.
-func isJSONType(contentType []byte) bool {
-	media, _, _ := bytes.Cut(contentType, []byte{';'})
-	media = bytes.TrimSpace(media)
-	return bytes.EqualFold(media, []byte("application/json")) || bytes.EqualFold(media, []byte("text/json"))
+// contentType says how a reader takes the member data. The specification has more types
+// that are read as JSON values than the SDKs know, those that end with +json and those
+// in capitals: base64 is understood by all.
+func (e *lineEncoder) contentType() contentKind {
+	attribute := e.attribute(contentTypeAttribute)
+	if attribute == nil {
+		return otherContent
+	}
+	media, _, _ := bytes.Cut(attribute.text, []byte{';'})
+	if string(media) == "application/json" || string(media) == "text/json" {
+		return jsonContent
+	}
+	media = bytes.ToLower(bytes.TrimSpace(media))
+	if bytes.HasSuffix(media, []byte("json")) {
+		return disputedContent
+	}
+	return otherContent
 }
 
 func appendBase64(dst, data []byte) []byte {

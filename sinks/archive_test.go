@@ -199,6 +199,7 @@ func testArchiveCrash(t *testing.T, what fault, step int, takeover bool) {
 	if (err == nil) != (step == 3) {
 		t.Fatalf("with request %d lost Send returned %v", step, err)
 	}
+	f.set(func(*http.Request) fault { return pass })
 	if takeover {
 		a, _ = k.archive()
 	}

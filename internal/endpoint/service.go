@@ -135,7 +135,9 @@ func (r *rules) admit(ctx context.Context, request proto.Message, events []*pb.C
 // check says why one event is refused, or nil.
 func (r *rules) check(event *pb.CloudEvent) *chipingress.PublishError {
 	for _, required := range []struct{ name, value string }{
-		{"id", event.GetId()}, {"source", event.GetSource()}, {"type", event.GetType()},
+		{"id", event.GetId()},
+		{"source", event.GetSource()},
+		{"type", event.GetType()},
 		{"specversion", event.GetSpecVersion()},
 	} {
 		if required.value == "" {

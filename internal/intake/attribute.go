@@ -33,6 +33,9 @@ func newDraft() *draft {
 }
 
 func (d *draft) fail(attribute, reason string) {
+	if attribute == "" {
+		attribute, reason = "attributes", "an attribute has an empty name"
+	}
 	if d.fault == nil {
 		d.fault = faultOf(attribute, reason)
 	}

@@ -18,7 +18,7 @@ import (
 // encoding that reads back as itself, and the parts of JSON are those encoding/json finds.
 func FuzzDecode(f *testing.F) {
 	for _, body := range []string{
-		eventJSON("1"), "[" + eventJSON("1") + "]", "", " ", "{", "[", `{"a`, `{"id":"\ud800"}`, `{"data_base64":1}`,
+		eventJSON("1"), "[" + eventJSON("1") + "]", "", " ", "{", "[", `{"a`, `{"id":"\ud800"}`, `{"data_base64":1}`, `{"":{}}`,
 		`{"specversion":"1.0","id":"1","source":"/s","type":"t","datacontenttype":"text/plain","data":"\u00e9\\\""}`,
 		`{"specversion":"1.0","id":"1","source":"/s","type":"t","x":-1,"y":true,"z":null,"data_base64":"AA=="}`,
 		`[ { "a" : [ 1 , "]" ] } , 2 ]`, string(protobufBatch(f, validEvent("a"), validEvent("b"))),

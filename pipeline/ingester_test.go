@@ -1,0 +1,265 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
+	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/proto"
+)
+
+// Invariant 1: the OK comes after the commit. The commit waits for a locked head.
+func TestAcceptedMeansCommitted(t *testing.T) {
+	r := mustRig(t)
+	r.mustAccept(t, mustEvents(t, 1, 1)...)
+	tx, err := r.store.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if _, err := tx.Exec(t.Context(), `SELECT 1 FROM waybill.key_heads FOR UPDATE`); err != nil {
+		t.Fatal(err)
+	}
+	done := r.in.Submit(mustEvents(t, 1, 1))
+	select {
+	case err := <-done:
+		t.Fatalf("answered %v before the commit", err)
+	case <-time.After(500 * time.Millisecond):
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if n := r.pending(t); n != 2 {
+		t.Fatalf("%d events stored, want 2", n)
+	}
+}
+
+// Invariant 1: whatever the database's default is.
+func TestCommitsAreSynchronous(t *testing.T) {
+	s := mustStore(t)
+	var value string
+	if err := s.pool.QueryRow(t.Context(), `SHOW synchronous_commit`).Scan(&value); err != nil || value != "on" {
+		t.Fatalf("synchronous_commit is %q, %v", value, err)
+	}
+}
+
+// Invariant 5: what one caller sends for a key is queued in seqnum order, under load from
+// many callers.
+func TestQueueIsInSeqnumOrder(t *testing.T) {
+	r := mustRig(t)
+	const callers, each = 16, 40
+	var wg sync.WaitGroup
+	for c := range callers {
+		wg.Go(func() {
+			for i := range each {
+				if err := r.in.Accept(t.Context(), []Event{mustEvent(t, fmt.Sprint("/s/", c%3), "t", fmt.Sprintf("%d-%d", c, i))}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	last := map[string]int64{}
+	total := 0
+	for _, b := range r.queued(t, callers*each) {
+		for _, encoded := range b.Events {
+			ce := &pb.CloudEvent{}
+			if err := proto.Unmarshal(encoded, ce); err != nil {
+				t.Fatal(err)
+			}
+			n, err := strconv.ParseInt(ce.Attributes[SeqnumAttribute].GetCeString(), 10, 64)
+			if err != nil || n != last[ce.Source]+1 {
+				t.Fatalf("%s: seqnum %d follows %d", ce.Source, n, last[ce.Source])
+			}
+			last[ce.Source] = n
+			total++
+		}
+	}
+	if total != callers*each {
+		t.Fatalf("%d of %d events are queued", total, callers*each)
+	}
+}
+
+// queued reads the stream from its beginning until it has brought n events.
+func (r *rig) queued(t testing.TB, n int) []*Batch {
+	t.Helper()
+	c, err := r.queue.js.OrderedConsumer(t.Context(), EventsStream, jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []*Batch
+	for got := 0; got < n; {
+		msg, err := c.Next(jetstream.FetchMaxWait(5 * time.Second))
+		if err != nil {
+			t.Fatalf("after %d of %d events: %v", got, n, err)
+		}
+		var lane int
+		if _, err := fmt.Sscanf(msg.Subject(), "events.%d", &lane); err != nil {
+			t.Fatal(err)
+		}
+		b, err := parseMessage(lane, msg.Headers(), msg.Data())
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, b)
+		got += len(b.Events)
+	}
+	return out
+}
+
+// Invariant 8: what waits for a transaction is bounded.
+func TestOverloadIsATypedError(t *testing.T) {
+	r := mustRig(t)
+	cfg := DefaultIngesterConfig()
+	cfg.QueueEvents = 10
+	in, err := NewIngester(cfg, r.store, r.queue, testLog(t), testMeter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var waiting []<-chan error
+	for range 10 {
+		waiting = append(waiting, in.Submit(mustEvents(t, 1, 1)))
+	}
+	if err := <-in.Submit(mustEvents(t, 1, 1)); !errors.Is(err, ErrOverloaded) {
+		t.Fatalf("got %v, want ErrOverloaded", err)
+	}
+	if events, limit := in.QueueFill(); events != 10 || limit != 10 {
+		t.Fatalf("queue fill %d of %d", events, limit)
+	}
+	mustRun(t, in.Run)
+	for _, done := range waiting {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What was submitted before a stop is committed, and every caller gets an answer.
+func TestStopAnswersEverybody(t *testing.T) {
+	r := mustRig(t)
+	in, err := NewIngester(DefaultIngesterConfig(), r.store, r.queue, testLog(t), testMeter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var waiting []<-chan error
+	for range 100 {
+		waiting = append(waiting, in.Submit(mustEvents(t, 3, 2)))
+	}
+	stop := mustRun(t, in.Run)
+	stop()
+	for _, done := range waiting {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := r.pending(t); n != 300 {
+		t.Fatalf("%d of 300 events stored", n)
+	}
+	if err := <-in.Submit(mustEvents(t, 1, 1)); !errors.Is(err, ErrUnavailable) {
+		t.Fatalf("after the stop: %v, want ErrUnavailable", err)
+	}
+	if err := in.Run(t.Context()); err == nil {
+		t.Fatal("a second Run is no error")
+	}
+	if err := in.Health(); err == nil {
+		t.Fatal("healthy after the stop")
+	}
+}
+
+// One unit that Postgres refuses must not take the others of its flush with it.
+func TestOneBadUnitFailsAlone(t *testing.T) {
+	r := mustRig(t)
+	in, err := NewIngester(DefaultIngesterConfig(), r.store, r.queue, testLog(t), testMeter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := mustEvent(t, "/s", "t", "x")
+	bad.ID = "nul\x00"
+	good := []<-chan error{in.Submit(mustEvents(t, 5, 2)), nil, in.Submit(mustEvents(t, 5, 2))}
+	good[1] = in.Submit([]Event{bad})
+	mustRun(t, in.Run)
+	for i, done := range good {
+		err := <-done
+		if (i == 1) != (err != nil) {
+			t.Fatalf("unit %d: %v", i, err)
+		}
+	}
+	if n := r.pending(t); n != 10 {
+		t.Fatalf("%d events stored, want 10", n)
+	}
+}
+
+// Without JetStream events are accepted all the same, and publishing gives up in time.
+func TestAcceptWithoutJetStream(t *testing.T) {
+	r := mustRig(t)
+	r.nats.Stop()
+	r.mustAccept(t, laneEvent(t, "a"))
+	if err := r.nats.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r.mustJanitor(t, nil)
+	r.deliverAll(t, 1)
+}
+
+// Invariant 10: somebody who reads the stream moves nothing of the live path, and the
+// janitor leaves that consumer alone.
+func TestReadingTheStreamTouchesNoLiveState(t *testing.T) {
+	r := mustRig(t)
+	r.mustJanitor(t, func(c *JanitorConfig) { c.ReplayWindow = time.Hour })
+	for i := range 20 {
+		r.mustAccept(t, laneEvent(t, fmt.Sprint(i)))
+	}
+	eventually(t, 5*time.Second, "consumers exist", func() bool {
+		f, err := r.queue.readFloors(t.Context())
+		return err == nil && len(f.byName) == len(testSpec.Sinks)*testSpec.Lanes
+	})
+	before := r.liveState(t)
+	reader, err := r.queue.js.CreateConsumer(t.Context(), EventsStream, jetstream.ConsumerConfig{Durable: "reader", AckPolicy: jetstream.AckExplicitPolicy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		msg, err := reader.Next(jetstream.FetchMaxWait(5 * time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := msg.DoubleAck(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(500 * time.Millisecond) // several rounds of upkeep and trimming
+	if _, err := reader.Info(t.Context()); err != nil {
+		t.Fatalf("the reader's consumer: %v", err)
+	}
+	if after := r.liveState(t); after != before {
+		t.Fatalf("live state was\n%s\nand is\n%s", before, after)
+	}
+	r.deliverAll(t, 20)
+}
+
+// liveState is what the live path knows: rows, positions, and the stream's extent.
+func (r *rig) liveState(t testing.TB) string {
+	t.Helper()
+	f, err := r.queue.readFloors(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := fmt.Sprintf("pending %d, attempts %d, stream %d-%d\n", r.pending(t),
+		mustCount(t, r.store, `SELECT coalesce(sum(attempts), 0) FROM waybill.batches`), f.info.State.FirstSeq, f.info.State.LastSeq)
+	for _, sink := range testSpec.Sinks {
+		for lane := range testSpec.Lanes {
+			info := f.byName[consumerName(sink, lane)]
+			out += fmt.Sprintf("%s floor %d delivered %d pending %d\n", info.Name, info.AckFloor.Stream, info.Delivered.Stream, info.NumPending)
+		}
+	}
+	return out
+}
