@@ -6,6 +6,9 @@ SHELL := bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
+# One way of building for all but the race detector, so that dependencies are compiled once.
+export CGO_ENABLED := 0
+
 # Linters, generators and the S3 server of development are of a module of their own.
 TOOLS   := internal/tools
 TOOL    := go tool -modfile=$(TOOLS)/go.mod
@@ -39,11 +42,11 @@ test: need-postgres need-cc bin/versitygw ## Run all tests (some: PKGS=./pipelin
 
 .PHONY: build
 build: need-go ## Build ingest, forwarder, janitor and waybill into bin/
-	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/...
+	go build -o bin/ ./cmd/...
 
 bin/versitygw: $(TOOLS)/go.mod $(TOOLS)/go.sum | need-go
 	@echo 'building the S3 server of development (once, about two minutes)'
-	CGO_ENABLED=0 GOFLAGS=-buildvcs=false go build -C $(TOOLS) -trimpath -o $(CURDIR)/$@ github.com/versity/versitygw/cmd/versitygw
+	go build -C $(TOOLS) -buildvcs=false -o $(CURDIR)/$@ github.com/versity/versitygw/cmd/versitygw
 	@touch $@
 
 .PHONY: deps
@@ -92,7 +95,7 @@ mod-check: need-go ## Fail if a module file is not tidy or a module's content ha
 
 .PHONY: mutants
 mutants: need-postgres bin/versitygw ## Break each invariant on purpose and see its test fail (one: ONLY=order)
-	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw scripts/mutants $(ONLY)
+	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw go run ./test/mutants $(ONLY)
 
 .PHONY: cover
 cover: ## Show the statement coverage of the last make test, function by function

@@ -51,6 +51,7 @@ type puller struct {
 	js          jetstream.JetStream
 	nc          *nats.Conn
 	name        string // of the consumer
+	answered    func() // called once, when a pull request brings a first sign of life
 	lane        int
 	maxMessages int
 	maxBytes    int
@@ -182,7 +183,7 @@ func (p *puller) pull(ctx context.Context, want pullRequest, reply string) error
 	if err != nil {
 		return fmt.Errorf("encode pull request: %w", err)
 	}
-	subject := p.js.Options().APIPrefix + "CONSUMER.MSG.NEXT." + EventsStream + "." + p.name
+	subject := jetstream.DefaultAPIPrefix + "CONSUMER.MSG.NEXT." + EventsStream + "." + p.name
 	if err := p.nc.PublishRequest(subject, reply, body); err != nil {
 		return fmt.Errorf("pull: %w", err)
 	}
@@ -192,6 +193,7 @@ func (p *puller) pull(ctx context.Context, want pullRequest, reply string) error
 		select {
 		case m := <-p.msgs:
 			silence.Reset(pullSilence)
+			p.alive(m)
 			if !strings.HasPrefix(m.Subject, p.inbox) {
 				if err := p.push(m); err != nil {
 					return err
@@ -218,6 +220,14 @@ func (p *puller) pull(ctx context.Context, want pullRequest, reply string) error
 		}
 	}
 	return nil
+}
+
+// alive reports that the consumer answers, which a 503 does not say.
+func (p *puller) alive(m *nats.Msg) {
+	if p.answered != nil && m.Header.Get("Status") != "503" {
+		p.answered()
+		p.answered = nil
+	}
 }
 
 // readStatus reads a message of the server about a request: done says that the request

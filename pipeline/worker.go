@@ -85,6 +85,7 @@ func (w *worker) rest(ctx context.Context, d time.Duration) bool {
 // know it must not rewind the new owner's consumer, and two could take turns at it for ever.
 func (w *worker) session(ctx context.Context) error {
 	p := newPuller(w.js, w.out.sink.Name(), w.lane, w.cfg.PrefetchMessages, w.cfg.PrefetchBytes)
+	p.answered = func() { w.status.note(nil) }
 	w.puller = p
 	if err := p.open(); err != nil {
 		return err
@@ -103,7 +104,6 @@ func (w *worker) session(ctx context.Context) error {
 	if err := w.resetConsumer(ctx, p.name); err != nil {
 		return err
 	}
-	w.status.note(nil)
 	wg.Go(func() { p.run(reading) })
 	wg.Go(func() { p.check(reading, w.cfg.CheckEvery) })
 	for {
@@ -116,16 +116,18 @@ func (w *worker) session(ctx context.Context) error {
 func (w *worker) resetConsumer(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, consumerTimeout)
 	defer cancel()
-	_, err := w.js.ResetConsumer(ctx, EventsStream, name)
-	if err == nil {
-		return nil
+	// It is the consumer itself that answers a reset: a missing one shows as silence only.
+	_, err := w.js.Consumer(ctx, EventsStream, name)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("consumer %s does not exist; a janitor creates it: %w", name, err)
 	}
-	// It is the consumer itself that answers a reset: a missing one shows as silence.
-	_, missing := w.js.Consumer(ctx, EventsStream, name)
-	if errors.Is(missing, jetstream.ErrConsumerNotFound) || errors.Is(missing, jetstream.ErrStreamNotFound) {
-		return fmt.Errorf("consumer %s does not exist; a janitor creates it: %w", name, missing)
+	if err != nil {
+		return fmt.Errorf("look up consumer %s: %w", name, err)
 	}
-	return fmt.Errorf("reset consumer %s (nats-server 2.14 or newer is needed): %w", name, err)
+	if _, err = w.js.ResetConsumer(ctx, EventsStream, name); err != nil {
+		return fmt.Errorf("reset consumer %s (nats-server 2.14 or newer is needed): %w", name, err)
+	}
+	return nil
 }
 
 // step makes one request of what the lane holds, and sees it through to the acks.

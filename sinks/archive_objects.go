@@ -38,13 +38,14 @@ type archiveObjects struct {
 	bucket  string
 	prefix  string // with a slash at its end, or empty
 	timeout time.Duration
+	page    int32 // most keys of one LIST
 }
 
 func newArchiveObjects(client *s3.Client, bucket, prefix string, timeout time.Duration) archiveObjects {
 	if prefix != "" {
 		prefix += "/"
 	}
-	return archiveObjects{client: client, bucket: bucket, prefix: prefix, timeout: timeout}
+	return archiveObjects{client: client, bucket: bucket, prefix: prefix, timeout: timeout, page: listPage}
 }
 
 func (o archiveObjects) lanePrefix(lane int) string {
@@ -84,7 +85,7 @@ func (o archiveObjects) list(ctx context.Context, lane int, from int64) (offsets
 	defer cancel()
 	page, err := o.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{
 		Bucket: aws.String(o.bucket), Prefix: aws.String(o.lanePrefix(lane)),
-		StartAfter: aws.String(o.before(lane, from)), MaxKeys: aws.Int32(listPage),
+		StartAfter: aws.String(o.before(lane, from)), MaxKeys: aws.Int32(o.page),
 	})
 	if err != nil {
 		return nil, false, fmt.Errorf("list lane %d from offset %d: %w", lane, from, err)

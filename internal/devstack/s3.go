@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -109,6 +110,8 @@ func startS3At(ctx context.Context, o S3Options) (*S3, error) {
 	command.Env = append(os.Environ(), "ROOT_ACCESS_KEY_ID="+o.AccessKey, "ROOT_SECRET_ACCESS_KEY="+o.SecretKey)
 	command.LogPath = filepath.Join(o.Dir, "versitygw.log")
 	command.Ready = server.ask
+	// It keeps nothing in memory, and would wait for its clients to hang up.
+	command.StopSignal = syscall.SIGKILL
 	if server.process, err = StartProcess(ctx, command); err != nil {
 		return nil, err
 	}

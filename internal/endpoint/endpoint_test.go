@@ -134,7 +134,7 @@ func TestBatchIsRecordedInOrderWithOneResultEach(t *testing.T) {
 		if r := response.Results[i]; r.EventId != ce.Id || r.Error != nil {
 			t.Errorf("result %d is %v, want a success of %s", i, r, ce.Id)
 		}
-		want := Record{N: int64(i + 1), Source: ce.Source, Type: ce.Type, ID: ce.Id, Seqnum: seqnum(ce), ReceivedAt: records[i].ReceivedAt}
+		want := Record{N: int64(i + 1), Source: ce.Source, Type: ce.Type, ID: ce.Id, Seqnum: seqnum(ce), ReceivedAt: records[i].ReceivedAt, DataCRC32C: checksum(ce)}
 		if records[i] != want {
 			t.Errorf("record %d is %+v, want %+v", i, records[i], want)
 		}

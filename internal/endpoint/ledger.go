@@ -21,6 +21,8 @@ type Record struct {
 	ID         string    `json:"id"`
 	Seqnum     int64     `json:"seqnum"` // 0: the event has none
 	ReceivedAt time.Time `json:"received_at"`
+	// DataCRC32C is the Castagnoli CRC-32 of the data's bytes; 0 where there are none.
+	DataCRC32C uint32 `json:"data_crc32c"`
 }
 
 // KeyStats counts the events of one (source, type).
@@ -72,6 +74,7 @@ type record struct {
 	id         string
 	seqnum     int64
 	receivedAt int64 // Unix nanoseconds
+	checksum   uint32
 }
 
 type keyName struct{ source, typ string }
@@ -123,7 +126,7 @@ func (l *ledger) addOne(e Record, now int64) {
 		key.Inversions++
 	}
 	key.HighestSeqnum = max(key.HighestSeqnum, e.Seqnum)
-	l.keep(record{key: key, id: e.ID, seqnum: e.Seqnum, receivedAt: now}, hash)
+	l.keep(record{key: key, id: e.ID, seqnum: e.Seqnum, receivedAt: now, checksum: e.DataCRC32C}, hash)
 }
 
 // key returns the counts of a key, or counts that nobody reads once there are too many.
@@ -181,7 +184,7 @@ func (l *ledger) after(n int64, limit int) []Record {
 		r := l.ring[(n-1)%int64(l.max)]
 		records = append(records, Record{
 			N: n, Source: r.key.Source, Type: r.key.Type, ID: r.id, Seqnum: r.seqnum,
-			ReceivedAt: time.Unix(0, r.receivedAt).UTC(),
+			ReceivedAt: time.Unix(0, r.receivedAt).UTC(), DataCRC32C: r.checksum,
 		})
 	}
 	return records

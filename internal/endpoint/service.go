@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"strconv"
 	"strings"
@@ -94,6 +95,7 @@ func (s *service) take(ctx context.Context, request proto.Message, events []*pb.
 		if failure == nil {
 			accepted = append(accepted, Record{
 				Source: event.GetSource(), Type: event.GetType(), ID: event.GetId(), Seqnum: seqnum(event),
+				DataCRC32C: checksum(event),
 			})
 		}
 	}
@@ -163,4 +165,18 @@ func seqnum(event *pb.CloudEvent) int64 {
 		return 0
 	}
 	return n
+}
+
+// checksum tells a reader of the records whether the data came through unchanged.
+func checksum(event *pb.CloudEvent) uint32 {
+	var data []byte
+	switch d := event.GetData().(type) {
+	case *pb.CloudEvent_BinaryData:
+		data = d.BinaryData
+	case *pb.CloudEvent_TextData:
+		data = []byte(d.TextData)
+	case *pb.CloudEvent_ProtoData:
+		data = d.ProtoData.GetValue()
+	}
+	return crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli))
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -103,7 +104,7 @@ func TestTraceGrowsReservation(t *testing.T) {
 }
 
 func TestBodyTimeout(t *testing.T) {
-	s := mustSite(t, func(c *Config) { c.BodyTimeout = 50 * time.Millisecond })
+	s := mustSite(t, func(c *Config) { c.BodyTimeout = 250 * time.Millisecond })
 	slow := mustBeginRequest(t, s, "Content-Length: 100", "{")
 	if status := slow.status(t); status != http.StatusRequestTimeout {
 		t.Errorf("status %d", status)
@@ -118,12 +119,12 @@ func TestBodyTimeout(t *testing.T) {
 // TestCommitOutlastsBodyTimeout: the deadline for the body does not end the wait for the
 // commit, nor spoil the connection's next request.
 func TestCommitOutlastsBodyTimeout(t *testing.T) {
-	s := mustSite(t, func(c *Config) { c.BodyTimeout = 50 * time.Millisecond })
+	s := mustSite(t, func(c *Config) { c.BodyTimeout = 250 * time.Millisecond })
 	s.recorder.held = true
 	request := mustBeginRequest(t, s, fmt.Sprintf("Content-Length: %d", len(eventJSON("1"))), eventJSON("1"))
 	for unit := range 2 {
 		s.recorder.waitUnits(t, unit+1)
-		<-time.After(100 * time.Millisecond) // twice the deadline
+		<-time.After(500 * time.Millisecond) // twice the deadline
 		s.recorder.answer(unit, nil)
 		if status := request.status(t); status != http.StatusOK {
 			t.Errorf("request %d: status %d", unit, status)
@@ -132,6 +133,28 @@ func TestCommitOutlastsBodyTimeout(t *testing.T) {
 			fmt.Fprintf(request, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s",
 				EventsPath, structuredType, len(eventJSON("2")), eventJSON("2"))
 		}
+	}
+}
+
+// TestNoDeadlineLeftBehind: what else the server serves on the connection is not under
+// the deadlines of an earlier request.
+func TestNoDeadlineLeftBehind(t *testing.T) {
+	const timeout = 250 * time.Millisecond
+	in := mustIntake(t, newRecorder(), func(c *Config) { c.BodyTimeout = timeout })
+	mux := http.NewServeMux()
+	mux.Handle(EventsPath, NewHTTP(in))
+	mux.HandleFunc("/other", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	s := &site{Server: server}
+	request := mustBeginRequest(t, s, fmt.Sprintf("Content-Length: %d", len(eventJSON("1"))), eventJSON("1"))
+	if status := request.status(t); status != http.StatusOK {
+		t.Errorf("status %d", status)
+	}
+	<-time.After(3 * timeout) // until every deadline has passed
+	fmt.Fprint(request, "GET /other HTTP/1.1\r\nHost: x\r\n\r\n")
+	if status := request.status(t); status != http.StatusNoContent {
+		t.Errorf("status %d", status)
 	}
 }
 

@@ -347,8 +347,10 @@ func TestClientGone(t *testing.T) {
 }
 
 func validEvent(id string) *pb.CloudEvent {
-	return &pb.CloudEvent{Id: id, Source: "/shop", Type: "order.placed", SpecVersion: "1.0",
-		Data: &pb.CloudEvent_BinaryData{BinaryData: []byte("data")}}
+	return &pb.CloudEvent{
+		Id: id, Source: "/shop", Type: "order.placed", SpecVersion: "1.0",
+		Data: &pb.CloudEvent_BinaryData{BinaryData: []byte("data")},
+	}
 }
 
 func protobufBatch(t testing.TB, events ...*pb.CloudEvent) []byte {

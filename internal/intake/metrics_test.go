@@ -21,6 +21,9 @@ func TestMetrics(t *testing.T) {
 	send := func(typ string) {
 		s.post(t, "", "ce-specversion", "1.0", "ce-id", "1", "ce-source", "/s", "ce-type", typ)
 	}
+	s.recorder.verdict = func(int) error { return pipeline.ErrUnavailable }
+	send("new") // refused, it gets no place of its own
+	s.recorder.verdict = func(int) error { return nil }
 	send("a")
 	send("b")
 	send("c")
@@ -29,7 +32,6 @@ func TestMetrics(t *testing.T) {
 	s.post(t, "{}")
 	s.recorder.verdict = func(int) error { return pipeline.ErrUnavailable }
 	send("a")
-	send("new")
 
 	got := collect(t, reader)
 	for name, want := range map[string]int64{

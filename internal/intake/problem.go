@@ -92,8 +92,7 @@ func (h *httpFront) writeProblem(w http.ResponseWriter, p *problem) {
 
 // writeJSON writes a response within twice the body timeout: before a refusal goes out the
 // server reads on in the refused body, which the read deadline ends, and then the client
-// has the time once more. The length is said beforehand so that the early flush does not
-// chunk the body.
+// has the time once more. The server lifts the deadline behind the response.
 func (h *httpFront) writeJSON(w http.ResponseWriter, status int, contentType string, value any) {
 	body, err := json.Marshal(value)
 	if err != nil {
@@ -101,13 +100,8 @@ func (h *httpFront) writeJSON(w http.ResponseWriter, status int, contentType str
 		http.Error(w, "the response could not be encoded", http.StatusInternalServerError)
 		return
 	}
-	body = append(body, '\n')
 	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	control := http.NewResponseController(w)
-	_ = control.SetWriteDeadline(time.Now().Add(2 * h.intake.config.BodyTimeout)) // a server that has none is a test's
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(2 * h.intake.config.BodyTimeout)) // a server that has none is a test's
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // a client that is gone needs no answer
-	_ = control.Flush()
-	_ = control.SetWriteDeadline(time.Time{}) // the connection's next request is not ours to limit
+	_, _ = w.Write(append(body, '\n')) // a client that is gone needs no answer
 }

@@ -26,10 +26,10 @@ type eventStream = grpc.BidiStreamingServer[chipingress.StreamEventsRequest, chi
 // the call ends with OK. After Drain it ends with UNAVAILABLE; what has no answer then was
 // not stored.
 func (g *GRPC) StreamEvents(rpc eventStream) error {
-	ctx, cancel := context.WithCancel(rpc.Context())
-	defer cancel()
+	ctx := rpc.Context()
 	s := &stream{intake: g.intake, rpc: rpc, encoder: g.encoder(ctx), arrivals: make(chan arrival), draining: g.draining}
-	// The reader sits in Recv until the call has ended, which is after this returns.
+	// The reader may sit in Recv, or wait, until the call has ended and ctx with it, which
+	// is after this returns.
 	g.readers.Go(func() { s.read(ctx) })
 	return s.run()
 }
@@ -95,33 +95,48 @@ func (s *stream) read(ctx context.Context) {
 // waits any more. It waits for the engine's answers even when the client is gone: until
 // then their bytes are held.
 func (s *stream) run() error {
-	for !s.ended || len(s.waiting) > 0 {
-		var arrivals <-chan arrival
-		var draining <-chan struct{}
-		if !s.ended {
-			draining = s.draining
-			if len(s.waiting) < s.intake.config.StreamInFlight {
-				arrivals = s.arrivals
-			}
-		}
-		var first <-chan error
-		if len(s.waiting) > 0 {
-			first = s.waiting[0].answer
-		}
+	for {
 		select {
-		case a, ok := <-arrivals:
-			if ok {
-				s.submit(a)
-			} else {
-				s.stop(endOf(s.readErr))
-			}
-		case err := <-first:
-			s.answer(err)
-		case <-draining:
-			s.stop(status.Error(codes.Unavailable, "the server is stopping; events without an answer were not stored; send them again"))
+		case <-s.draining: // before anything else, so that no arrival slips in after it
+			s.stop(errStopping)
+		default:
+		}
+		if s.ended && len(s.waiting) == 0 {
+			return s.end
+		}
+		s.step()
+	}
+}
+
+// errStopping ends the streams at stop.
+var errStopping = status.Error(codes.Unavailable,
+	"the server is stopping; events without an answer were not stored; send them again")
+
+// step waits for the next thing to do, and does it.
+func (s *stream) step() {
+	var arrivals <-chan arrival
+	var draining <-chan struct{}
+	if !s.ended {
+		draining = s.draining
+		if len(s.waiting) < s.intake.config.StreamInFlight {
+			arrivals = s.arrivals
 		}
 	}
-	return s.end
+	var first <-chan error
+	if len(s.waiting) > 0 {
+		first = s.waiting[0].answer
+	}
+	select {
+	case a, ok := <-arrivals:
+		if ok {
+			s.submit(a)
+		} else {
+			s.stop(endOf(s.readErr))
+		}
+	case err := <-first:
+		s.answer(err)
+	case <-draining: // run sees it
+	}
 }
 
 func (s *stream) stop(end error) {

@@ -223,6 +223,29 @@ func TestStreamDrainIdle(t *testing.T) {
 	}
 }
 
+// TestStreamDrainFull: an event that was read and never submitted, because the stream was
+// full when the stop came, has no answer and holds nothing.
+func TestStreamDrainFull(t *testing.T) {
+	s := mustRPCSite(t, func(c *Config) { c.StreamInFlight = 1 })
+	s.recorder.held = true
+	stream := mustStream(t, s)
+	mustSend(t, stream, "a")
+	s.recorder.waitUnits(t, 1)
+	one := s.intake.Budget().Used()
+	mustSend(t, stream, "b")
+	eventually(t, "the second event is read", func() bool { return s.intake.Budget().Used() == 2*one })
+	s.service.Drain()
+	s.recorder.answer(0, nil)
+	expect(t, stream, "a OK")
+	if _, err := stream.Recv(); status.Code(err) != codes.Unavailable {
+		t.Errorf("the stream ended with %v", err)
+	}
+	if n := s.recorder.count(); n != 1 {
+		t.Errorf("%d events were submitted", n)
+	}
+	checkReleased(t, s.intake)
+}
+
 // TestStreamClientGone: what a client leaves behind is held until its commit's answer.
 func TestStreamClientGone(t *testing.T) {
 	s := mustRPCSite(t, nil)

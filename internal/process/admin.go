@@ -35,6 +35,7 @@ type admin struct {
 	listener net.Listener
 	registry *prometheus.Registry
 	provider *sdkmetric.MeterProvider
+	started  time.Time
 
 	mu     sync.Mutex // guards what follows
 	checks []check
@@ -55,6 +56,7 @@ func newAdmin(addr string) (*admin, error) {
 	}
 	return &admin{
 		addr: addr, listener: listener, registry: registry, since: map[string]time.Time{},
+		started:  time.Now().UTC(),
 		provider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter)),
 	}, nil
 }
@@ -90,6 +92,10 @@ func (a *admin) readiness() Readiness {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	out := Readiness{Ready: true}
+	if len(a.checks) == 0 {
+		out.Ready = false
+		out.Problems = []Problem{{Check: "start", Problem: "it has not begun to work yet; its log says what it waits for", Since: a.started}}
+	}
 	for _, c := range a.checks {
 		err := c.look()
 		if err == nil {

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/waybillhq/waybill/internal/devrun"
+	"github.com/waybillhq/waybill/internal/devstack"
+	"github.com/waybillhq/waybill/internal/process"
+)
+
+// onceLinger is how long an archive object waits to be filled where somebody waits for it.
+const onceLinger = 500 * time.Millisecond
+
+// devCommand runs the whole system on this machine.
+type devCommand struct {
+	Dir  string `type:"path" help:"Directory of data and logs; a later start on it goes on where it was. Default: .waybill, and with --once a temporary one."`
+	Keep bool   `env:"-" help:"Keep the temporary directory of --once."`
+	Once int    `env:"-" placeholder:"N" help:"Send N events, wait until all are settled, read them back from both sinks, and end with status 0 only when nothing is missing or wrong."`
+
+	Ports      string `enum:"auto,fixed,free" default:"auto" help:"fixed: the addresses below; free: any free ports, the same ones in later starts; auto: fixed, and free with --once."`
+	HTTPAddr   string `name:"http-addr" env:"WAYBILL_HTTP_ADDR" default:"${http_addr}" help:"Address of POST /v1/events."`
+	GRPCAddr   string `name:"grpc-addr" env:"WAYBILL_GRPC_ADDR" default:"${grpc_addr}" help:"Address of chipingress.pb.ChipIngress."`
+	Ingests    int    `default:"1" help:"Number of ingests; further ones get free ports."`
+	Forwarders int    `default:"1" help:"Number of forwarders."`
+	Janitors   int    `default:"1" help:"Number of janitors."`
+	process.Lanes
+
+	DatabaseURL     string `name:"database-url" secret:"" placeholder:"URL" help:"Postgres to use instead of a private one."`
+	NATSURL         string `name:"nats-url" env:"WAYBILL_NATS_URL" secret:"" placeholder:"URL" help:"NATS server to use instead of a private one."`
+	IngressEndpoint string `placeholder:"HOST:PORT" help:"ChipIngress endpoint to deliver to instead of a private one."`
+	EndpointAdmin   string `placeholder:"URL" help:"Admin address of the existing endpoint, if it is a waybill endpoint; --once reads back from it."`
+	process.S3
+}
+
+// Run starts the system and shows it until ctx ends, or sends events through it once.
+func (c *devCommand) Run(ctx context.Context, con *console) (err error) {
+	if c.Once < 0 {
+		return fmt.Errorf("--once: %d; want a number of events", c.Once)
+	}
+	dir, temporary, err := c.directory()
+	if err != nil {
+		return err
+	}
+	lock, err := devstack.LockDir(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	screen := newScreen(con)
+	stack, err := c.stack(dir, con, screen)
+	if err != nil {
+		return err
+	}
+	if temporary {
+		defer func() { err = errors.Join(err, stack.Remove()) }()
+	}
+	began := time.Now()
+	screen.line("starting in " + dir)
+	if err := stack.Start(ctx); err != nil {
+		return err
+	}
+	screen.line(fmt.Sprintf("ready after %.1f s", time.Since(began).Seconds()))
+	return c.use(ctx, con, screen, stack)
+}
+
+// use watches over a started stack while it is used, and stops it.
+func (c *devCommand) use(ctx context.Context, con *console, screen *screen, stack *devrun.Stack) error {
+	watched, stopWatching := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { stack.Run(watched) })
+	var err error
+	if c.Once > 0 {
+		err = c.once(ctx, con, screen, stack)
+	} else {
+		err = show(ctx, con, screen, stack)
+	}
+	stopWatching()
+	wg.Wait()
+	screen.line("stopping")
+	err = errors.Join(err, stack.Stop())
+	if err == nil {
+		screen.line("stopped")
+	}
+	return err
+}
+
+// directory returns where the data goes, and whether it is to be deleted in the end.
+func (c *devCommand) directory() (dir string, temporary bool, err error) {
+	if c.Dir != "" || c.Once == 0 {
+		dir := c.Dir
+		if dir == "" {
+			dir = defaultDir
+		}
+		dir, err := filepath.Abs(dir)
+		return dir, false, err
+	}
+	dir, err = os.MkdirTemp("", "waybill-once-")
+	if err != nil {
+		return "", false, fmt.Errorf("make a temporary directory: %w", err)
+	}
+	// Postgres may have to run as another user, who must get in.
+	return dir, !c.Keep, os.Chmod(dir, 0o755)
+}
+
+func (c *devCommand) stack(dir string, con *console, screen *screen) (*devrun.Stack, error) {
+	executable, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find the waybill binary: %w", err)
+	}
+	config := devrun.DefaultConfig()
+	config.Dir, config.Executable, config.Env, config.Say = dir, executable, con.env, screen.line
+	config.HTTPAddr, config.GRPCAddr = c.HTTPAddr, c.GRPCAddr
+	config.FreePorts = c.Ports == "free" || (c.Ports == "auto" && c.Once > 0)
+	config.Ingests, config.Forwarders, config.Janitors = c.Ingests, c.Forwarders, c.Janitors
+	config.Lanes = c.Lanes.Lanes
+	config.DatabaseURL, config.NATSURL = c.DatabaseURL, c.NATSURL
+	config.IngressEndpoint, config.EndpointAdmin, config.S3 = c.IngressEndpoint, c.EndpointAdmin, c.S3
+	if c.Once > 0 {
+		config.ArchiveLinger = onceLinger
+		if c.IngressEndpoint != "" && c.EndpointAdmin == "" {
+			return nil, errors.New("--once reads events back from the endpoint: leave --ingress-endpoint out, or give --endpoint-admin too")
+		}
+	}
+	return devrun.New(config)
+}
+
+// show prints what there is and how to use it, and then what happens, until ctx ends.
+func show(ctx context.Context, con *console, screen *screen, stack *devrun.Stack) error {
+	if err := introduce(con, stack); err != nil {
+		return err
+	}
+	return watch(ctx, screen, stack)
+}
+
+func introduce(con *console, stack *devrun.Stack) error {
+	table := tabwriter.NewWriter(con.out, 0, 0, 3, ' ', 0)
+	_, _ = fmt.Fprintln(table) // Flush tells
+	for _, part := range stack.Parts() {
+		_, _ = fmt.Fprintf(table, "  %s\tprocess %d\t%s\n", part.Name, part.PID, part.Where)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	received := "what the receiving endpoint got"
+	if stack.EndpointAdmin != "" {
+		received = fmt.Sprintf("curl %s/events?since=0   # kept in memory only", stack.EndpointAdmin)
+	}
+	_, err := fmt.Fprintf(con.out, `
+send an event
+  curl -i %[1]s/v1/events -H 'Content-Type: application/cloudevents+json' -d '{"specversion":"1.0","id":"1","source":"/demo","type":"demo.hello","data":{"hello":"world"}}'
+  grpcurl -plaintext -d '{"id":"2","source":"/demo","spec_version":"1.0","type":"demo.hello","text_data":"hello"}' %[2]s chipingress.pb.ChipIngress/Publish
+  %[3]s emit --count 10
+
+see it arrive
+  %[4]s
+  %[3]s archive cat
+  %[3]s status
+
+Kill any of these processes: it is started again. Ctrl-C stops all of them.
+
+`, stack.HTTP[0], stack.GRPC[0], os.Args[0], received)
+	return err
+}

@@ -1,0 +1,34 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/waybillhq/waybill/internal/endpoint"
+)
+
+// endpointCommand runs a receiving ChipIngress endpoint. What it records is in memory.
+type endpointCommand struct {
+	Addr       string        `env:"WAYBILL_ENDPOINT_ADDR" default:"${endpoint_addr}" help:"Address of the gRPC service chipingress.pb.ChipIngress."`
+	AdminAddr  string        `env:"WAYBILL_ENDPOINT_ADMIN_ADDR,WAYBILL_ADMIN_ADDR" default:"${endpoint_admin_addr}" help:"Address of /livez, /readyz, /stats, /events and /behaviour."`
+	Delay      time.Duration `env:"WAYBILL_ENDPOINT_DELAY" default:"0s" help:"How long each call takes. PUT /behaviour changes it, and more."`
+	MaxRecords int           `env:"WAYBILL_ENDPOINT_MAX_RECORDS" default:"${endpoint_max_records}" help:"How many of the newest events can be read back."`
+	LogFormat  string        `enum:"json,text" default:"json" help:"Form of the log."`
+}
+
+// Run serves until ctx ends.
+func (c *endpointCommand) Run(ctx context.Context, con *console) error {
+	config := endpoint.DefaultConfig()
+	config.Addr, config.AdminAddr, config.MaxRecords = c.Addr, c.AdminAddr, c.MaxRecords
+	config.Behaviour.DelayMS = int(c.Delay.Milliseconds())
+	config.Log = slog.New(slog.NewJSONHandler(con.err, nil))
+	if c.LogFormat == "text" {
+		config.Log = slog.New(slog.NewTextHandler(con.err, nil))
+	}
+	e, err := endpoint.New(config)
+	if err != nil {
+		return err
+	}
+	return e.Run(ctx)
+}

@@ -1,0 +1,37 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// healthTimeout is below the time that container runtimes give a check by default.
+const healthTimeout = 3 * time.Second
+
+type healthcheckCommand struct {
+	URL string `arg:"" help:"What to ask, such as http://127.0.0.1:9090/readyz."`
+}
+
+// Run fails unless the URL answers with 2xx in time.
+func (c *healthcheckCommand) Run(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.URL, nil)
+	if err != nil {
+		return fmt.Errorf("healthcheck: %w", err)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return fmt.Errorf("healthcheck: %w", err)
+	}
+	defer func() { _ = response.Body.Close() }() // what is wanted of it was read
+	if response.StatusCode/100 == 2 {
+		return nil
+	}
+	body, _ := io.ReadAll(io.LimitReader(response.Body, 1024)) // a part of it is better than none
+	return fmt.Errorf("healthcheck: %s says %s: %s", c.URL, response.Status, strings.TrimSpace(string(body)))
+}

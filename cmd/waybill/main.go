@@ -1,0 +1,107 @@
+// Command waybill is the operator's: it starts the whole system on one machine, creates
+// tables and streams, sends events, shows the state, reads the archive and handles dead
+// letters.
+//
+//	waybill dev [--once N]              the whole system on this machine
+//	waybill migrate                     create or update tables and streams
+//	waybill emit [-]                    send events, from flags or NDJSON on standard input
+//	waybill status                      what is pending, who works, what was given up
+//	waybill archive cat                 print archived events
+//	waybill dead-letters list|requeue   look at what a sink refused, or send it again
+//	waybill endpoint                    a ChipIngress endpoint that records what it gets
+//	waybill ingest|forwarder|janitor    the three processes, as the programs of these names
+//	waybill healthcheck URL             for containers without a shell
+//	waybill version
+//
+// # Flags
+//
+// `waybill COMMAND --help` lists them. Every flag can be set by a variable: --database-url
+// by WAYBILL_DATABASE_URL; secrets can be read from a file: WAYBILL_DATABASE_URL_FILE.
+// Where neither is set, status, emit, archive and dead-letters take the addresses of the
+// `waybill dev` that runs in the directory WAYBILL_DIR, .waybill by default.
+//
+// # Output
+//
+// Results go to standard output, everything else to standard error. The status is 0 when
+// all went well, 1 when something failed, 80 for wrong flags.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"strconv"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/waybillhq/waybill/internal/cli"
+	"github.com/waybillhq/waybill/internal/devrun"
+	"github.com/waybillhq/waybill/internal/endpoint"
+	"github.com/waybillhq/waybill/internal/process"
+)
+
+// commands is the command line.
+type commands struct {
+	Dev         devCommand         `cmd:"" help:"Run the whole system on this machine."`
+	Migrate     migrateCommand     `cmd:"" help:"Create or update the tables and the streams."`
+	Emit        emitCommand        `cmd:"" help:"Send events."`
+	Status      statusCommand      `cmd:"" help:"Show what is pending, who works and what was given up."`
+	Archive     archiveCommand     `cmd:"" help:"Read the archive."`
+	DeadLetters deadLettersCommand `cmd:"" help:"Look at dead letters, or queue them again."`
+	Ingest      process.Ingest     `cmd:"" help:"Run an ingest: take events and make them durable."`
+	Forwarder   process.Forwarder  `cmd:"" help:"Run a forwarder: deliver queued events to the sinks."`
+	Janitor     process.Janitor    `cmd:"" help:"Run a janitor: settle, retransmit, expire and tidy up."`
+	Endpoint    endpointCommand    `cmd:"" help:"Run a ChipIngress endpoint that records what it gets."`
+	NATSServer  natsServerCommand  `cmd:"" name:"nats-server" hidden:"" help:"Run the nats-server of waybill dev."`
+	Healthcheck healthcheckCommand `cmd:"" help:"Ask a URL whether all is well."`
+	Version     versionCommand     `cmd:"" help:"Print the version."`
+}
+
+// console is what a command reads and writes.
+type console struct {
+	in       io.Reader
+	out, err io.Writer
+	env      []string // KEY=value
+	terminal bool     // whether a person watches out
+}
+
+func main() {
+	con := &console{in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.Environ(), terminal: isTerminal(os.Stdout)}
+	parser, err := newParser()
+	if err != nil {
+		panic(err) // a mistake in the structs' tags
+	}
+	parsed, err := parser.Parse(os.Args[1:])
+	parser.FatalIfErrorf(err)
+	cli.Exit("waybill", cli.RunUntilSignal(func(ctx context.Context) error { return run(ctx, parsed, con) }))
+}
+
+func newParser() (*kong.Kong, error) {
+	parser, err := cli.NewParser("waybill", "Durable delivery of CloudEvents: the operator's command.", &commands{}, process.Defaults(), defaults())
+	if err != nil {
+		return nil, err
+	}
+	return parser, kong.Resolvers(newRunningStack()).Apply(parser)
+}
+
+func run(ctx context.Context, parsed *kong.Context, con *console) error {
+	parsed.BindTo(ctx, (*context.Context)(nil))
+	parsed.Bind(con)
+	return parsed.Run()
+}
+
+// isTerminal reports whether a file is a character device, and so most likely a terminal.
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// defaults are the values behind ${…} in this package's tags.
+func defaults() kong.Vars {
+	stack := devrun.DefaultConfig()
+	return kong.Vars{
+		"http_addr": stack.HTTPAddr, "grpc_addr": stack.GRPCAddr, "emit_to": "http://" + stack.HTTPAddr,
+		"endpoint_addr": "127.0.0.1:50052", "endpoint_admin_addr": "127.0.0.1:9092",
+		"endpoint_max_records": strconv.Itoa(endpoint.DefaultConfig().MaxRecords),
+	}
+}

@@ -1,0 +1,9 @@
+package main
+
+type (
+	migrateCommand     struct{}
+	emitCommand        struct{}
+	statusCommand      struct{}
+	archiveCommand     struct{}
+	deadLettersCommand struct{}
+)

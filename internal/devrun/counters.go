@@ -1,0 +1,107 @@
+package devrun
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+)
+
+// Names of the processes' counters, as Prometheus knows them.
+const (
+	acceptedMetric    = "waybill_ingest_events_accepted_total"
+	deliveredMetric   = "waybill_forwarder_events_total"
+	retransmitsMetric = "waybill_retransmit_events_total"
+)
+
+// Counters is what the processes have counted since the stack was started.
+type Counters struct {
+	Accepted    int64
+	Delivered   map[string]int64 // by sink
+	Retransmits int64            // events published again by the janitors
+}
+
+// counters adds up the counters of several processes, each of which begins at 0 again
+// when it is started again.
+type counters struct {
+	last map[string]float64 // what each process said last, by process and counter
+	sum  map[string]float64 // by counter
+}
+
+func newCounters() *counters {
+	return &counters{last: map[string]float64{}, sum: map[string]float64{}}
+}
+
+// observe takes the word of a process on one of its counters.
+func (c *counters) observe(process, counter string, value float64) {
+	key := process + " " + counter
+	before := c.last[key]
+	if value < before {
+		before = 0 // another process by the same name
+	}
+	c.last[key] = value
+	c.sum[counter] += value - before
+}
+
+// Counters asks the processes. One that does not answer is left out until it does.
+func (s *Stack) Counters(ctx context.Context) Counters {
+	for name, addr := range s.admins {
+		body, err := get(ctx, "http://"+addr+"/metrics")
+		if err != nil {
+			continue
+		}
+		values, err := readMetrics(body)
+		if err != nil {
+			continue
+		}
+		for counter, value := range values {
+			s.counters.observe(name, counter, value)
+		}
+	}
+	out := Counters{
+		Accepted:    int64(s.counters.sum[acceptedMetric]),
+		Retransmits: int64(s.counters.sum[retransmitsMetric]),
+		Delivered:   map[string]int64{},
+	}
+	for counter, value := range s.counters.sum {
+		var sink string
+		if n, _ := fmt.Sscanf(counter, deliveredMetric+" %s", &sink); n == 1 {
+			out.Delivered[sink] = int64(value)
+		}
+	}
+	return out
+}
+
+// readMetrics returns the sums of the counters above; deliveries have the sink behind a
+// space.
+func readMetrics(text []byte) (map[string]float64, error) {
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(text))
+	if err != nil {
+		return nil, fmt.Errorf("read metrics: %w", err)
+	}
+	out := map[string]float64{}
+	for _, name := range []string{acceptedMetric, retransmitsMetric} {
+		for _, m := range families[name].GetMetric() {
+			out[name] += m.GetCounter().GetValue()
+		}
+	}
+	for _, m := range families[deliveredMetric].GetMetric() {
+		labels := labelsOf(m)
+		if labels["outcome"] == "delivered" {
+			out[deliveredMetric+" "+labels["sink"]] += m.GetCounter().GetValue()
+		}
+	}
+	return out, nil
+}
+
+func labelsOf(m *dto.Metric) map[string]string {
+	labels := make(map[string]string, len(m.GetLabel()))
+	for _, pair := range m.GetLabel() {
+		labels[pair.GetName()] = pair.GetValue()
+	}
+	return labels
+}

@@ -1,0 +1,827 @@
+package pipeline
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/waybillhq/waybill/internal/devstack"
+)
+
+// site is a server with streams and consumers, without Postgres: the test plays ingest
+// and the janitor.
+type site struct {
+	nats  *devstack.NATS
+	queue *Queue
+	nc    *nats.Conn
+	cfg   QueueConfig
+	lanes int
+	sinks []string
+	sent  []*Batch
+}
+
+func mustSite(t testing.TB, lanes int, sinks ...string) *site {
+	t.Helper()
+	s := &site{nats: mustNATS(t), cfg: DefaultQueueConfig(), lanes: lanes, sinks: sinks}
+	s.cfg.MaxBytes, s.cfg.MaxReceiptBytes, s.cfg.LeaseTTL = 256<<20, 64<<20, 1500*time.Millisecond
+	s.queue, s.nc = mustQueue(t, s.nats)
+	s.mustCreate(t)
+	return s
+}
+
+// mustCreate makes what is missing of the streams and consumers.
+func (s *site) mustCreate(t testing.TB) {
+	t.Helper()
+	if err := s.queue.EnsureStreams(t.Context(), s.cfg, s.lanes); err != nil {
+		t.Fatal(err)
+	}
+	for _, sink := range s.sinks {
+		for lane := range s.lanes {
+			if err := s.queue.ensureConsumer(t.Context(), EventsStream, sinkConsumerConfig(s.cfg, sink, lane, 0)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// batch makes a batch of n events; the numbers count up from 1.
+func (s *site) batch(lane, n int) *Batch {
+	now := time.Now().UTC()
+	b := &Batch{
+		ID: BatchID{Number: int64(len(s.sent) + 1), Token: rand.Uint64()}, Lane: lane, count: n,
+		AcceptedAt: now, QueuedAt: now, ExpiresAt: now.Add(time.Hour),
+	}
+	for i := range n {
+		b.Events = append(b.Events, fmt.Appendf(nil, "event %d of batch %d", i, b.ID.Number))
+	}
+	s.sent = append(s.sent, b)
+	return b
+}
+
+func (s *site) mustPublish(t testing.TB, b *Batch) {
+	t.Helper()
+	var body []byte
+	for i, e := range b.Events {
+		body = appendEvent(body, e, int64(i))
+	}
+	if _, err := s.queue.js.PublishMsg(t.Context(), b.message(body)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// mustSend publishes n batches to each lane, each of a few events.
+func (s *site) mustSend(t testing.TB, n int) {
+	t.Helper()
+	for range n {
+		for lane := range s.lanes {
+			s.mustPublish(t, s.batch(lane, 1+len(s.sent)%3))
+		}
+	}
+}
+
+// recorder is a sink that keeps what it got, and answers as the test wants.
+type recorder struct {
+	name   string
+	limits Limits
+
+	mu    sync.Mutex
+	sends []sendCall
+	// answer decides; nil: everything is delivered.
+	answer func(ctx context.Context, lane int, items []Item) ([]Result, error)
+}
+
+type sendCall struct {
+	lane  int
+	items []Item
+	at    time.Time
+}
+
+func newRecorder(name string) *recorder {
+	return &recorder{name: name, limits: Limits{Events: 100, Bytes: 1 << 20}}
+}
+
+func (r *recorder) Name() string                { return r.name }
+func (r *recorder) Limits() Limits              { return r.limits }
+func (r *recorder) Probe(context.Context) error { return nil }
+
+func (r *recorder) Send(ctx context.Context, lane int, items []Item) ([]Result, error) {
+	r.mu.Lock()
+	r.sends = append(r.sends, sendCall{lane, slices.Clone(items), time.Now()})
+	answer := r.answer
+	r.mu.Unlock()
+	if answer != nil {
+		return answer(ctx, lane, items)
+	}
+	return allDelivered(items), nil
+}
+
+func (r *recorder) set(answer func(context.Context, int, []Item) ([]Result, error)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answer = answer
+}
+
+func (r *recorder) calls() []sendCall {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.sends)
+}
+
+// times returns how often each batch was sent.
+func (r *recorder) times() map[BatchID]int {
+	n := map[BatchID]int{}
+	for _, call := range r.calls() {
+		for i, item := range call.items {
+			if i == 0 || call.items[i-1].Batch != item.Batch {
+				n[item.Batch.ID]++
+			}
+		}
+	}
+	return n
+}
+
+// order returns, per lane, the numbers of the batches in the order of their first send.
+func (r *recorder) order() map[int][]int64 {
+	order, seen := map[int][]int64{}, map[BatchID]bool{}
+	for _, call := range r.calls() {
+		for _, item := range call.items {
+			if id := item.Batch.ID; !seen[id] {
+				seen[id] = true
+				order[call.lane] = append(order[call.lane], id.Number)
+			}
+		}
+	}
+	return order
+}
+
+func allDelivered(items []Item) []Result {
+	results := make([]Result, len(items))
+	for i := range results {
+		results[i].Verdict = Delivered
+	}
+	return results
+}
+
+// hang answers when its context ends, or release is closed.
+func hang(release <-chan struct{}) func(context.Context, int, []Item) ([]Result, error) {
+	return func(ctx context.Context, _ int, items []Item) ([]Result, error) {
+		select {
+		case <-release:
+			return allDelivered(items), nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// refuse answers with an error for the whole request.
+func refuse(context.Context, int, []Item) ([]Result, error) { return nil, errDown }
+
+func testForwarderConfig(s *site, id string, sinks ...Sink) ForwarderConfig {
+	c := DefaultForwarderConfig()
+	c.ID, c.Lanes, c.Sinks = id, s.lanes, sinks
+	c.RebalanceEvery, c.CheckEvery = 50*time.Millisecond, 200*time.Millisecond
+	c.BackoffMin, c.BackoffMax = 5*time.Millisecond, 50*time.Millisecond
+	c.BreakerMin, c.BreakerMax = 20*time.Millisecond, 100*time.Millisecond
+	c.StopTimeout = 2 * time.Second
+	return c
+}
+
+func (s *site) mustForwarder(t testing.TB, q *Queue, id string, change func(*ForwarderConfig), sinks ...Sink) (f *Forwarder, stop func()) {
+	t.Helper()
+	cfg := testForwarderConfig(s, id, sinks...)
+	if change != nil {
+		change(&cfg)
+	}
+	f, err := NewForwarder(cfg, q, testLog(t), testMeter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, mustRun(t, f.Run)
+}
+
+// receipts returns what is in RECEIPTS, by sink.
+func (s *site) receipts(t testing.TB) map[string]map[BatchID][]BatchReceipt {
+	t.Helper()
+	all := map[string]map[BatchID][]BatchReceipt{}
+	for _, sink := range s.sinks {
+		all[sink] = map[BatchID][]BatchReceipt{}
+	}
+	stream, err := s.queue.js.Stream(t.Context(), ReceiptsStream)
+	if err != nil {
+		return all
+	}
+	state := stream.CachedInfo().State
+	for seq := state.FirstSeq; seq <= state.LastSeq && state.Msgs > 0; seq++ {
+		m, err := stream.GetMsg(t.Context(), seq)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		if err != nil {
+			return all
+		}
+		r, err := parseReceipt(m.Data)
+		if err != nil {
+			continue // filler of a test
+		}
+		for _, b := range r.Batches {
+			all[r.Sink][b.ID] = append(all[r.Sink][b.ID], b)
+		}
+	}
+	return all
+}
+
+// settled reports whether every batch sent so far has its receipts and every consumer is
+// acked to the end.
+func (s *site) settled(t testing.TB) bool {
+	t.Helper()
+	receipts := s.receipts(t)
+	for _, sink := range s.sinks {
+		for _, b := range s.sent {
+			if b.For(sink) && len(receipts[sink][b.ID]) == 0 {
+				return false
+			}
+		}
+	}
+	return s.drained(t)
+}
+
+func (s *site) drained(t testing.TB) bool {
+	t.Helper()
+	for _, sink := range s.sinks {
+		for lane := range s.lanes {
+			c, err := s.queue.js.Consumer(t.Context(), EventsStream, consumerName(sink, lane))
+			if err != nil {
+				return false
+			}
+			if info := c.CachedInfo(); info.NumAckPending > 0 || info.NumPending > 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (s *site) mustSettle(t testing.TB, within time.Duration) {
+	t.Helper()
+	eventually(t, within, "everything has its receipts and is acked", func() bool { return s.settled(t) })
+}
+
+// mustBeInOrder checks that each lane's batches were first sent in queue order.
+func mustBeInOrder(t testing.TB, r *recorder) {
+	t.Helper()
+	for lane, numbers := range r.order() {
+		if !slices.IsSorted(numbers) {
+			t.Errorf("%s, lane %d: sent in the order %v", r.name, lane, numbers)
+		}
+	}
+}
+
+// mustBeSentOnce checks that no batch was sent twice, and none was left out.
+func mustBeSentOnce(t testing.TB, s *site, r *recorder) {
+	t.Helper()
+	times := r.times()
+	for _, b := range s.sent {
+		if n := times[b.ID]; b.For(r.name) && n != 1 {
+			t.Errorf("%s: batch %v was sent %d times", r.name, b.ID, n)
+		}
+	}
+}
+
+func TestForwarderDeliversToEverySink(t *testing.T) {
+	s := mustSite(t, 4, "ingress", "archive")
+	ingress, archive := newRecorder("ingress"), newRecorder("archive")
+	archive.limits.Linger = 300 * time.Millisecond
+	s.mustSend(t, 25)
+	f, stop := s.mustForwarder(t, s.queue, "a", nil, ingress, archive)
+	s.mustSettle(t, 20*time.Second)
+	s.mustSend(t, 25)
+	s.mustSettle(t, 20*time.Second)
+	for _, r := range []*recorder{ingress, archive} {
+		mustBeSentOnce(t, s, r)
+		mustBeInOrder(t, r)
+		for _, call := range r.calls() {
+			if len(call.items) > r.limits.Events {
+				t.Errorf("%s: %d events in a request", r.name, len(call.items))
+			}
+			for _, item := range call.items {
+				if want := s.sent[item.Batch.ID.Number-1]; item.Batch.Lane != call.lane || item.Batch.ID != want.ID ||
+					string(item.Encoded()[:len(want.Events[item.Index])]) != string(want.Events[item.Index]) {
+					t.Fatalf("%s got %+v in lane %d", r.name, item.Batch, call.lane)
+				}
+			}
+		}
+	}
+	// 100 batches a lane and sink came in two bursts: the linger makes few requests of them.
+	if n := len(archive.calls()); n > 24 {
+		t.Errorf("the lingering sink got %d requests", n)
+	}
+	if err := f.Ready(); err != nil {
+		t.Errorf("ready: %v", err)
+	}
+	if st := f.Status(); len(st.Workers) != 8 || st.Workers[0].Problem != "" || st.Workers[0].Since.IsZero() {
+		t.Errorf("status: %+v", st)
+	}
+	stop()
+	if holders, err := LaneHolders(t.Context(), s.queue); err != nil || len(holders) != 0 {
+		t.Errorf("after the stop: %v, %v", holders, err)
+	}
+	if live, err := LiveProcesses(t.Context(), s.queue, KindForwarder); err != nil || len(live) != 0 {
+		t.Errorf("after the stop: %v, %v", live, err)
+	}
+}
+
+func TestForwarderMergesUpToTheLimits(t *testing.T) {
+	s := mustSite(t, 1, "ingress")
+	r := newRecorder("ingress")
+	r.limits = Limits{Events: 10, Bytes: 600}
+	for _, n := range []int{4, 4, 4, 25, 3, 1, 1, 9, 10} {
+		s.mustPublish(t, s.batch(0, n))
+	}
+	large := s.batch(0, 2)
+	large.Events[0] = make([]byte, 5000)
+	s.mustPublish(t, large)
+	s.mustPublish(t, s.batch(0, 1))
+	s.mustForwarder(t, s.queue, "a", nil, r)
+	s.mustSettle(t, 20*time.Second)
+	mustBeSentOnce(t, s, r)
+	mustBeInOrder(t, r)
+	for _, call := range r.calls() {
+		bytes := 0
+		for _, item := range call.items {
+			bytes += len(item.Encoded())
+		}
+		one := call.items[0].Batch == call.items[len(call.items)-1].Batch
+		if !one && (len(call.items) > 10 || bytes > 600) {
+			t.Errorf("a request of %d events and %d bytes", len(call.items), bytes)
+		}
+	}
+}
+
+// What arrives while a request is in flight makes the next one.
+func TestForwarderMergesWhatArrivesDuringASend(t *testing.T) {
+	s := mustSite(t, 1, "ingress")
+	r := newRecorder("ingress")
+	release := make(chan struct{})
+	r.set(hang(release))
+	s.mustForwarder(t, s.queue, "a", nil, r)
+	s.mustSend(t, 1)
+	eventually(t, 10*time.Second, "the first is in flight", func() bool { return len(r.calls()) == 1 })
+	s.mustSend(t, 30)
+	eventually(t, 10*time.Second, "all are prefetched", func() bool {
+		c, err := s.queue.js.Consumer(t.Context(), EventsStream, consumerName("ingress", 0))
+		return err == nil && c.CachedInfo().NumPending == 0
+	})
+	close(release)
+	s.mustSettle(t, 10*time.Second)
+	if n := len(r.calls()); n > 3 {
+		t.Errorf("31 batches took %d requests", n)
+	}
+	mustBeSentOnce(t, s, r)
+}
+
+func TestForwarderRetriesOnlyWhatFailed(t *testing.T) {
+	s := mustSite(t, 1, "ingress")
+	r := newRecorder("ingress")
+	var mu sync.Mutex
+	tries := map[string]int{}
+	r.set(func(_ context.Context, _ int, items []Item) ([]Result, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		results := allDelivered(items)
+		for i, item := range items {
+			key := fmt.Sprintf("%d/%d", item.Batch.ID.Number, item.Index)
+			tries[key]++
+			// The second event of each batch needs three tries.
+			if item.Index == 1 && tries[key] < 3 {
+				results[i] = Result{Verdict: Retry, Reason: "busy"}
+			}
+		}
+		return results, nil
+	})
+	for range 10 {
+		s.mustPublish(t, s.batch(0, 3))
+	}
+	s.mustForwarder(t, s.queue, "a", nil, r)
+	s.mustSettle(t, 20*time.Second)
+	for _, b := range s.sent {
+		for i := range b.Events {
+			want := 1
+			if i == 1 {
+				want = 3
+			}
+			if n := tries[fmt.Sprintf("%d/%d", b.ID.Number, i)]; n != want {
+				t.Errorf("event %d of batch %v was tried %d times, want %d", i, b.ID, n, want)
+			}
+		}
+	}
+	for id, receipts := range s.receipts(t)["ingress"] {
+		if len(receipts) != 1 || len(receipts[0].Refused) != 0 {
+			t.Errorf("batch %v: %+v", id, receipts)
+		}
+	}
+}
+
+func TestForwarderReceiptsNameTheRefused(t *testing.T) {
+	s := mustSite(t, 1, "ingress")
+	r := newRecorder("ingress")
+	r.set(func(_ context.Context, _ int, items []Item) ([]Result, error) {
+		results := allDelivered(items)
+		for i, item := range items {
+			if item.Index == 2 {
+				results[i] = Result{Verdict: Refused, Code: "BAD\x00", Reason: "no \xff schema"}
+			}
+		}
+		return results, nil
+	})
+	for range 5 {
+		s.mustPublish(t, s.batch(0, 4))
+	}
+	s.mustForwarder(t, s.queue, "a", nil, r)
+	s.mustSettle(t, 20*time.Second)
+	want := []Refusal{{Index: 2, Code: "BAD?", Reason: "no ? schema"}}
+	for id, receipts := range s.receipts(t)["ingress"] {
+		if len(receipts) != 1 || !slices.Equal(receipts[0].Refused, want) {
+			t.Errorf("batch %v: %+v", id, receipts)
+		}
+	}
+	mustBeSentOnce(t, s, r)
+}
+
+// A sink that breaks its contract is not believed.
+func TestForwarderDoesNotBelieveAMismatch(t *testing.T) {
+	s := mustSite(t, 1, "ingress")
+	r := newRecorder("ingress")
+	var once sync.Once
+	r.set(func(_ context.Context, _ int, items []Item) ([]Result, error) {
+		results := allDelivered(items)
+		once.Do(func() { results = results[1:] })
+		return results, nil
+	})
+	s.mustSend(t, 1)
+	s.mustForwarder(t, s.queue, "a", nil, r)
+	s.mustSettle(t, 20*time.Second)
+	if n := r.times()[s.sent[0].ID]; n != 2 {
+		t.Errorf("sent %d times", n)
+	}
+}
+
+func TestOneSinkDownDelaysOnlyItself(t *testing.T) {
+	s := mustSite(t, 4, "ingress", "archive")
+	ingress, archive := newRecorder("ingress"), newRecorder("archive")
+	ingress.set(refuse)
+	f, _ := s.mustForwarder(t, s.queue, "a", nil, ingress, archive)
+	s.mustSend(t, 50)
+	up := *s
+	up.sinks = []string{"archive"}
+	up.mustSettle(t, 20*time.Second)
+	mustBeSentOnce(t, s, archive)
+	if n := len(s.receipts(t)["ingress"]); n != 0 {
+		t.Errorf("%d receipts of the sink that is down", n)
+	}
+	if st := f.Status(); st.Sinks[0].Down == "" || st.Sinks[0].DownSince.IsZero() || st.Sinks[1].Down != "" {
+		t.Errorf("status: %+v", st.Sinks)
+	}
+	if err := f.Ready(); !errors.Is(err, errDown) {
+		t.Errorf("ready: %v", err)
+	}
+	ingress.set(nil)
+	s.mustSettle(t, 20*time.Second)
+	if err := f.Ready(); err != nil {
+		t.Errorf("ready: %v", err)
+	}
+	mustBeInOrder(t, ingress)
+}
+
+// While the sink is down it is hardly bothered; when it is back, the backlog does not
+// trickle.
+func TestForwarderDrainsABacklogAtFullSpeed(t *testing.T) {
+	s := mustSite(t, 8, "ingress")
+	r := newRecorder("ingress")
+	r.limits.Events = 10
+	r.set(refuse)
+	s.mustForwarder(t, s.queue, "a", func(c *ForwarderConfig) {
+		c.BackoffMax, c.BreakerMin, c.BreakerMax = time.Hour, 300*time.Millisecond, 300*time.Millisecond
+	}, r)
+	s.mustSend(t, 100)
+	time.Sleep(2 * time.Second) // an outage
+	probes := len(r.calls())
+	if probes > 30 {
+		t.Errorf("%d requests in an outage of two seconds", probes)
+	}
+	r.set(nil)
+	began := time.Now()
+	s.mustSettle(t, 30*time.Second)
+	t.Logf("%d requests in the outage; 800 batches drained in %v", probes, time.Since(began))
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the backlog took %v", took)
+	}
+	mustBeInOrder(t, r)
+}
+
+func TestForwarderSkipsWhatIsNotToBeSent(t *testing.T) {
+	s := mustSite(t, 1, "ingress", "archive")
+	ingress, archive := newRecorder("ingress"), newRecorder("archive")
+	s.mustSend(t, 1)
+	for _, raw := range []*nats.Msg{
+		{Data: []byte("no header")},
+		{Header: nats.Header{"Status": {"409"}, "Description": {"Consumer Deleted"}}},
+		{Header: s.sent[0].message(nil).Header, Data: []byte{0xff, 0xff}},
+	} {
+		raw.Subject = eventSubject(0)
+		raw.Header = nats.Header(raw.Header)
+		delete(raw.Header, nats.MsgIdHdr)
+		if _, err := s.queue.js.PublishMsg(t.Context(), raw); err != nil {
+			t.Fatal(err)
+		}
+	}
+	targeted := s.batch(0, 2)
+	targeted.Sinks = []string{"archive"}
+	s.mustPublish(t, targeted)
+	expired := s.batch(0, 2)
+	expired.ExpiresAt = time.Now().Add(-time.Hour)
+	s.sent = s.sent[:len(s.sent)-1]
+	s.mustPublish(t, expired)
+	margin := s.batch(0, 2)
+	margin.ID.Number += 10
+	margin.ExpiresAt = time.Now().Add(-time.Minute)
+	s.mustPublish(t, margin)
+	forever := s.batch(0, 2)
+	forever.ID.Number += 10
+	forever.ExpiresAt = time.Time{}
+	s.mustPublish(t, forever)
+
+	s.mustForwarder(t, s.queue, "a", nil, ingress, archive)
+	s.mustSettle(t, 20*time.Second)
+	mustBeSentOnce(t, s, ingress)
+	mustBeSentOnce(t, s, archive)
+	for _, r := range []*recorder{ingress, archive} {
+		if r.times()[expired.ID] != 0 {
+			t.Errorf("%s got an expired batch", r.name)
+		}
+		if len(s.receipts(t)[r.name][expired.ID]) != 0 {
+			t.Errorf("%s: an expired batch has a receipt", r.name)
+		}
+	}
+	if ingress.times()[targeted.ID] != 0 || len(s.receipts(t)["ingress"][targeted.ID]) != 0 {
+		t.Error("a batch for the archive went to ingress")
+	}
+}
+
+// A message larger than the buffer passes, alone.
+func TestForwarderPassesLargeMessages(t *testing.T) {
+	s := mustSite(t, 1, "ingress")
+	r := newRecorder("ingress")
+	for i := range 12 {
+		b := s.batch(0, 1)
+		b.Events[0] = make([]byte, []int{100, 40_000, 700_000, 50_000}[i%4])
+		s.mustPublish(t, b)
+	}
+	s.mustForwarder(t, s.queue, "a", func(c *ForwarderConfig) { c.PrefetchBytes, c.PrefetchMessages = 64<<10, 3 }, r)
+	s.mustSettle(t, 20*time.Second)
+	mustBeSentOnce(t, s, r)
+	mustBeInOrder(t, r)
+}
+
+func TestForwarderBoundsWhatIsInFlight(t *testing.T) {
+	s := mustSite(t, 6, "ingress")
+	r := newRecorder("ingress")
+	r.limits.Events = 3
+	var mu sync.Mutex
+	now, most := 0, 0
+	lanes := map[int]int{}
+	r.set(func(_ context.Context, lane int, items []Item) ([]Result, error) {
+		mu.Lock()
+		now++
+		lanes[lane]++
+		most = max(most, now)
+		if lanes[lane] > 1 {
+			t.Errorf("two requests of lane %d at once", lane)
+		}
+		mu.Unlock()
+		time.Sleep(5 * time.Millisecond)
+		mu.Lock()
+		now--
+		lanes[lane]--
+		mu.Unlock()
+		return allDelivered(items), nil
+	})
+	s.mustSend(t, 30)
+	s.mustForwarder(t, s.queue, "a", func(c *ForwarderConfig) { c.InFlight = 2 }, r)
+	s.mustSettle(t, 20*time.Second)
+	if most != 2 {
+		t.Errorf("%d requests at once, want 2", most)
+	}
+}
+
+func TestForwarderWaitsForTheQueue(t *testing.T) {
+	n := mustNATS(t)
+	q, _ := mustQueue(t, n)
+	s := &site{nats: n, queue: q, cfg: DefaultQueueConfig(), lanes: 2, sinks: []string{"ingress"}}
+	s.cfg.MaxBytes, s.cfg.MaxReceiptBytes, s.cfg.LeaseTTL = 256<<20, 64<<20, 1500*time.Millisecond
+	r := newRecorder("ingress")
+	f, _ := s.mustForwarder(t, q, "a", nil, r)
+	eventually(t, 10*time.Second, "it says what is missing", func() bool { return errors.Is(f.Ready(), ErrNotReady) })
+	// Streams without consumers: it waits for those too.
+	if err := q.EnsureStreams(t.Context(), s.cfg, s.lanes); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 20*time.Second, "it misses the consumers", func() bool { return errors.Is(f.Ready(), jetstream.ErrConsumerNotFound) })
+	s.mustSend(t, 3)
+	s.mustCreate(t)
+	s.mustSettle(t, 20*time.Second)
+	eventually(t, 10*time.Second, "it is ready", func() bool { return f.Ready() == nil })
+	mustBeSentOnce(t, s, r)
+}
+
+func TestForwarderRefusesAQueueThatDoesNotFit(t *testing.T) {
+	s := mustSite(t, 4, "ingress")
+	cfg := testForwarderConfig(s, "a", newRecorder("ingress"))
+	cfg.Lanes = 8
+	f, err := NewForwarder(cfg, s.queue, testLog(t), testMeter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Run(t.Context()); err == nil || errors.Is(err, ErrNotReady) {
+		t.Errorf("run with another number of lanes: %v", err)
+	}
+	if err := f.Run(t.Context()); err == nil {
+		t.Error("a second run is not refused")
+	}
+}
+
+func TestForwarderConfigIsChecked(t *testing.T) {
+	s := &site{lanes: 4}
+	good := testForwarderConfig(s, "a", newRecorder("ingress"))
+	if err := good.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	bad := newRecorder("bad")
+	bad.limits.Events = 0
+	for name, spoil := range map[string]func(*ForwarderConfig){
+		"id":       func(c *ForwarderConfig) { c.ID = "" },
+		"lanes":    func(c *ForwarderConfig) { c.Lanes = 0 },
+		"in":       func(c *ForwarderConfig) { c.InFlight = 0 },
+		"margin":   func(c *ForwarderConfig) { c.ExpiryMargin = -1 },
+		"prefetch": func(c *ForwarderConfig) { c.PrefetchBytes = 1 },
+		"backoff":  func(c *ForwarderConfig) { c.BackoffMax = 0 },
+		"failures": func(c *ForwarderConfig) { c.BreakerFailures = 0 },
+		"breaker":  func(c *ForwarderConfig) { c.BreakerMin = 0 },
+		"check":    func(c *ForwarderConfig) { c.CheckEvery = 0 },
+		"none":     func(c *ForwarderConfig) { c.Sinks = nil },
+		"twice":    func(c *ForwarderConfig) { c.Sinks = append(c.Sinks, newRecorder("ingress")) },
+		"limits":   func(c *ForwarderConfig) { c.Sinks = []Sink{bad} },
+	} {
+		c := good
+		spoil(&c)
+		if err := c.Validate(); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+		if _, err := NewForwarder(c, nil, testLog(t), testMeter); err == nil {
+			t.Errorf("%s: a forwarder is made", name)
+		}
+	}
+}
+
+// A sink that hangs does not keep the process, and what it had in flight comes again.
+func TestForwarderStopsInTime(t *testing.T) {
+	s := mustSite(t, 2, "ingress", "archive")
+	ingress, archive := newRecorder("ingress"), newRecorder("archive")
+	ingress.set(hang(nil))
+	archive.set(refuse)
+	_, stop := s.mustForwarder(t, s.queue, "a", func(c *ForwarderConfig) { c.StopTimeout = 500 * time.Millisecond }, ingress, archive)
+	s.mustSend(t, 5)
+	eventually(t, 10*time.Second, "both sinks are at it", func() bool { return len(ingress.calls()) == 2 && len(archive.calls()) > 3 })
+	began := time.Now()
+	stop()
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("the stop took %v", took)
+	}
+	if n := len(s.receipts(t)["ingress"]); n != 0 {
+		t.Errorf("%d receipts for what hung", n)
+	}
+	ingress.set(nil)
+	archive.set(nil)
+	s.mustForwarder(t, s.queue, "b", nil, ingress, archive)
+	s.mustSettle(t, 20*time.Second)
+	mustBeInOrder(t, ingress)
+}
+
+// A request in flight at the stop gets its receipt and acks.
+func TestForwarderFinishesWhatIsInFlight(t *testing.T) {
+	s := mustSite(t, 2, "ingress")
+	r := newRecorder("ingress")
+	release := make(chan struct{})
+	r.set(hang(release))
+	_, stop := s.mustForwarder(t, s.queue, "a", func(c *ForwarderConfig) { c.StopTimeout = 20 * time.Second }, r)
+	s.mustSend(t, 1)
+	eventually(t, 10*time.Second, "both lanes are in flight", func() bool { return len(r.calls()) == 2 })
+	stopped := make(chan struct{})
+	go func() { stop(); close(stopped) }()
+	s2 := *s
+	s2.sent = nil
+	s2.mustSend(t, 3) // not begun any more
+	time.Sleep(100 * time.Millisecond)
+	close(release)
+	<-stopped
+	if n := len(r.calls()); n != 2 {
+		t.Errorf("%d requests", n)
+	}
+	receipts := s.receipts(t)["ingress"]
+	for lane, b := range s.sent {
+		if len(receipts[b.ID]) != 1 {
+			t.Errorf("batch %v has %d receipts", b.ID, len(receipts[b.ID]))
+		}
+		c, err := s.queue.js.Consumer(t.Context(), EventsStream, consumerName("ingress", lane))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info := c.CachedInfo(); info.AckFloor.Consumer != 1 {
+			t.Errorf("lane %d: floor %+v", lane, info.AckFloor)
+		}
+	}
+}
+
+func fillReceipts(t testing.TB, s *site) (empty func()) {
+	t.Helper()
+	stream, err := s.queue.js.Stream(t.Context(), ReceiptsStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for size := 1 << 20; size > 64; {
+		_, err := s.queue.js.Publish(t.Context(), receiptsSubject, make([]byte, size))
+		var api *jetstream.APIError
+		if errors.As(err, &api) && api.ErrorCode == 10077 {
+			size /= 2
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return func() {
+		if err := stream.Purge(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// With RECEIPTS full the lanes wait; nothing is sent again, and nothing acked.
+func TestForwarderWaitsForRoomForReceipts(t *testing.T) {
+	s := mustSite(t, 2, "ingress")
+	r := newRecorder("ingress")
+	empty := fillReceipts(t, s)
+	f, _ := s.mustForwarder(t, s.queue, "a", nil, r)
+	s.mustSend(t, 1)
+	eventually(t, 10*time.Second, "both lanes are sent", func() bool { return len(r.calls()) == 2 })
+	s.mustSend(t, 4)
+	eventually(t, 10*time.Second, "it says why it waits", func() bool { return f.Ready() != nil })
+	time.Sleep(time.Second)
+	if n := len(r.calls()); n != 2 {
+		t.Errorf("%d requests while no receipt can be stored", n)
+	}
+	for lane := range 2 {
+		c, err := s.queue.js.Consumer(t.Context(), EventsStream, consumerName("ingress", lane))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info := c.CachedInfo(); info.AckFloor.Consumer != 0 {
+			t.Errorf("lane %d is acked before its receipt: %+v", lane, info.AckFloor)
+		}
+	}
+	empty()
+	s.mustSettle(t, 20*time.Second)
+	mustBeSentOnce(t, s, r)
+	eventually(t, 5*time.Second, "it is ready", func() bool { return f.Ready() == nil })
+}
+
+func sortedHolders(t testing.TB, s *site) map[string][]int {
+	t.Helper()
+	holders, err := LaneHolders(t.Context(), s.queue)
+	if err != nil {
+		return nil
+	}
+	by := map[string][]int{}
+	for lane, h := range holders {
+		by[h.Forwarder] = append(by[h.Forwarder], lane)
+		slices.SortFunc(by[h.Forwarder], cmp.Compare[int])
+	}
+	return by
+}
+
+func mustJSON(t testing.TB, v any) string {
+	t.Helper()
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
