@@ -158,7 +158,7 @@ func (a *Archive) append(ctx context.Context, l *archiveLog, request *archiveReq
 	body := frame.append(a.encoder.EncodeAll(lines, make([]byte, 0, len(lines)/3+len(frame.Entries)*16)))
 	start := time.Now()
 	err := a.objects.put(ctx, a.objects.key(l.lane, frame.Offset), body)
-	a.metrics.put(ctx, err, time.Since(start), int(frame.Events), len(body))
+	a.metrics.put(ctx, err, time.Since(start), int(frame.Events), request.size, len(body))
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ type ArchiveConfig struct {
 	Timeout time.Duration
 
 	// RememberedBatches is how many of the batches archived last are kept in memory per
-	// lane, about 60 bytes each. A batch accepted before those is looked for in the
+	// lane, at 60 bytes each, or 200 where every object holds one. A batch accepted before those is looked for in the
 	// bucket, which costs a small GET for each object written since it was accepted.
 	RememberedBatches int
 

@@ -225,7 +225,7 @@ func TestArchiveLineMalformed(t *testing.T) {
 	}{
 		"bad tag":            {[]byte{0xff}, "malformed"},
 		"cut off":            {good[:len(good)-1], "malformed"},
-		"bad varint":         {[]byte{9<<3 | 0, 0xff}, "malformed"},
+		"bad varint":         {[]byte{9 << 3, 0xff}, "malformed"},
 		"bad fixed":          {[]byte{9<<3 | 1, 1}, "malformed"},
 		"bad any":            {field(ceProtoData, "\xff"), "malformed"},
 		"bad attribute":      {field(ceAttributes, "\xff"), "malformed"},

@@ -16,6 +16,7 @@ const codeMalformedEvent = "MALFORMED_EVENT"
 type archiveRequest struct {
 	items   []pipeline.Item
 	batches []requestBatch
+	size    int // of the events' encodings, bytes
 
 	encoded []byte   // the lines of all events
 	ends    []int    // of each event's line; a malformed event has an empty one
@@ -37,7 +38,6 @@ type requestBatch struct {
 // newArchiveRequest encodes the events. It fails unless items are whole batches.
 func newArchiveRequest(items []pipeline.Item) (*archiveRequest, error) {
 	r := &archiveRequest{items: items, ends: make([]int, len(items)), take: make([]bool, len(items))}
-	size := 0
 	for i, item := range items {
 		if i == 0 || item.Batch != items[i-1].Batch {
 			if err := r.complete(i); err != nil {
@@ -49,12 +49,12 @@ func newArchiveRequest(items []pipeline.Item) (*archiveRequest, error) {
 			return nil, fmt.Errorf("the request has event %d of batch %v in the wrong place: it must hold whole batches",
 				item.Index, b.ID)
 		}
-		size += len(item.Encoded())
+		r.size += len(item.Encoded())
 	}
 	if err := r.complete(len(items)); err != nil {
 		return nil, err
 	}
-	r.encode(size)
+	r.encode()
 	return r, nil
 }
 
@@ -71,9 +71,9 @@ func (r *archiveRequest) complete(end int) error {
 	return nil
 }
 
-func (r *archiveRequest) encode(size int) {
+func (r *archiveRequest) encode() {
 	// Base64 makes 4 bytes of 3, and the names of attributes are added.
-	r.encoded = make([]byte, 0, size+size/2+len(r.items)*128)
+	r.encoded = make([]byte, 0, r.size+r.size/2+len(r.items)*128)
 	var encoder lineEncoder
 	for i, item := range r.items {
 		var err error

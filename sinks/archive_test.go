@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/sdk/metric"
+
 	"github.com/waybillhq/waybill/pipeline"
 )
 
@@ -645,6 +647,24 @@ func TestArchiveEndOfALongLane(t *testing.T) {
 	}
 }
 
+func TestArchiveMetrics(t *testing.T) {
+	k := newArchiveKit(t)
+	reader := metric.NewManualReader()
+	meter := metric.NewMeterProvider(metric.WithReader(reader)).Meter("test")
+	a, _ := k.archive(func(c *ArchiveConfig) { c.Meter = meter })
+	other, _ := k.archive()
+	mustArchive(t, a, 0, batchOf(1, 2))
+	mustArchive(t, other, 0, batchOf(2, 1))
+	mustArchive(t, a, 0, batchOf(1, 2), batchOf(3, 1))
+	for name, want := range map[string]int64{
+		"waybill.sink.requests": 3, "waybill.archive.duplicates": 1, "waybill.archive.conflicts": 1,
+	} {
+		if got := mustSum(t, reader, name); got != want {
+			t.Errorf("%s is %d, want %d", name, got, want)
+		}
+	}
+}
+
 func TestArchiveConfigErrors(t *testing.T) {
 	for field, change := range map[string]func(*ArchiveConfig){
 		"Name":              func(c *ArchiveConfig) { c.Name = "" },
@@ -709,4 +729,24 @@ func TestS3ClientSettings(t *testing.T) {
 		}
 	}
 	k.wantIDs(0, "1.0", "2.0")
+}
+
+// BenchmarkArchiveSend archives full objects of 10,000 events of 1 KB in 20 batches.
+func BenchmarkArchiveSend(b *testing.B) {
+	k := newArchiveKit(b)
+	a, _ := k.archive()
+	encoded := benchmarkEvent(1024, true)
+	number, events := int64(0), 0
+	for b.Loop() {
+		var batches []*pipeline.Batch
+		for range 20 {
+			number++
+			batch := batchOf(number, 0)
+			batch.Events = slices.Repeat([][]byte{encoded}, 500)
+			batches = append(batches, batch)
+		}
+		mustArchive(b, a, 0, batches...)
+		events += 10_000
+	}
+	b.ReportMetric(float64(events)/b.Elapsed().Seconds(), "events/s")
 }

@@ -31,6 +31,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/alecthomas/kong"
 
@@ -38,6 +39,7 @@ import (
 	"github.com/waybillhq/waybill/internal/devrun"
 	"github.com/waybillhq/waybill/internal/endpoint"
 	"github.com/waybillhq/waybill/internal/process"
+	"github.com/waybillhq/waybill/pipeline"
 )
 
 // commands is the command line.
@@ -100,6 +102,7 @@ func isTerminal(f *os.File) bool {
 func defaults() kong.Vars {
 	stack := devrun.DefaultConfig()
 	return kong.Vars{
+		"sinks":     strings.Join(pipeline.DefaultSpec().Sinks, ","),
 		"http_addr": stack.HTTPAddr, "grpc_addr": stack.GRPCAddr, "emit_to": "http://" + stack.HTTPAddr,
 		"endpoint_addr": "127.0.0.1:50052", "endpoint_admin_addr": "127.0.0.1:9092",
 		"endpoint_max_records": strconv.Itoa(endpoint.DefaultConfig().MaxRecords),

@@ -36,7 +36,7 @@ func Main(name, description string, config Runner, vars ...kong.Vars) {
 func NewParser(name, description string, config any, vars ...kong.Vars) (*kong.Kong, error) {
 	options := []kong.Option{
 		kong.Name(name), kong.Description(description), kong.DefaultEnvars("WAYBILL"),
-		kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.ShortUsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Resolvers(secretFiles{}),
 	}
 	for _, v := range vars {

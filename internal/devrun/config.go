@@ -47,6 +47,7 @@ type Config struct {
 // Say are missing.
 func DefaultConfig() Config {
 	return Config{
+		S3:       process.DefaultS3(),
 		HTTPAddr: "127.0.0.1:8080", GRPCAddr: "127.0.0.1:50051",
 		Ingests: 1, Forwarders: 1, Janitors: 1, Lanes: pipeline.DefaultLanes,
 		ArchiveLinger: 2 * time.Second,

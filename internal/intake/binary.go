@@ -1,11 +1,9 @@
 package intake
 
 import (
-	"errors"
 	"net/http"
 	"slices"
 	"strings"
-	"unicode/utf8"
 )
 
 const headerPrefix = "Ce-"
@@ -54,29 +52,22 @@ func (d *draft) setHeader(name string, values []string) {
 	case len(values) > 1:
 		d.fail(name, "is there twice")
 	default:
-		text, err := decodeHeader(values[0])
-		if err != nil {
-			d.fail(name, err.Error())
-			return
-		}
-		d.setText(name, text)
+		d.setText(name, decodeHeader(values[0]))
 	}
 }
 
 // decodeHeader undoes what the HTTP binding does to values: a value in double quotes, as
 // older versions of it had, and then percent-encoding. A percent sign that begins no
-// escape stays as it is, because the SDKs' clients do not encode at all.
-func decodeHeader(value string) (string, error) {
+// escape stays as it is, because the SDKs' clients do not encode at all. What is no UTF-8
+// then is refused when the event is encoded.
+func decodeHeader(value string) string {
 	if len(value) >= 2 && value[0] == '"' && value[len(value)-1] == '"' {
 		value = unescapeQuoted(value[1 : len(value)-1])
 	}
 	if strings.IndexByte(value, '%') >= 0 {
 		value = percentDecode(value)
 	}
-	if !utf8.ValidString(value) {
-		return "", errors.New("is not valid UTF-8 after percent-decoding")
-	}
-	return value, nil
+	return value
 }
 
 func unescapeQuoted(s string) string {

@@ -96,22 +96,24 @@ func (g *GRPC) publish(started time.Time, items []item) (*chipingress.PublishRes
 	if err := g.intake.submit(frontGRPC, started, items, held); err != nil {
 		return nil, g.intake.refusalOf(err).status()
 	}
-	results := make([]*chipingress.PublishResult, len(items))
-	for i := range items {
-		results[i] = resultOf(&items[i])
-	}
-	return &chipingress.PublishResponse{Results: results}, nil
+	return &chipingress.PublishResponse{Results: resultsOf(items)}, nil
 }
 
-func resultOf(it *item) *chipingress.PublishResult {
-	result := &chipingress.PublishResult{EventId: it.id}
-	if it.fault != nil {
-		result.Error = &chipingress.PublishError{
-			ErrorCode: chipingress.PublishErrorCode_PUBLISH_ERROR_CODE_VALIDATION_FAILED,
-			Reason:    it.fault.Error(),
+// resultsOf returns one result per item, in order, from two allocations.
+func resultsOf(items []item) []*chipingress.PublishResult {
+	results := make([]*chipingress.PublishResult, len(items))
+	values := make([]chipingress.PublishResult, len(items))
+	for i := range items {
+		results[i] = &values[i]
+		results[i].EventId = items[i].id
+		if fault := items[i].fault; fault != nil {
+			results[i].Error = &chipingress.PublishError{
+				ErrorCode: chipingress.PublishErrorCode_PUBLISH_ERROR_CODE_VALIDATION_FAILED,
+				Reason:    fault.Error(),
+			}
 		}
 	}
-	return result
+	return results
 }
 
 // Ping says that the server can be reached, and no more: readiness is the health service's.

@@ -87,7 +87,8 @@ type Streams struct {
 	LeaseTTL      time.Duration `help:"How long a lane stays with a forwarder that no longer answers." default:"${lease_ttl}"`
 }
 
-func (s Streams) config() pipeline.QueueConfig {
+// QueueConfig is the settings as package pipeline wants them.
+func (s Streams) QueueConfig() pipeline.QueueConfig {
 	c := pipeline.DefaultQueueConfig()
 	c.Replicas, c.MaxBytes, c.LeaseTTL = s.QueueReplicas, s.QueueBytes, s.LeaseTTL
 	// Receipts are a hundredth of the size of events; never let them be the bottleneck.
@@ -103,6 +104,7 @@ func Defaults() kong.Vars {
 	front := intake.DefaultConfig()
 	forwarder := pipeline.DefaultForwarderConfig()
 	ingress, archive := sinks.DefaultIngressConfig(), sinks.DefaultArchiveConfig()
+	s3 := DefaultS3()
 	vars := kong.Vars{}
 	for name, value := range map[string]any{
 		"database_conns": store.MaxConns, "lanes": pipeline.DefaultLanes, "grace": pipeline.DefaultGrace,
@@ -115,7 +117,8 @@ func Defaults() kong.Vars {
 		"retransmit_every": janitor.RetransmitEvery,
 		"in_flight":        forwarder.InFlight, "expiry_margin": forwarder.ExpiryMargin,
 		"ingress_request_bytes": ingress.MaxRequestBytes, "ingress_request_events": ingress.MaxRequestEvents,
-		"ingress_timeout": ingress.Timeout, "s3_path_style": sinks.DefaultS3Config().PathStyle, "archive_linger": archive.Linger,
+		"ingress_timeout": ingress.Timeout, "s3_path_style": s3.S3PathStyle,
+		"s3_region": s3.S3Region, "s3_prefix": s3.S3Prefix, "s3_checksums": s3.S3Checksums, "archive_linger": archive.Linger,
 		"archive_object_events": archive.MaxObjectEvents, "archive_object_bytes": archive.MaxObjectBytes,
 	} {
 		vars[name] = fmt.Sprint(value)

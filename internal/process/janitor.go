@@ -28,7 +28,7 @@ type Janitor struct {
 
 func (c *Janitor) config() pipeline.JanitorConfig {
 	j := pipeline.DefaultJanitorConfig()
-	j.Queue = c.Streams.config()
+	j.Queue = c.QueueConfig()
 	j.ReplayWindow, j.DeadLetterTTL = c.ReplayWindow, c.DeadLetterTTL
 	j.SettleLinger, j.RetransmitEvery = c.SettleLinger, c.RetransmitEvery
 	return j

@@ -17,16 +17,22 @@ import (
 // S3 is where the archive is, of whatever writes or reads it.
 type S3 struct {
 	S3Endpoint  string `name:"s3-endpoint" env:"WAYBILL_S3_ENDPOINT" placeholder:"URL" help:"S3-compatible server. Default: AWS."`
-	S3Region    string `name:"s3-region" env:"WAYBILL_S3_REGION" help:"Region of the bucket." default:"us-east-1"`
+	S3Region    string `name:"s3-region" env:"WAYBILL_S3_REGION" help:"Region of the bucket." default:"${s3_region}"`
 	S3Bucket    string `name:"s3-bucket" env:"WAYBILL_S3_BUCKET" help:"Bucket of the archive; empty: this process does not archive."`
-	S3Prefix    string `name:"s3-prefix" env:"WAYBILL_S3_PREFIX" help:"Prefix of the archive's keys. Each pipeline needs its own." default:"waybill"`
+	S3Prefix    string `name:"s3-prefix" env:"WAYBILL_S3_PREFIX" help:"Prefix of the archive's keys. Each pipeline needs its own." default:"${s3_prefix}"`
 	S3AccessKey string `name:"s3-access-key" env:"WAYBILL_S3_ACCESS_KEY" secret:"" help:"Access key. Default: the AWS SDK's usual sources."`
 	S3SecretKey string `name:"s3-secret-key" env:"WAYBILL_S3_SECRET_KEY" secret:"" help:"Secret key; WAYBILL_S3_SECRET_KEY_FILE names a file that holds it."`
 	S3PathStyle bool   `name:"s3-path-style" env:"WAYBILL_S3_PATH_STYLE" help:"Bucket in the path and not in the host name, as most servers other than AWS want it." default:"${s3_path_style}" negatable:""`
-	S3Checksums string `name:"s3-checksums" env:"WAYBILL_S3_CHECKSUMS" help:"When checksums are sent; some servers refuse what they do not need." enum:"when_supported,when_required" default:"when_supported"`
+	S3Checksums string `name:"s3-checksums" env:"WAYBILL_S3_CHECKSUMS" help:"When checksums are sent; some servers refuse what they do not need." enum:"when_supported,when_required" default:"${s3_checksums}"`
 }
 
-// client config as package sinks wants it.
+// DefaultS3 is what the flags are when nobody sets them.
+func DefaultS3() S3 {
+	d := sinks.DefaultS3Config()
+	return S3{S3Region: d.Region, S3Prefix: "waybill", S3PathStyle: d.PathStyle, S3Checksums: d.Checksums}
+}
+
+// config is what package sinks wants.
 func (c S3) config() sinks.S3Config {
 	s := sinks.DefaultS3Config()
 	s.Endpoint, s.Region, s.AccessKey, s.SecretKey = c.S3Endpoint, c.S3Region, c.S3AccessKey, c.S3SecretKey

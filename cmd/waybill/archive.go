@@ -1,0 +1,105 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/waybillhq/waybill/internal/process"
+	"github.com/waybillhq/waybill/sinks"
+)
+
+type archiveCommand struct {
+	Cat archiveCatCommand `cmd:"" help:"Print archived events, one structured CloudEvent in JSON a line: lane after lane, each in order."`
+}
+
+// archiveCatCommand prints what is in the archive. Offsets count the events of a lane.
+type archiveCatCommand struct {
+	process.S3
+	Lane    []int    `env:"-" help:"Only these lanes."`
+	Since   int64    `env:"-" default:"0" help:"From this offset on, in each lane. Offsets count a lane's events from 0."`
+	Type    []string `env:"-" help:"Only events of these types."`
+	Limit   int      `env:"-" default:"0" help:"At most this many events; 0: all."`
+	Offsets bool     `env:"-" help:"Print {\"lane\":…,\"offset\":…,\"event\":…} instead of the event alone."`
+}
+
+var errEnough = errors.New("enough")
+
+// Run prints the archive as it is now.
+func (c *archiveCatCommand) Run(ctx context.Context, con *console) error {
+	if c.Since < 0 || c.Limit < 0 {
+		return errors.New("--since and --limit: want 0 or more")
+	}
+	if c.S3Bucket == "" {
+		return errors.New("--s3-bucket: is empty; name the bucket of the archive, or set WAYBILL_S3_BUCKET")
+	}
+	reader, err := c.ArchiveReader(ctx)
+	if err != nil {
+		return err
+	}
+	lanes := c.Lane
+	if len(lanes) == 0 {
+		if lanes, err = reader.Lanes(ctx); err != nil {
+			return err
+		}
+	}
+	out := bufio.NewWriter(con.out)
+	printed := 0
+	for _, lane := range lanes {
+		err := c.lane(ctx, con, reader, lane, func(record sinks.Record) error {
+			if err := c.print(out, record); err != nil {
+				return err
+			}
+			if printed++; printed == c.Limit {
+				return errEnough
+			}
+			return nil
+		})
+		if errors.Is(err, errEnough) {
+			break
+		}
+		if err != nil {
+			return errors.Join(err, out.Flush())
+		}
+	}
+	return out.Flush()
+}
+
+// lane visits the events of a lane that are wanted. It says where objects are missing and
+// goes on behind them.
+func (c *archiveCatCommand) lane(ctx context.Context, con *console, reader *sinks.ArchiveReader, lane int, visit func(sinks.Record) error) error {
+	for since := c.Since; ; {
+		var gap *sinks.ArchiveGapError
+		for record, err := range reader.Records(ctx, lane, since) {
+			if errors.As(err, &gap) {
+				break
+			}
+			if err != nil {
+				return err
+			}
+			if len(c.Type) > 0 && !slices.Contains(c.Type, record.Type) {
+				continue
+			}
+			if err := visit(record); err != nil {
+				return err
+			}
+		}
+		if gap == nil {
+			return nil
+		}
+		_, _ = fmt.Fprintf(con.err, "waybill: %v\n", gap)
+		since = gap.To
+	}
+}
+
+func (c *archiveCatCommand) print(out io.Writer, record sinks.Record) error {
+	if c.Offsets {
+		_, err := fmt.Fprintf(out, "{\"lane\":%d,\"offset\":%d,\"event\":%s}\n", record.Lane, record.Offset, record.Line)
+		return err
+	}
+	_, err := fmt.Fprintf(out, "%s\n", record.Line)
+	return err
+}

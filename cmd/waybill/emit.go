@@ -1,0 +1,251 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/waybillhq/waybill/internal/producer"
+	"github.com/waybillhq/waybill/pipeline"
+)
+
+// emitCommand sends events: made from flags, or read from standard input.
+type emitCommand struct {
+	Input string `arg:"" optional:"" enum:"-," default:"" help:"-: read NDJSON of structured CloudEvents from standard input."`
+
+	To       string        `env:"WAYBILL_TO" aliases:"url" default:"${emit_to}" help:"An ingest: http://host:port, or host:port (also grpc://, grpcs://) for gRPC."`
+	RetryFor time.Duration `env:"WAYBILL_EMIT_RETRY_FOR" default:"1m" help:"How long an event is sent again that is not refused and not accepted either."`
+	Batch    int           `env:"-" default:"100" help:"Most events of one request."`
+
+	Source      string            `env:"-" default:"/waybill/emit" help:"Source of the events."`
+	Type        string            `env:"-" default:"waybill.emit" help:"Type of the events."`
+	Subject     string            `env:"-" help:"Subject of the events."`
+	ID          string            `env:"-" name:"id" help:"Id of a single event. Default: a new UUID each."`
+	Extension   map[string]string `env:"-" placeholder:"NAME=VALUE" help:"Extension attributes."`
+	Data        string            `env:"-" xor:"data" help:"Data of the events. Default: a small JSON object that counts them."`
+	DataFile    string            `env:"-" xor:"data" type:"existingfile" help:"File with the data of the events."`
+	ContentType string            `env:"-" default:"application/json" help:"Content type of the data."`
+	Count       *int              `env:"-" help:"Number of events; 0: without end. Default: 1, and with --every without end."`
+	Every       time.Duration     `env:"-" default:"0s" help:"Send one event each time this has passed; 0: all at once."`
+}
+
+// Run sends the events. It fails if one was not accepted.
+func (c *emitCommand) Run(ctx context.Context, con *console) error {
+	if err := c.validate(); err != nil {
+		return err
+	}
+	sender, closeSender, err := c.sender()
+	if err != nil {
+		return err
+	}
+	defer closeSender()
+	e := &emitter{sender: sender, patience: c.RetryFor, errors: con.err}
+	switch {
+	case c.Input == "-":
+		err = e.sendLines(ctx, con.in, c.Batch)
+	case c.Every > 0:
+		err = c.tick(ctx, e)
+	default:
+		err = c.sendAll(ctx, e)
+	}
+	_, _ = fmt.Fprintf(con.err, "%s accepted\n", plural(e.accepted, "event"))
+	if err == nil && e.failed > 0 {
+		err = fmt.Errorf("%s not accepted", plural(e.failed, "event"))
+	}
+	return err
+}
+
+func (c *emitCommand) validate() error {
+	switch {
+	case c.Count != nil && *c.Count < 0:
+		return fmt.Errorf("--count: %d; want a number of events, or 0 for no end", *c.Count)
+	case c.Count != nil && *c.Count == 0 && c.Every == 0:
+		return errors.New("--count=0 has no end: say how often with --every, such as --every=1s")
+	case c.ID != "" && (c.Every > 0 || c.Count != nil && *c.Count != 1):
+		return errors.New("--id: is of one event; several need ids of their own")
+	case c.Batch < 1:
+		return fmt.Errorf("--batch: %d; want at least 1", c.Batch)
+	case c.Every < 0 || c.RetryFor < 0:
+		return errors.New("--every and --retry-for: must not be negative")
+	}
+	if c.Input == "-" {
+		return nil
+	}
+	ce, err := c.event(1)
+	if err != nil {
+		return err
+	}
+	_, err = pipeline.NewEvent(ce, pipeline.DefaultMaxEventBytes*16) // the server has its own limit
+	return err
+}
+
+// sender dials nothing yet.
+func (c *emitCommand) sender() (producer.Sender, func(), error) {
+	if strings.HasPrefix(c.To, "http://") || strings.HasPrefix(c.To, "https://") {
+		h, err := producer.NewHTTP(c.To, false)
+		if err != nil {
+			return nil, nil, fmt.Errorf("--to: %w", err)
+		}
+		return h, h.Close, nil
+	}
+	addr, secure := strings.CutPrefix(c.To, "grpcs://")
+	addr = strings.TrimPrefix(addr, "grpc://")
+	if strings.Contains(addr, "/") || !strings.Contains(addr, ":") {
+		return nil, nil, fmt.Errorf("--to: %q; want http://host:port, or host:port for gRPC", c.To)
+	}
+	g, err := producer.NewGRPC(addr, secure, false)
+	if err != nil {
+		return nil, nil, fmt.Errorf("--to: %w", err)
+	}
+	return g, func() { _ = g.Close() }, nil // every answer has been read
+}
+
+// event makes the nth event, from 1.
+func (c *emitCommand) event(n int) (*pb.CloudEvent, error) {
+	data, err := c.data(n)
+	if err != nil {
+		return nil, err
+	}
+	ce := &pb.CloudEvent{
+		Id: c.ID, Source: c.Source, Type: c.Type, SpecVersion: "1.0",
+		Attributes: map[string]*pb.CloudEventAttributeValue{
+			"time": {Attr: &pb.CloudEventAttributeValue_CeTimestamp{CeTimestamp: timestamppb.Now()}},
+		},
+		Data: &pb.CloudEvent_BinaryData{BinaryData: data},
+	}
+	if ce.Id == "" {
+		ce.Id = uuid.NewString()
+	}
+	if c.ContentType != "" {
+		ce.Attributes["datacontenttype"] = textValue(c.ContentType)
+	}
+	if c.Subject != "" {
+		ce.Attributes["subject"] = textValue(c.Subject)
+	}
+	for name, value := range c.Extension {
+		ce.Attributes[name] = textValue(value)
+	}
+	return ce, nil
+}
+
+func textValue(s string) *pb.CloudEventAttributeValue {
+	return &pb.CloudEventAttributeValue{Attr: &pb.CloudEventAttributeValue_CeString{CeString: s}}
+}
+
+func (c *emitCommand) data(n int) ([]byte, error) {
+	data := fmt.Appendf(nil, `{"n":%d}`, n)
+	if c.Data != "" {
+		data = []byte(c.Data)
+	}
+	if c.DataFile != "" {
+		var err error
+		if data, err = os.ReadFile(c.DataFile); err != nil {
+			return nil, fmt.Errorf("--data-file: %w", err)
+		}
+	}
+	if c.ContentType == "application/json" && !json.Valid(data) {
+		return nil, errors.New("--data: is not valid JSON; correct it, or say what it is with --content-type")
+	}
+	return data, nil
+}
+
+// sendAll sends the events at once, in batches.
+func (c *emitCommand) sendAll(ctx context.Context, e *emitter) error {
+	count := 1
+	if c.Count != nil {
+		count = *c.Count
+	}
+	for from := 1; from <= count && ctx.Err() == nil; from += c.Batch {
+		var batch []emission
+		for n := from; n < from+c.Batch && n <= count; n++ {
+			ce, err := c.event(n)
+			if err != nil {
+				return err
+			}
+			batch = append(batch, emission{event: ce, name: fmt.Sprintf("event %d", n)})
+		}
+		e.send(ctx, batch)
+	}
+	return notInterrupted(ctx)
+}
+
+// tick sends an event at once and then each time the interval has passed. To be interrupted
+// is its proper end, if it has no other.
+func (c *emitCommand) tick(ctx context.Context, e *emitter) error {
+	ticker := time.NewTicker(c.Every)
+	defer ticker.Stop()
+	endless := c.Count == nil || *c.Count == 0
+	for n := 1; endless || n <= *c.Count; n++ {
+		ce, err := c.event(n)
+		if err != nil {
+			return err
+		}
+		e.send(ctx, []emission{{event: ce, name: fmt.Sprintf("event %d", n)}})
+		if e.failed > 0 || (!endless && n == *c.Count) {
+			return nil // Run says so
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			if endless {
+				return nil
+			}
+			return notInterrupted(ctx)
+		}
+	}
+	return nil
+}
+
+func notInterrupted(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return errors.New("interrupted")
+	}
+	return nil
+}
+
+// emission is an event and what to call it in a message.
+type emission struct {
+	event *pb.CloudEvent
+	name  string
+}
+
+// emitter sends events and counts what became of them.
+type emitter struct {
+	sender   producer.Sender
+	patience time.Duration
+	errors   io.Writer
+
+	accepted, failed int
+}
+
+// send sends a batch and says what is wrong with those that are not accepted.
+func (e *emitter) send(ctx context.Context, batch []emission) {
+	events := make([]*pb.CloudEvent, len(batch))
+	for i := range batch {
+		events[i] = batch[i].event
+	}
+	outcomes := producer.SendUntil(ctx, e.sender, events, e.patience, func(left int, err error) {
+		_, _ = fmt.Fprintf(e.errors, "%s to be sent again: %s\n", plural(left, "event"), oneLine(err.Error()))
+	})
+	for i, outcome := range outcomes {
+		if outcome.Err == nil {
+			e.accepted++
+			continue
+		}
+		e.fail(batch[i].name, outcome.Err)
+	}
+}
+
+func (e *emitter) fail(name string, err error) {
+	e.failed++
+	_, _ = fmt.Fprintf(e.errors, "%s: %s\n", name, oneLine(err.Error()))
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/waybillhq/waybill/internal/process"
+	"github.com/waybillhq/waybill/pipeline"
+)
+
+// migrateCommand creates or updates what a pipeline needs. It may be run again at any time,
+// and by several at once.
+type migrateCommand struct {
+	DatabaseURL string `name:"database-url" secret:"" required:"" placeholder:"URL" help:"Postgres, as postgres://user:password@host:port/database. WAYBILL_DATABASE_URL_FILE names a file that holds it."`
+	process.NATS
+	process.Lanes
+	process.Streams
+	Sinks []string      `default:"${sinks}" help:"Sinks that events must reach. Those that are missing are added; none is removed."`
+	Grace time.Duration `default:"${grace}" help:"Time after which an event that is no longer queued is retransmitted."`
+	Wait  time.Duration `env:"WAYBILL_MIGRATE_WAIT" default:"1m" help:"How long to wait for servers that are still starting."`
+}
+
+// Run creates the tables and then the streams.
+func (c *migrateCommand) Run(ctx context.Context, con *console) error {
+	spec := pipeline.Spec{Lanes: c.Lanes.Lanes, Sinks: c.Sinks, Grace: c.Grace}
+	if err := errors.Join(spec.Validate(), c.QueueConfig().Validate()); err != nil {
+		return err
+	}
+	deadline := time.Now().Add(c.Wait)
+	err := retry(ctx, deadline, postgresIsStarting, con, "Postgres", func() error {
+		return pipeline.Migrate(ctx, c.DatabaseURL, spec)
+	})
+	if err != nil {
+		return err
+	}
+	if err := c.printTables(ctx, con); err != nil {
+		return err
+	}
+	queue, nc, err := connectQueue(ctx, c.NATS, time.Until(deadline))
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	err = retry(ctx, deadline, jetStreamIsStarting, con, "JetStream", func() error {
+		return queue.EnsureStreams(ctx, c.QueueConfig(), spec.Lanes)
+	})
+	if err != nil {
+		return err
+	}
+	q := c.QueueConfig()
+	_, err = fmt.Fprintf(con.out, "NATS: streams %s (%d bytes) and %s (%d bytes), and three buckets, %s; a janitor creates the consumers\n",
+		pipeline.EventsStream, q.MaxBytes, pipeline.ReceiptsStream, q.MaxReceiptBytes, plural(q.Replicas, "replica"))
+	return err
+}
+
+func (c *migrateCommand) printTables(ctx context.Context, con *console) error {
+	store, err := openStore(ctx, c.DatabaseURL, c.Lanes.Lanes)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	names, err := store.Sinks(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(con.out, "Postgres: tables are up to date; %s, grace %v, sinks %s\n",
+		plural(store.Lanes(), "lane"), store.Grace(), strings.Join(names, ", "))
+	return err
+}
+
+// retry calls f until it succeeds, fails for good or the deadline passes.
+func retry(ctx context.Context, deadline time.Time, passing func(error) bool, con *console, what string, f func() error) error {
+	for told := false; ; told = true {
+		err := f()
+		if err == nil || ctx.Err() != nil || !passing(err) || time.Now().After(deadline) {
+			return err
+		}
+		if !told {
+			_, _ = fmt.Fprintf(con.err, "waiting for %s: %s\n", what, oneLine(err.Error()))
+		}
+		pause(ctx, 500*time.Millisecond)
+	}
+}
+
+// postgresIsStarting recognizes what may pass: nobody listens, or the server is starting or
+// stopping. A server that answers otherwise, for instance that the password is wrong, means
+// it.
+func postgresIsStarting(err error) bool {
+	var answer *pgconn.PgError
+	if errors.As(err, &answer) {
+		return strings.HasPrefix(answer.Code, "57P") || answer.Code == "53300"
+	}
+	var connect *pgconn.ConnectError
+	return errors.As(err, &connect)
+}
+
+// jetStreamIsStarting recognizes a server, or a cluster without a leader, that needs some
+// seconds more.
+func jetStreamIsStarting(err error) bool {
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		return api.Code == 503
+	}
+	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded)
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/waybillhq/waybill/internal/process"
+	"github.com/waybillhq/waybill/pipeline"
+)
+
+// statusLetters bounds how many dead letters are counted.
+const statusLetters = 100_000
+
+// statusCommand shows the state of a pipeline as Postgres and NATS know it.
+type statusCommand struct {
+	DatabaseURL string `name:"database-url" secret:"" required:"" placeholder:"URL" help:"Postgres. WAYBILL_DATABASE_URL_FILE names a file that holds it."`
+	process.NATS
+	process.Lanes
+	JSON bool `env:"-" name:"json" help:"JSON instead of text."`
+}
+
+// status is the state of a pipeline, as --json prints it.
+type status struct {
+	At time.Time `json:"at"`
+	// Of the parts that could not be asked, and why.
+	Problems []string `json:"problems,omitempty"`
+
+	// From Postgres.
+	Lanes        int           `json:"lanes,omitempty"`
+	Grace        string        `json:"grace,omitempty"`
+	Sinks        []sinkStatus  `json:"sinks,omitempty"`
+	DeadLetters  []letterCount `json:"dead_letters,omitempty"`
+	MoreLetters  bool          `json:"more_dead_letters,omitempty"` // than were counted
+	postgresDone bool
+
+	// From NATS.
+	Processes []pipeline.Heartbeat `json:"processes,omitempty"` // by kind and id
+	Owners    []laneOwner          `json:"lane_owners,omitempty"`
+	natsDone  bool
+}
+
+// sinkStatus is what waits for a sink.
+type sinkStatus struct {
+	Sink    string `json:"sink"`
+	Batches int64  `json:"pending_batches"`
+	Events  int64  `json:"pending_events"`
+	Bytes   int64  `json:"pending_bytes"`
+	// Oldest is the age of the oldest event that waits, in seconds, by Postgres's clock.
+	Oldest float64 `json:"oldest_age_seconds"`
+	// Overdue batches were queued longer ago than the grace period.
+	Overdue int64 `json:"overdue_batches"`
+}
+
+type letterCount struct {
+	Sink  string `json:"sink"`
+	Code  string `json:"code"`
+	Count int64  `json:"count"`
+}
+
+type laneOwner struct {
+	Lane      int       `json:"lane"`
+	Forwarder string    `json:"forwarder"`
+	Since     time.Time `json:"since"`
+}
+
+// Run asks both servers and prints what they say. It fails if one does not answer.
+func (c *statusCommand) Run(ctx context.Context, con *console) error {
+	s := c.ask(ctx)
+	var err error
+	if c.JSON {
+		encoder := json.NewEncoder(con.out)
+		encoder.SetIndent("", "  ")
+		err = encoder.Encode(s)
+	} else {
+		err = s.write(con.out)
+	}
+	if err != nil {
+		return err
+	}
+	if len(s.Problems) > 0 {
+		return errors.New("the state is not known in full")
+	}
+	return nil
+}
+
+// ask asks both servers at once, so that one that is away does not cost the other's time.
+func (c *statusCommand) ask(ctx context.Context) *status {
+	s := &status{At: time.Now().UTC()}
+	var fromPostgres, fromNATS error
+	var wg sync.WaitGroup
+	wg.Go(func() { fromPostgres = c.askPostgres(ctx, s) })
+	wg.Go(func() { fromNATS = c.askNATS(ctx, s) })
+	wg.Wait()
+	for _, problem := range []struct {
+		server string
+		err    error
+	}{{"Postgres", fromPostgres}, {"NATS", fromNATS}} {
+		if problem.err != nil {
+			s.Problems = append(s.Problems, problem.server+": "+oneLine(problem.err.Error()))
+		}
+	}
+	s.postgresDone, s.natsDone = fromPostgres == nil, fromNATS == nil
+	return s
+}
+
+func (c *statusCommand) askPostgres(ctx context.Context, s *status) error {
+	store, err := openStore(ctx, c.DatabaseURL, c.Lanes.Lanes)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	s.Lanes, s.Grace = store.Lanes(), store.Grace().String()
+	names, err := store.Sinks(ctx)
+	if err != nil {
+		return err
+	}
+	survey, err := store.Survey(ctx)
+	if err != nil {
+		return err
+	}
+	s.Sinks = sinksOf(names, survey)
+	letters, err := store.DeadLetters(ctx, statusLetters)
+	if err != nil {
+		return err
+	}
+	s.DeadLetters, s.MoreLetters = countsOf(letters)
+	return nil
+}
+
+// sinksOf lists the sinks, those too that nothing waits for.
+func sinksOf(names []string, survey pipeline.Survey) []sinkStatus {
+	pending := survey.BySink()
+	for name := range pending {
+		if !slices.Contains(names, name) {
+			names = append(names, name) // removed a moment ago
+		}
+	}
+	slices.Sort(names)
+	out := make([]sinkStatus, 0, len(names))
+	for _, name := range names {
+		b, waits := pending[name]
+		sink := sinkStatus{Sink: name, Batches: b.Batches, Events: b.Events, Bytes: b.Bytes, Overdue: b.Overdue}
+		if waits {
+			sink.Oldest = max(0, survey.Now.Sub(b.OldestAccepted).Seconds())
+		}
+		out = append(out, sink)
+	}
+	return out
+}
+
+// countsOf reports too whether more than were counted may exist.
+func countsOf(letters map[[2]string]int64) (counts []letterCount, more bool) {
+	total := int64(0)
+	for key, n := range letters {
+		counts = append(counts, letterCount{Sink: key[0], Code: key[1], Count: n})
+		total += n
+	}
+	slices.SortFunc(counts, func(a, b letterCount) int { return cmp.Or(cmp.Compare(a.Sink, b.Sink), cmp.Compare(a.Code, b.Code)) })
+	return counts, total >= statusLetters
+}
+
+func (c *statusCommand) askNATS(ctx context.Context, s *status) error {
+	queue, nc, err := connectQueue(ctx, c.NATS, lookTimeout)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	for _, kind := range []string{pipeline.KindIngest, pipeline.KindForwarder, pipeline.KindJanitor} {
+		live, err := pipeline.LiveProcesses(ctx, queue, kind)
+		if err != nil {
+			return fmt.Errorf("look for live processes: %w", err)
+		}
+		slices.SortFunc(live, func(a, b pipeline.Heartbeat) int { return cmp.Compare(a.ID, b.ID) })
+		s.Processes = append(s.Processes, live...)
+	}
+	holders, err := pipeline.LaneHolders(ctx, queue)
+	if err != nil {
+		return fmt.Errorf("look for lane owners: %w", err)
+	}
+	for lane, holder := range holders {
+		s.Owners = append(s.Owners, laneOwner{Lane: lane, Forwarder: holder.Forwarder, Since: holder.Since})
+	}
+	slices.SortFunc(s.Owners, func(a, b laneOwner) int { return cmp.Compare(a.Lane, b.Lane) })
+	return nil
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/waybillhq/waybill/pipeline"
+)
+
+// write writes the state for people.
+func (s *status) write(w io.Writer) error {
+	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	for _, problem := range s.Problems {
+		_, _ = fmt.Fprintf(table, "PROBLEM: %s\n", problem) // Flush tells of failures to write
+	}
+	if s.postgresDone {
+		s.writeSinks(table)
+	}
+	if s.natsDone {
+		s.writeProcesses(table)
+		s.writeLanes(table)
+	}
+	if s.postgresDone {
+		s.writeLetters(table)
+	}
+	return table.Flush()
+}
+
+func (s *status) writeSinks(w io.Writer) {
+	_, _ = fmt.Fprintf(w, "pipeline: %s, grace %s\n\n", plural(s.Lanes, "lane"), s.Grace)
+	_, _ = fmt.Fprintln(w, "sink\tpending events\tbytes\tbatches\toverdue batches\toldest")
+	for _, sink := range s.Sinks {
+		oldest := "-"
+		if sink.Events > 0 {
+			oldest = time.Duration(sink.Oldest * float64(time.Second)).Round(100 * time.Millisecond).String()
+		}
+		_, _ = fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%s\n", sink.Sink, sink.Events, sink.Bytes, sink.Batches, sink.Overdue, oldest)
+	}
+	_, _ = fmt.Fprintln(w)
+}
+
+func (s *status) writeProcesses(w io.Writer) {
+	_, _ = fmt.Fprintln(w, "process\tid\thost\tpid\tup\tversion\tproblem")
+	alive := map[string]bool{}
+	for _, p := range s.Processes {
+		alive[p.Kind] = true
+		problem := "-"
+		if p.Problem != "" {
+			problem = oneLine(p.Problem)
+		}
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", p.Kind, p.ID, p.Host, p.PID,
+			s.At.Sub(p.Started).Round(time.Second), p.Version, problem)
+	}
+	for _, kind := range []string{pipeline.KindIngest, pipeline.KindForwarder, pipeline.KindJanitor} {
+		if !alive[kind] {
+			_, _ = fmt.Fprintf(w, "%s\tnone is alive\n", kind)
+		}
+	}
+	_, _ = fmt.Fprintln(w)
+}
+
+// writeLanes lists the lanes by owner, and those that have none.
+func (s *status) writeLanes(w io.Writer) {
+	lanes := map[string][]int{}
+	owned := map[int]bool{}
+	for _, o := range s.Owners {
+		lanes[o.Forwarder] = append(lanes[o.Forwarder], o.Lane)
+		owned[o.Lane] = true
+	}
+	var free []int
+	for lane := range s.Lanes {
+		if !owned[lane] {
+			free = append(free, lane)
+		}
+	}
+	_, _ = fmt.Fprintln(w, "lanes\towner")
+	for _, owner := range slices.Sorted(maps.Keys(lanes)) {
+		_, _ = fmt.Fprintf(w, "%s\t%s\n", ranges(lanes[owner]), owner)
+	}
+	if len(free) > 0 {
+		_, _ = fmt.Fprintf(w, "%s\tnobody\n", ranges(free))
+	}
+	_, _ = fmt.Fprintln(w)
+}
+
+func (s *status) writeLetters(w io.Writer) {
+	if len(s.DeadLetters) == 0 {
+		_, _ = fmt.Fprintln(w, "no dead letters")
+		return
+	}
+	_, _ = fmt.Fprintln(w, "dead letters of\tcode\tcount")
+	for _, l := range s.DeadLetters {
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%d\n", l.Sink, l.Code, l.Count)
+	}
+	if s.MoreLetters {
+		_, _ = fmt.Fprintf(w, "and more: counting ended at %d\n", statusLetters)
+	}
+}
+
+// ranges writes sorted numbers as 0-3,7.
+func ranges(numbers []int) string {
+	var parts []string
+	for i := 0; i < len(numbers); {
+		j := i
+		for j+1 < len(numbers) && numbers[j+1] == numbers[j]+1 {
+			j++
+		}
+		part := strconv.Itoa(numbers[i])
+		if j > i {
+			part += "-" + strconv.Itoa(numbers[j])
+		}
+		parts = append(parts, part)
+		i = j + 1
+	}
+	return strings.Join(parts, ",")
+}

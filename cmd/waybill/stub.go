@@ -1,9 +1,0 @@
-package main
-
-type (
-	migrateCommand     struct{}
-	emitCommand        struct{}
-	statusCommand      struct{}
-	archiveCommand     struct{}
-	deadLettersCommand struct{}
-)
