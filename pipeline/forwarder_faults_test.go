@@ -425,6 +425,7 @@ func TestForwarderPausedInASend(t *testing.T) {
 	zombie, live := newRecorder("ingress"), newRecorder("ingress")
 	zombie.limits.Events, live.limits.Events = 4, 4
 	paused := make(chan struct{})
+	goOn := sync.OnceFunc(func() { close(paused) })
 	zombie.set(func(_ context.Context, _ int, items []Item) ([]Result, error) {
 		<-paused // a paused process does not see its context end
 		return allDelivered(items), nil
@@ -447,12 +448,12 @@ func TestForwarderPausedInASend(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { w.run(ctx); close(ended) }()
-	defer func() { cancel(); <-ended }()
+	defer func() { goOn(); cancel(); <-ended }()
 	s.mustSend(t, 20)
 	eventually(t, 10*time.Second, "the zombie is in its send", func() bool { return len(zombie.calls()) == 1 })
 	s.mustForwarder(t, s.queue, "a", nil, live)
 	s.mustSettle(t, 20*time.Second)
-	close(paused)
+	goOn()
 	s.mustSend(t, 20)
 	s.mustSettle(t, 20*time.Second)
 	eventually(t, 10*time.Second, "the zombie notices", func() bool { return errors.Is(w.status.problem().err, errLeaseLost) })

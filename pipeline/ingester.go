@@ -104,11 +104,12 @@ func NewIngester(cfg IngesterConfig, store *Store, queue *Queue, log *slog.Logge
 	if err != nil {
 		return nil, err
 	}
-	return &Ingester{
+	in := &Ingester{
 		cfg: cfg, store: store, log: log, metrics: im,
 		publisher: NewPublisher(queue, store.Lanes(), store.Grace(), cfg.PublishBytes, log, pm),
 		wake:      make(chan struct{}, 1),
-	}, nil
+	}
+	return in, observeFill(meter, in)
 }
 
 // Accept returns once the events are committed, all in one transaction, or with an error

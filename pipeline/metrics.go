@@ -66,6 +66,28 @@ func newIngesterMetrics(m metric.Meter) (*ingesterMetrics, error) {
 	return &i, metricsError(errs[:])
 }
 
+// observeFill exports how full the ingester's two bounded buffers are.
+func observeFill(m metric.Meter, in *Ingester) error {
+	var errs [2]error
+	var events, bytes metric.Int64ObservableGauge
+	events, errs[0] = m.Int64ObservableGauge("waybill.queue.events", metric.WithUnit("{event}"), metric.WithDescription("Events that wait for a transaction; the limit is an attribute"))
+	bytes, errs[1] = m.Int64ObservableGauge("waybill.publish.queue", metric.WithUnit("By"), metric.WithDescription("Committed bytes that wait to be published; the limit is an attribute"))
+	if err := metricsError(errs[:]); err != nil {
+		return err
+	}
+	_, err := m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		waiting, limit := in.QueueFill()
+		o.ObserveInt64(events, int64(waiting), metric.WithAttributes(attribute.Int("limit", limit)))
+		held, most := in.publisher.queueFill()
+		o.ObserveInt64(bytes, held, metric.WithAttributes(attribute.Int64("limit", most)))
+		return nil
+	}, events, bytes)
+	if err != nil {
+		return fmt.Errorf("observe the queues: %w", err)
+	}
+	return nil
+}
+
 func (i *ingesterMetrics) flushed(events int, took time.Duration, err error) {
 	ctx := context.Background()
 	i.duration.Record(ctx, took.Seconds())

@@ -25,13 +25,9 @@ var (
 	errSilent       = errors.New("the consumer does not answer")
 )
 
-// Times of a pull request. Its heartbeat tells a waiting worker that the request still
-// stands, also where nothing else would: a server that forgot it sends nothing at all.
-const (
-	pullExpires   = 30 * time.Second
-	pullHeartbeat = 3 * time.Second
-	pullSilence   = 2*pullHeartbeat + 2*time.Second
-)
+// pullSilence is how much later than its expiry the end of a pull request may be reported:
+// a server that forgot a request sends nothing at all.
+const pullSilence = 3 * time.Second
 
 // held is a message that a worker has and has not acked.
 type held struct {
@@ -55,6 +51,9 @@ type puller struct {
 	lane        int
 	maxMessages int
 	maxBytes    int
+	// expires bounds how long a pull request stands. The one of a process that is paused
+	// must have expired before another takes over its lane, or it takes the messages.
+	expires time.Duration
 
 	inbox  string
 	msgs   chan *nats.Msg
@@ -74,11 +73,11 @@ type puller struct {
 	newest string        // reply subject of the newest ack
 }
 
-func newPuller(js jetstream.JetStream, sink string, lane, maxMessages, maxBytes int) *puller {
+func newPuller(js jetstream.JetStream, sink string, lane, maxMessages, maxBytes int, expires time.Duration) *puller {
 	nc := js.Conn()
 	return &puller{
 		js: js, nc: nc, name: consumerName(sink, lane), lane: lane,
-		maxMessages: maxMessages, maxBytes: maxBytes,
+		maxMessages: maxMessages, maxBytes: maxBytes, expires: expires,
 		inbox: nc.NewInbox(),
 		// A request asks for no more than fits; the rest is for status messages.
 		msgs:   make(chan *nats.Msg, maxMessages+64),
@@ -107,7 +106,7 @@ func (p *puller) open() error {
 // close ends the subscription. The server knows of it before any later request of this
 // connection, a reset above all.
 func (p *puller) close() {
-	_ = p.sub.Unsubscribe() // fails only when the connection is gone, and the subscription with it
+	_ = p.sub.Unsubscribe() // fails only when it has ended already
 	p.nc.RemoveStatusListener(p.status)
 }
 
@@ -129,7 +128,10 @@ func (p *puller) failure() error {
 }
 
 // run asks for messages whenever half of the buffer is free, until ctx ends or it fails.
+// The subscription ends with it: what a standing request would still bring is the next
+// owner's, also while the worker is busy with a request of its own.
 func (p *puller) run(ctx context.Context) {
+	defer func() { _ = p.sub.Unsubscribe() }() // fails only when it has ended already
 	for n := 0; ctx.Err() == nil; n++ {
 		want, err := p.awaitRoom(ctx)
 		if err == nil {
@@ -144,10 +146,9 @@ func (p *puller) run(ctx context.Context) {
 
 // pullRequest is JetStream's, as its API documents it.
 type pullRequest struct {
-	Batch     int           `json:"batch"`
-	MaxBytes  int           `json:"max_bytes,omitempty"`
-	Expires   time.Duration `json:"expires"`
-	Heartbeat time.Duration `json:"idle_heartbeat"`
+	Batch    int           `json:"batch"`
+	MaxBytes int           `json:"max_bytes,omitempty"`
+	Expires  time.Duration `json:"expires"`
 }
 
 func (p *puller) awaitRoom(ctx context.Context) (pullRequest, error) {
@@ -156,7 +157,7 @@ func (p *puller) awaitRoom(ctx context.Context) (pullRequest, error) {
 		messages, bytes := p.maxMessages-len(p.queue), p.maxBytes-p.bytes
 		p.mu.Unlock()
 		if 2*messages >= p.maxMessages && 2*bytes >= p.maxBytes {
-			return pullRequest{Batch: messages, MaxBytes: bytes, Expires: pullExpires, Heartbeat: pullHeartbeat}, nil
+			return pullRequest{Batch: messages, MaxBytes: bytes, Expires: p.expires}, nil
 		}
 		if err := p.wait(ctx, p.room); err != nil {
 			return pullRequest{}, err
@@ -187,12 +188,11 @@ func (p *puller) pull(ctx context.Context, want pullRequest, reply string) error
 	if err := p.nc.PublishRequest(subject, reply, body); err != nil {
 		return fmt.Errorf("pull: %w", err)
 	}
-	silence := time.NewTimer(pullSilence)
+	silence := time.NewTimer(p.expires + pullSilence)
 	defer silence.Stop()
 	for messages, bytes := 0, 0; messages < want.Batch && (want.MaxBytes == 0 || bytes < want.MaxBytes); {
 		select {
 		case m := <-p.msgs:
-			silence.Reset(pullSilence)
 			p.alive(m)
 			if !strings.HasPrefix(m.Subject, p.inbox) {
 				if err := p.push(m); err != nil {
@@ -200,15 +200,13 @@ func (p *puller) pull(ctx context.Context, want pullRequest, reply string) error
 				}
 				messages++
 				bytes += m.Size()
+				silence.Reset(p.expires + pullSilence)
 				continue
 			}
 			if m.Subject != reply {
 				continue // the end of an earlier request, seen by its count before
 			}
-			done, err := p.readStatus(ctx, m, messages)
-			if done || err != nil {
-				return err
-			}
+			return p.readStatus(ctx, m, messages)
 		case <-silence.C:
 			return errSilent
 		case <-p.status:
@@ -230,24 +228,21 @@ func (p *puller) alive(m *nats.Msg) {
 	}
 }
 
-// readStatus reads a message of the server about a request: done says that the request
-// has ended.
-func (p *puller) readStatus(ctx context.Context, m *nats.Msg, messages int) (done bool, err error) {
+// readStatus reads the message by which the server ends a request.
+func (p *puller) readStatus(ctx context.Context, m *nats.Msg, messages int) error {
 	text := strings.ToLower(m.Header.Get("Description"))
 	switch code := m.Header.Get("Status"); {
-	case code == "100":
-		return false, nil
 	case code == "404" || code == "408":
-		return true, nil
+		return nil
 	case code == "409" && strings.Contains(text, "exceeds maxbytes"):
 		if messages > 0 {
-			return true, nil
+			return nil
 		}
-		return true, p.pullLarge(ctx)
+		return p.pullLarge(ctx)
 	case code == "409" && (strings.Contains(text, "batch completed") || strings.Contains(text, "leadership change")):
-		return true, nil
+		return nil
 	default:
-		return true, fmt.Errorf("pull: the server answered %s %s", code, text)
+		return fmt.Errorf("pull: the server answered %s %s", code, text)
 	}
 }
 
@@ -264,7 +259,7 @@ func (p *puller) pullLarge(ctx context.Context) error {
 			return err
 		}
 	}
-	return p.pull(ctx, pullRequest{Batch: 1, Expires: pullExpires, Heartbeat: pullHeartbeat}, p.inbox+".large")
+	return p.pull(ctx, pullRequest{Batch: 1, Expires: p.expires}, p.inbox+".large")
 }
 
 // push queues a message after checking that it is the next one of this consumer.
@@ -368,7 +363,7 @@ func (p *puller) check(ctx context.Context, every time.Duration) {
 			return
 		}
 		if err != nil {
-			continue // no answer says nothing; the pull request has its own heartbeat
+			continue // no answer says nothing; a silent consumer shows in the pull requests
 		}
 		info := c.CachedInfo()
 		now := info.Delivered.Consumer

@@ -84,7 +84,7 @@ func (w *worker) rest(ctx context.Context, d time.Duration) bool {
 // The lease is renewed before every reset: a forwarder that has lost its lane but does not
 // know it must not rewind the new owner's consumer, and two could take turns at it for ever.
 func (w *worker) session(ctx context.Context) error {
-	p := newPuller(w.js, w.out.sink.Name(), w.lane, w.cfg.PrefetchMessages, w.cfg.PrefetchBytes)
+	p := newPuller(w.js, w.out.sink.Name(), w.lane, w.cfg.PrefetchMessages, w.cfg.PrefetchBytes, w.lease.ttl/3)
 	p.answered = func() { w.status.note(nil) }
 	w.puller = p
 	if err := p.open(); err != nil {

@@ -34,8 +34,8 @@ func (u unfit) Unwrap() error        { return u.error }
 // Probe checks that the server keeps what the log is built on: a conditional PUT of a key
 // that exists fails with 412, LIST is in order and its StartAfter is exclusive, and the
 // end of an object can be read alone. Several servers ignore the condition without a
-// word, and events would be lost there. It writes below <prefix>/_probe/ and cleans up. The error is
-// ErrUnfit where the server, or the configuration, has to change.
+// word, and events would be lost there. It writes below <prefix>/_probe/ and cleans up.
+// The error is ErrUnfit where the server, or the configuration, has to change.
 func (a *Archive) Probe(ctx context.Context) error {
 	if err := a.probe(ctx); err != nil {
 		return fmt.Errorf("archive: the S3 server is not usable: %w", err)

@@ -24,8 +24,8 @@ type Counters struct {
 	Retransmits int64            // events published again by the janitors
 }
 
-// counters adds up the counters of several processes, each of which begins at 0 again
-// when it is started again.
+// counters adds up the counters of several processes. One that was started again is
+// another process, and begins at 0.
 type counters struct {
 	last map[string]float64 // what each process said last, by process and counter
 	sum  map[string]float64 // by counter
@@ -38,17 +38,18 @@ func newCounters() *counters {
 // observe takes the word of a process on one of its counters.
 func (c *counters) observe(process, counter string, value float64) {
 	key := process + " " + counter
-	before := c.last[key]
-	if value < before {
-		before = 0 // another process by the same name
-	}
+	c.sum[counter] += value - c.last[key]
 	c.last[key] = value
-	c.sum[counter] += value - before
 }
 
 // Counters asks the processes. One that does not answer is left out until it does.
 func (s *Stack) Counters(ctx context.Context) Counters {
-	for name, addr := range s.admins {
+	for _, m := range s.members() {
+		addr, ok := s.admins[m.Name()]
+		if !ok {
+			continue
+		}
+		process := fmt.Sprintf("%s %d", m.Name(), m.PID()) // read before its counters
 		body, err := get(ctx, "http://"+addr+"/metrics")
 		if err != nil {
 			continue
@@ -58,7 +59,7 @@ func (s *Stack) Counters(ctx context.Context) Counters {
 			continue
 		}
 		for counter, value := range values {
-			s.counters.observe(name, counter, value)
+			s.counters.observe(process, counter, value)
 		}
 	}
 	out := Counters{
