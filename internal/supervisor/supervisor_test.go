@@ -1,0 +1,176 @@
+package supervisor_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/waybillhq/waybill/internal/devstack"
+	"github.com/waybillhq/waybill/internal/supervisor"
+)
+
+// lines collects what a supervisor says.
+type lines struct {
+	mu   sync.Mutex
+	said []string
+}
+
+func (l *lines) say(text string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.said = append(l.said, text)
+}
+
+// await waits until a line contains text.
+func (l *lines) await(t *testing.T, text string) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		l.mu.Lock()
+		found := slices.ContainsFunc(l.said, func(s string) bool { return strings.Contains(s, text) })
+		l.mu.Unlock()
+		if found {
+			return
+		}
+	}
+	t.Fatalf("nobody said %q but %q", text, l.said)
+}
+
+// run runs a supervisor until the test or the returned function ends it.
+func run(t *testing.T, s *supervisor.Supervisor) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.Run(ctx)
+	}()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		<-done
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
+
+func TestKilledProcessIsStartedAgain(t *testing.T) {
+	said := &lines{}
+	command := devstack.DefaultCommand("sleeper", "sleep", "1000")
+	command.LogPath = filepath.Join(t.TempDir(), "log")
+	s := supervisor.New("sleeper", supervisor.NewProcess(lookedUp(command)), said.say)
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	first := s.PID()
+	stop := run(t, s)
+	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	said.await(t, "sleeper ended: signal: killed")
+	said.await(t, "sleeper runs again")
+	second := s.PID()
+	if second == first || !alive(second) {
+		t.Errorf("process %d follows process %d", second, first)
+	}
+	stop()
+	if alive(second) {
+		t.Error("it runs after Stop")
+	}
+}
+
+// lookedUp replaces the name of a program with its path.
+func lookedUp(c devstack.Command) devstack.Command {
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		if path := filepath.Join(dir, c.Path); isFile(path) {
+			c.Path = path
+			return c
+		}
+	}
+	return c
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && !info.IsDir()
+}
+
+// flaky is a part that ends when told to and does not start for a while.
+type flaky struct {
+	mu      sync.Mutex
+	fail    int
+	starts  int
+	done    chan struct{}
+	stopErr error
+}
+
+func (f *flaky) Start(context.Context) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.starts++
+	if f.starts > 1 && f.fail > 0 {
+		f.fail--
+		return 0, errors.New("no luck\nand the end of its log")
+	}
+	f.done = make(chan struct{})
+	return f.starts, nil
+}
+
+func (f *flaky) Done() <-chan struct{} { f.mu.Lock(); defer f.mu.Unlock(); return f.done }
+func (f *flaky) Why() string           { return "a whim" }
+func (f *flaky) Stop() error           { return f.stopErr }
+func (f *flaky) end()                  { f.mu.Lock(); defer f.mu.Unlock(); close(f.done) }
+
+func TestStartIsTriedAgain(t *testing.T) {
+	said, part := &lines{}, &flaky{fail: 1}
+	s := supervisor.New("part", part, said.say)
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	run(t, s)
+	part.end()
+	said.await(t, "part ended: a whim; it is started again in 500ms")
+	said.await(t, "part does not start: no luck")
+	said.await(t, "part ended: a whim; it is started again in 1s") // not as soon as before
+	said.await(t, "part runs again, as process 3")
+	for _, line := range said.said {
+		if strings.Contains(line, "log") {
+			t.Errorf("a line quotes a log: %q", line)
+		}
+	}
+}
+
+func TestStop(t *testing.T) {
+	broken := errors.New("broken")
+	never := supervisor.New("never started", &flaky{stopErr: broken}, func(string) {})
+	if err := never.Stop(); err != nil {
+		t.Error(err)
+	}
+	ended := &flaky{stopErr: broken}
+	running := &flaky{stopErr: broken}
+	var all []*supervisor.Supervisor
+	for _, part := range []*flaky{ended, running} {
+		s := supervisor.New("part", part, func(string) {})
+		if err := s.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, s)
+	}
+	ended.end()
+	if err := all[0].Stop(); err != nil {
+		t.Errorf("what has ended is stopped: %v", err)
+	}
+	if err := supervisor.StopAll(all); !errors.Is(err, broken) {
+		t.Error(err)
+	}
+}
