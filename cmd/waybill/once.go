@@ -23,6 +23,9 @@ const (
 	settleStuck = time.Minute
 	// deadLettersRead bounds the count of dead letters.
 	deadLettersRead = 1_000_000
+
+	ingressSink = "ingress"
+	archiveSink = "archive"
 )
 
 // once sends events, waits until they are settled, and says what each sink has.
@@ -147,11 +150,11 @@ func (t *trip) settle(ctx context.Context, screen *screen) (map[string]pipeline.
 // verify reads back what the sinks have.
 func (t *trip) verify(ctx context.Context, ledger *roundtrip.Ledger) (*tripResult, error) {
 	result := &tripResult{notAccepted: ledger.NotAccepted(), unknown: ledger.Unknown()}
-	ingress, err := ledger.Verify("ingress", roundtrip.EndpointDeliveries(ctx, t.stack.EndpointAdmin, t.received))
+	ingress, err := ledger.Verify(ingressSink, roundtrip.EndpointDeliveries(ctx, t.stack.EndpointAdmin, t.received))
 	if err != nil {
 		return nil, err
 	}
-	archive, err := ledger.Verify("archive", roundtrip.ArchiveDeliveries(ctx, t.reader, t.ends))
+	archive, err := ledger.Verify(archiveSink, roundtrip.ArchiveDeliveries(ctx, t.reader, t.ends))
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +168,7 @@ func (t *trip) verify(ctx context.Context, ledger *roundtrip.Ledger) (*tripResul
 
 // tripResult is what `waybill dev --once` says in the end.
 type tripResult struct {
-	reports     []roundtrip.Report // ingress first
+	reports     []roundtrip.Report
 	pending     map[string]pipeline.Backlog
 	deadLetters map[[2]string]int64 // by sink and code
 	notAccepted error
@@ -188,17 +191,18 @@ func (r *tripResult) write(con *console) error {
 	return err
 }
 
-// verdict is nil if nothing is missing or wrong. A retransmission may bring an event to the
-// endpoint again or late, and is no fault of the system; without one, both are. The
-// archive has each event once in any case.
+// verdict is nil if nothing is missing or wrong. Without a retransmission nothing may be
+// out of order or double either; with one, an event may come late, and to the endpoint,
+// which gets each at least once, again. The archive has each event once in any case.
 func (r *tripResult) verdict() error {
 	var faults []string
 	if r.notAccepted != nil {
 		faults = append(faults, r.notAccepted.Error())
 	}
-	for i, report := range r.reports {
-		lenient := i == 0 && r.retransmits > 0
-		if !report.Complete() || (!lenient && !report.OK()) || report.Double > 0 && report.Sink == "archive" {
+	for _, report := range r.reports {
+		late := report.OutOfOrder == 0 || r.retransmits > 0
+		again := report.Double == 0 || (r.retransmits > 0 && report.Sink != archiveSink)
+		if !report.Complete() || !late || !again {
 			faults = append(faults, report.Sink+" does not have exactly what was accepted, in order")
 		}
 	}

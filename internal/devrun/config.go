@@ -62,7 +62,7 @@ func (c Config) Validate() error {
 	case c.Executable == "":
 		return errors.New("executable: is empty; name the waybill binary")
 	case c.Say == nil:
-		return errors.New("Say: is missing; give it a function that prints a line")
+		return errors.New("the field Say is missing; give it a function that prints a line")
 	case c.Lanes < 1 || c.Lanes > pipeline.MaxLanes:
 		return fmt.Errorf("lanes: %d; want 1 to %d", c.Lanes, pipeline.MaxLanes)
 	case c.ArchiveLinger < 0:

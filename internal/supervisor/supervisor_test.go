@@ -3,7 +3,7 @@ package supervisor_test
 import (
 	"context"
 	"errors"
-	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -66,9 +66,13 @@ func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
 
 func TestKilledProcessIsStartedAgain(t *testing.T) {
 	said := &lines{}
-	command := devstack.DefaultCommand("sleeper", "sleep", "1000")
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := devstack.DefaultCommand("sleeper", sleep, "1000")
 	command.LogPath = filepath.Join(t.TempDir(), "log")
-	s := supervisor.New("sleeper", supervisor.NewProcess(lookedUp(command)), said.say)
+	s := supervisor.New("sleeper", supervisor.NewProcess(command), said.say)
 	if err := s.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -87,22 +91,6 @@ func TestKilledProcessIsStartedAgain(t *testing.T) {
 	if alive(second) {
 		t.Error("it runs after Stop")
 	}
-}
-
-// lookedUp replaces the name of a program with its path.
-func lookedUp(c devstack.Command) devstack.Command {
-	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
-		if path := filepath.Join(dir, c.Path); isFile(path) {
-			c.Path = path
-			return c
-		}
-	}
-	return c
-}
-
-func isFile(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && !info.IsDir()
 }
 
 // flaky is a part that ends when told to and does not start for a while.
@@ -143,6 +131,8 @@ func TestStartIsTriedAgain(t *testing.T) {
 	said.await(t, "part does not start: no luck")
 	said.await(t, "part ended: a whim; it is started again in 1s") // not as soon as before
 	said.await(t, "part runs again, as process 3")
+	said.mu.Lock()
+	defer said.mu.Unlock()
 	for _, line := range said.said {
 		if strings.Contains(line, "log") {
 			t.Errorf("a line quotes a log: %q", line)

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/waybillhq/waybill/internal/devrun"
+)
+
+// result is what a command did.
+type result struct {
+	out, err string // standard output and error
+	failure  error
+}
+
+// command runs a command line inside this process, with nobody's `waybill dev` around.
+func command(t *testing.T, stdin io.Reader, args ...string) result {
+	t.Helper()
+	if os.Getenv("WAYBILL_DIR") == "" {
+		t.Setenv("WAYBILL_DIR", t.TempDir())
+	}
+	parser, err := newParser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := parser.Parse(args)
+	if err != nil {
+		return result{failure: err}
+	}
+	var out, errs bytes.Buffer
+	con := &console{in: stdin, out: &out, err: &errs, env: os.Environ()}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	failure := run(ctx, parsed, con)
+	return result{out.String(), errs.String(), failure}
+}
+
+// mustFail wants a failure that contains each text.
+func mustFail(t *testing.T, r result, texts ...string) {
+	t.Helper()
+	if r.failure == nil {
+		t.Errorf("it does not fail: %+v", r)
+		return
+	}
+	for _, text := range texts {
+		if !strings.Contains(r.failure.Error(), text) {
+			t.Errorf("%q does not say %q", r.failure, text)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	if r := command(t, nil, "version"); r.failure != nil || !strings.HasPrefix(r.out, "waybill ") || !strings.Contains(r.out, " go1.") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestHealthcheck(t *testing.T) {
+	status := http.StatusNoContent
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(status)
+		if status != http.StatusNoContent {
+			_, _ = io.WriteString(w, "no lanes")
+		}
+	}))
+	if r := command(t, nil, "healthcheck", server.URL); r.failure != nil {
+		t.Error(r.failure)
+	}
+	status = http.StatusServiceUnavailable
+	mustFail(t, command(t, nil, "healthcheck", server.URL), "503", "no lanes")
+	server.Close()
+	mustFail(t, command(t, nil, "healthcheck", server.URL), "refused")
+	mustFail(t, command(t, nil, "healthcheck", ":"), "healthcheck")
+}
+
+func TestWrongFlags(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"status"}, "--database-url"},
+		{[]string{"migrate"}, "--database-url"},
+		{[]string{"migrate", "--database-url=postgres://x@127.0.0.1:1/x", "--lanes=0"}, "lanes: 0"},
+		{[]string{"migrate", "--database-url=postgres://x@127.0.0.1:1/x", "--sinks=Bad"}, "sinks"},
+		{[]string{"migrate", "--database-url=postgres://x@127.0.0.1:1/x", "--queue-bytes=1"}, "queue bytes"},
+		{[]string{"dev", "--once=-1"}, "once"},
+		{[]string{"dev", "--ports=some"}, "--ports"},
+		{[]string{"dev", "--once=1", "--ingress-endpoint=127.0.0.1:1"}, "--endpoint-admin"},
+		{[]string{"dev", "--forwarders=0"}, "forwarders: 0"},
+		{[]string{"dead-letters", "list"}, "--database-url"},
+		{[]string{"dead-letters", "list", "--database-url=x", "--limit=0"}, "--limit"},
+		{[]string{"dead-letters", "list", "--database-url=x", "--show-data"}, "--json"},
+		{[]string{"dead-letters", "requeue", "--database-url=x"}, "--sink"},
+		{[]string{"archive", "cat"}, "s3-bucket"},
+		{[]string{"archive", "cat", "--since=-1"}, "since"},
+		{[]string{"endpoint", "--addr=nowhere"}, "host:port"},
+		{[]string{"ingest"}, "--database-url"},
+		{[]string{"nats-server"}, "--dir"},
+	} {
+		if strings.HasPrefix(test.args[0], "dev") {
+			test.args = append(test.args, "--dir="+t.TempDir())
+		}
+		mustFail(t, command(t, nil, test.args...), test.want)
+	}
+}
+
+// What a running `waybill dev` says of itself is for the commands that look at a system,
+// and only where nobody says otherwise.
+func TestRunningStack(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("WAYBILL_DIR", dir)
+	text := "WAYBILL_DATABASE_URL=postgres://dev@127.0.0.1:1/dev\nWAYBILL_TO=http://127.0.0.1:1\nWAYBILL_LANES=7\n"
+	if err := os.WriteFile(filepath.Join(dir, devrun.EnvironmentFile), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	parse := func(args ...string) *commands {
+		t.Helper()
+		parser, err := newParser()
+		if err != nil {
+			t.Fatal(err)
+		}
+		parsed, err := parser.Parse(args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return parsed.Model.Target.Addr().Interface().(*commands)
+	}
+	c := parse("status")
+	if c.Status.DatabaseURL != "postgres://dev@127.0.0.1:1/dev" || c.Status.Lanes.Lanes != 7 {
+		t.Errorf("%+v", c.Status)
+	}
+	if c = parse("emit"); c.Emit.To != "http://127.0.0.1:1" {
+		t.Errorf("%+v", c.Emit)
+	}
+	if c = parse("status", "--database-url=postgres://flag@127.0.0.1:1/x"); !strings.Contains(c.Status.DatabaseURL, "flag") {
+		t.Errorf("%+v", c.Status)
+	}
+	if c = parse("dev"); c.Dev.DatabaseURL != "" || c.Dev.Lanes.Lanes != 16 {
+		t.Errorf("%+v", c.Dev)
+	}
+	t.Setenv("WAYBILL_DATABASE_URL", "postgres://variable@127.0.0.1:1/x")
+	if c = parse("status"); !strings.Contains(c.Status.DatabaseURL, "variable") {
+		t.Errorf("%+v", c.Status)
+	}
+	if c = parse("migrate"); c.Migrate.Lanes.Lanes != 16 {
+		t.Errorf("%+v", c.Migrate)
+	}
+}
+
+func TestMigrateSaysWhatItWaitsFor(t *testing.T) {
+	r := command(t, nil, "migrate", "--database-url=postgres://x@127.0.0.1:1/x", "--wait=600ms")
+	mustFail(t, r, "127.0.0.1:1")
+	if strings.Count(r.err, "waiting for Postgres") != 1 {
+		t.Errorf("%q", r.err)
+	}
+}

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/waybillhq/waybill/internal/intake"
+	"github.com/waybillhq/waybill/pipeline"
+)
+
+// memory is an ingest's front over a slice.
+type memory struct {
+	mu     sync.Mutex
+	events []*pb.CloudEvent
+	refuse int // this many units first
+	units  int
+}
+
+func (m *memory) Submit(events []pipeline.Event) <-chan error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	answer := make(chan error, 1)
+	if m.refuse > 0 {
+		m.refuse--
+		answer <- pipeline.ErrUnavailable
+		return answer
+	}
+	m.units++
+	for _, e := range events {
+		ce := new(pb.CloudEvent)
+		if err := proto.Unmarshal(e.Encoded, ce); err != nil {
+			panic(err) // the front has just encoded it
+		}
+		m.events = append(m.events, ce)
+	}
+	answer <- nil
+	return answer
+}
+
+func (m *memory) ids() string {
+	var ids []string
+	for _, ce := range m.events {
+		ids = append(ids, ce.Id)
+	}
+	return strings.Join(ids, ",")
+}
+
+func newIngest(t *testing.T, m *memory) string {
+	t.Helper()
+	in, err := intake.New(intake.DefaultConfig(), m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(intake.NewHTTP(in))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+func TestEmitFromFlags(t *testing.T) {
+	m := &memory{}
+	to := newIngest(t, m)
+	r := command(t, nil, "emit", "--to", to, "--id=1", "--source=/a", "--type=b", "--subject=c", "--extension", "d=e",
+		"--data=<f/>", "--content-type=text/xml")
+	if r.failure != nil || r.err != "1 event accepted\n" || len(m.events) != 1 {
+		t.Fatalf("%+v", r)
+	}
+	ce := m.events[0]
+	attributes := ce.Attributes
+	if ce.Id != "1" || ce.Source != "/a" || ce.Type != "b" || string(ce.GetBinaryData()) != "<f/>" ||
+		attributes["subject"].GetCeString() != "c" || attributes["d"].GetCeString() != "e" ||
+		attributes["datacontenttype"].GetCeString() != "text/xml" || attributes["time"] == nil {
+		t.Errorf("%v", ce)
+	}
+}
+
+func TestEmitMany(t *testing.T) {
+	m := &memory{}
+	r := command(t, nil, "emit", "--url", newIngest(t, m), "--count=25", "--batch=10") // an alias
+	if r.failure != nil || r.err != "25 events accepted\n" || len(m.events) != 25 || m.units != 3 {
+		t.Errorf("%+v, %d events in %d requests", r, len(m.events), m.units)
+	}
+	ids := strings.Split(m.ids(), ",")
+	slices.Sort(ids)
+	if len(slices.Compact(ids)) != 25 {
+		t.Error("ids are used twice")
+	}
+	if last := string(m.events[24].GetBinaryData()); last != `{"n":25}` {
+		t.Error(last)
+	}
+}
+
+func TestEmitTicks(t *testing.T) {
+	m := &memory{}
+	began := time.Now()
+	r := command(t, nil, "emit", "--to", newIngest(t, m), "--count=3", "--every=50ms")
+	if took := time.Since(began); r.failure != nil || len(m.events) != 3 || took < 100*time.Millisecond {
+		t.Errorf("%+v, %d events in %v", r, len(m.events), took)
+	}
+}
+
+func TestEmitDataFile(t *testing.T) {
+	m := &memory{}
+	path := filepath.Join(t.TempDir(), "data")
+	if err := os.WriteFile(path, []byte("{\"a\":\n1}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := command(t, nil, "emit", "--to", newIngest(t, m), "--data-file", path)
+	if r.failure != nil || string(m.events[0].GetBinaryData()) != "{\"a\":\n1}" {
+		t.Errorf("%+v", r)
+	}
+}
+
+const lines = `{"specversion":"1.0","id":"1","source":"/s","type":"t","data":{"a": 1}}
+
+  {"specversion":"1.0","id":"2","source":"/s"}
+no json
+{"specversion":"1.0","id":"3","source":"/s","type":"t","ext":1.5}
+[]
+{"specversion":"1.0","id":"4","source":"/s","type":"t","data_base64":7}
+{"specversion":"1.0","id":"5","source":"/s","type":"t"}`
+
+func TestEmitLines(t *testing.T) {
+	m := &memory{}
+	r := command(t, strings.NewReader(lines), "emit", "-", "--to", newIngest(t, m))
+	mustFail(t, r, "5 events not accepted")
+	if m.ids() != "1,5" || string(m.events[0].GetBinaryData()) != `{"a": 1}` {
+		t.Errorf("sent %v", m.events)
+	}
+	want := []string{"line 3: type: ", "line 4: ", "line 5: ext: ", "line 6: event: ", "line 7: data_base64: ", "2 events accepted"}
+	got := strings.Split(strings.TrimSpace(r.err), "\n")
+	if len(got) != len(want) {
+		t.Fatalf("%q", got)
+	}
+	for i := range want {
+		if !strings.HasPrefix(got[i], want[i]) {
+			t.Errorf("%q does not begin with %q", got[i], want[i])
+		}
+	}
+}
+
+// An event that only the server refuses is named by its line too.
+func TestEmitLineThatTheServerRefuses(t *testing.T) {
+	m := &memory{}
+	large := `{"specversion":"1.0","id":"2","source":"/s","type":"t","data":"` + strings.Repeat("x", 2<<20) + `"}`
+	input := strings.Join([]string{strings.Split(lines, "\n")[0], large}, "\n")
+	r := command(t, strings.NewReader(input), "emit", "-", "--to", newIngest(t, m))
+	mustFail(t, r, "1 event not accepted")
+	if m.ids() != "1" || !strings.Contains(r.err, "line 2: refused: ") {
+		t.Errorf("sent %s: %q", m.ids(), r.err)
+	}
+}
+
+func TestEmitTriesAgain(t *testing.T) {
+	m := &memory{refuse: 1}
+	r := command(t, nil, "emit", "--to", newIngest(t, m), "--id=1")
+	if r.failure != nil || m.ids() != "1" || !strings.Contains(r.err, "1 event to be sent again: 503") {
+		t.Errorf("%+v", r)
+	}
+	m.refuse = 1000
+	began := time.Now()
+	r = command(t, nil, "emit", "--to", newIngest(t, m), "--retry-for=0s")
+	mustFail(t, r, "1 event not accepted")
+	if time.Since(began) > 5*time.Second {
+		t.Error("it went on trying")
+	}
+}
+
+func TestEmitRefusesWrongFlags(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"file"}, "must be one of"},
+		{[]string{"--count=0"}, "--every"},
+		{[]string{"--count=-1"}, "count"},
+		{[]string{"--id=1", "--count=2"}, "--id"},
+		{[]string{"--id=1", "--every=1s"}, "--id"},
+		{[]string{"--batch=0"}, "--batch"},
+		{[]string{"--every=-1s"}, "every"},
+		{[]string{"--data={"}, "valid JSON"},
+		{[]string{"--data=1", "--data-file=emit.go"}, "data"},
+		{[]string{"--data-file=nowhere"}, "nowhere"},
+		{[]string{"--source="}, "source"},
+		{[]string{"--type="}, "type"},
+		{[]string{"--extension=Bad=x"}, "Bad"},
+		{[]string{"--content-type=/"}, "datacontenttype"},
+		{[]string{"--to=nowhere"}, "--to"},
+		{[]string{"--to=http://"}, "--to"},
+		{[]string{"--to=grpc://host"}, "--to"},
+	} {
+		mustFail(t, command(t, nil, append([]string{"emit"}, test.args...)...), test.want)
+	}
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/waybillhq/waybill/pipeline"
+)
+
+func sampleStatus() *status {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	letters, more := countsOf(map[[2]string]int64{{"ingress", "EXPIRED"}: 3, {"ingress", "BAD"}: 1, {"archive", "MALFORMED_EVENT"}: 2})
+	return &status{
+		At: at, Lanes: 8, Grace: "10s", postgresDone: true, natsDone: true,
+		Sinks: sinksOf([]string{"archive", "ingress"}, pipeline.Survey{Now: at, Backlogs: []pipeline.Backlog{
+			{Sink: "ingress", Lane: 1, Batches: 2, Events: 20, Bytes: 2000, OldestAccepted: at.Add(-90 * time.Second), Overdue: 1},
+			{Sink: "ingress", Lane: 2, Batches: 1, Events: 5, Bytes: 100, OldestAccepted: at.Add(-time.Second)},
+		}}),
+		DeadLetters: letters, MoreLetters: more,
+		Processes: []pipeline.Heartbeat{
+			{Kind: "ingest", ID: "i1", Host: "h", PID: 7, Version: "v1", Started: at.Add(-time.Hour), Problem: "queue: it is\nnot there"},
+			{Kind: "forwarder", ID: "f1", Host: "h", PID: 8, Version: "v1", Started: at.Add(-time.Minute)},
+		},
+		Owners: []laneOwner{{0, "f1", at}, {1, "f1", at}, {2, "f2", at}, {4, "f1", at}, {7, "f2", at}},
+	}
+}
+
+func TestStatusText(t *testing.T) {
+	var out strings.Builder
+	if err := sampleStatus().write(&out); err != nil {
+		t.Fatal(err)
+	}
+	want := `pipeline: 8 lanes, grace 10s
+
+sink      pending events   bytes   batches   overdue batches   oldest
+archive   0                0       0         0                 -
+ingress   25               2100    3         1                 1m30s
+
+process     id   host   pid   up       version   problem
+ingest      i1   h      7     1h0m0s   v1        queue: it is not there
+forwarder   f1   h      8     1m0s     v1        -
+janitor     none is alive
+
+lanes   owner
+0-1,4   f1
+2,7     f2
+3,5-6   nobody
+
+dead letters of   code              count
+archive           MALFORMED_EVENT   2
+ingress           BAD               1
+ingress           EXPIRED           3
+`
+	if out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
+func TestStatusJSON(t *testing.T) {
+	data, err := json.Marshal(sampleStatus())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back struct {
+		Sinks []struct {
+			Sink   string  `json:"sink"`
+			Events int64   `json:"pending_events"`
+			Oldest float64 `json:"oldest_age_seconds"`
+		} `json:"sinks"`
+		Owners []struct{ Lane int } `json:"lane_owners"`
+	}
+	if err := json.Unmarshal(data, &back); err != nil || len(back.Sinks) != 2 || back.Sinks[1].Events != 25 || back.Sinks[1].Oldest != 90 || len(back.Owners) != 5 {
+		t.Errorf("%v: %s", err, data)
+	}
+}
+
+// A server that is away is said, and the command fails, in bounded time.
+func TestStatusWithoutServers(t *testing.T) {
+	began := time.Now()
+	r := command(t, nil, "status", "--database-url=postgres://user:geheim@127.0.0.1:1/x", "--nats-url=nats://127.0.0.1:1")
+	mustFail(t, r, "not known in full")
+	if !strings.Contains(r.out, "PROBLEM: Postgres: ") || !strings.Contains(r.out, "PROBLEM: NATS: ") || strings.Contains(r.out, "no dead letters") {
+		t.Errorf("%s", r.out)
+	}
+	if strings.Contains(r.out+r.failure.Error(), "geheim") {
+		t.Error("the password is printed")
+	}
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	r = command(t, nil, "status", "--json", "--database-url=postgres://x@127.0.0.1:1/x", "--nats-url=nats://127.0.0.1:1")
+	var s status
+	if err := json.Unmarshal([]byte(r.out), &s); err != nil || len(s.Problems) != 2 || r.failure == nil {
+		t.Errorf("%v: %s", err, r.out)
+	}
+}
+
+func TestRanges(t *testing.T) {
+	for want, numbers := range map[string][]int{"": nil, "3": {3}, "0-2": {0, 1, 2}, "0,2-3,9": {0, 2, 3, 9}} {
+		if got := ranges(numbers); got != want {
+			t.Errorf("%v: %q, want %q", numbers, got, want)
+		}
+	}
+}
