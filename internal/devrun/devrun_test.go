@@ -146,8 +146,11 @@ func TestCountersGoOnAfterARestart(t *testing.T) {
 		value   float64
 		want    float64
 	}{
-		{"ingest-1 100", 5, 5}, {"ingest-1 100", 7, 7}, {"ingest-2 101", 10, 17},
-		{"ingest-1 102", 9, 26}, {"ingest-1 102", 9, 26},
+		{"ingest-1 100", 5, 5},
+		{"ingest-1 100", 7, 7},
+		{"ingest-2 101", 10, 17},
+		{"ingest-1 102", 9, 26},
+		{"ingest-1 102", 9, 26},
 	} {
 		if c.observe(step.process, "n", step.value); c.sum["n"] != step.want {
 			t.Errorf("%+v: %v", step, c.sum["n"])

@@ -97,8 +97,11 @@ func TestVerifyReports(t *testing.T) {
 		{"never sent", nil, func(d []Delivery) []Delivery {
 			return append(d, Delivery{Source: d[0].Source, Type: d[0].Type, ID: "test-40", Seqnum: 100})
 		}, Report{Wrong: 1}, "never sent"},
-		{"refused", func(l *Ledger) { l.sent[39] = entry{checksum: l.sent[39].checksum, err: errors.New("no")} }, func(d []Delivery) []Delivery { return d },
-			Report{Wrong: 1, Accepted: -1, Delivered: -1}, "was refused and is there"},
+		{
+			"refused", func(l *Ledger) { l.sent[39] = entry{checksum: l.sent[39].checksum, err: errors.New("no")} }, func(d []Delivery) []Delivery { return d },
+			Report{Wrong: 1, Accepted: -1, Delivered: -1},
+			"was refused and is there",
+		},
 		{"stored twice", nil, storedTwice, Report{Double: 1}, "was stored 2 times"},
 		{"stored twice after an unanswered try", func(l *Ledger) { l.sent[39].unknown = 1 }, storedTwice, Report{}, ""},
 		{"skipped seqnum", nil, func(d []Delivery) []Delivery { d[39].Seqnum++; return d }, Report{Gaps: 1}, "1 seqnums of"},
