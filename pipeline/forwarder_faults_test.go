@@ -392,11 +392,12 @@ func TestForwarderStartsOverAfterARedelivery(t *testing.T) {
 	if err := s.nc.Publish(nak, []byte("-NAK")); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(100 * time.Millisecond)
+	eventually(t, 10*time.Second, "the message is redelivered", func() bool { return s.mustConsumer(t, "ingress", 0).Delivered.Consumer == 7 })
 	close(release)
 	s.mustSettle(t, 20*time.Second)
 	mustBeSentOnce(t, s, r)
 	mustBeInOrder(t, r)
+	eventually(t, 10*time.Second, "the consumer is reset", func() bool { return s.mustConsumer(t, "ingress", 0).Delivered.Consumer < 7 })
 }
 
 // Somebody else resets the consumer under the worker's hands.

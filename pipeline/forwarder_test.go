@@ -332,7 +332,11 @@ func TestForwarderDeliversToEverySink(t *testing.T) {
 	if st := f.Status(); len(st.Workers) != 8 || st.Workers[0].Problem != "" || st.Workers[0].Since.IsZero() {
 		t.Errorf("status: %+v", st)
 	}
+	began := time.Now()
 	stop()
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("an idle one took %v to stop", took)
+	}
 	if holders, err := LaneHolders(t.Context(), s.queue); err != nil || len(holders) != 0 {
 		t.Errorf("after the stop: %v, %v", holders, err)
 	}
@@ -511,7 +515,9 @@ func TestForwarderDrainsABacklogAtFullSpeed(t *testing.T) {
 	r.limits.Events = 10
 	r.set(refuse)
 	s.mustForwarder(t, s.queue, "a", func(c *ForwarderConfig) {
-		c.BackoffMax, c.BreakerMin, c.BreakerMax = time.Hour, 300*time.Millisecond, 300*time.Millisecond
+		// Whoever sleeps between tries when the sink comes back must be woken.
+		c.BackoffMin, c.BackoffMax = time.Hour, time.Hour
+		c.BreakerMin, c.BreakerMax = 300*time.Millisecond, 300*time.Millisecond
 	}, r)
 	s.mustSend(t, 100)
 	time.Sleep(2 * time.Second) // an outage

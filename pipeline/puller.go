@@ -64,13 +64,12 @@ type puller struct {
 	received atomic.Uint64 // newest consumer sequence, without a gap since the reset
 	acked    atomic.Uint64 // acks sent since the reset
 
-	mu     sync.Mutex // guards what follows
-	queue  []held
-	bytes  int
-	err    error
-	more   chan struct{} // capacity 1: something was queued
-	room   chan struct{} // capacity 1: something was taken
-	newest string        // reply subject of the newest ack
+	mu    sync.Mutex // guards what follows
+	queue []held
+	bytes int
+	err   error
+	more  chan struct{} // capacity 1: something was queued
+	room  chan struct{} // capacity 1: something was taken
 }
 
 func newPuller(js jetstream.JetStream, sink string, lane, maxMessages, maxBytes int, expires time.Duration) *puller {
@@ -323,28 +322,7 @@ func (p *puller) ack(h held, body []byte) error {
 		return fmt.Errorf("ack: %w", err)
 	}
 	p.acked.Add(1)
-	p.mu.Lock()
-	p.newest = h.msg.Reply
-	p.mu.Unlock()
 	return nil
-}
-
-// ackSettleTimeout bounds the wait for acks to take effect.
-const ackSettleTimeout = time.Second
-
-// settleAcks waits until the consumer has applied all acks, by repeating the newest one
-// with a question: a reset, by this or the next owner, would overtake those that are still
-// on their way, and deliver their messages again.
-func (p *puller) settleAcks(ctx context.Context) {
-	p.mu.Lock()
-	newest := p.newest
-	p.mu.Unlock()
-	if newest == "" || !p.nc.IsConnected() {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, ackSettleTimeout)
-	defer cancel()
-	_, _ = p.nc.RequestWithContext(ctx, newest, ackBody) // else they come again, and are known
 }
 
 // check compares the consumer with what was received, now and then, and fails the puller

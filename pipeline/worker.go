@@ -96,7 +96,6 @@ func (w *worker) session(ctx context.Context) error {
 		stop()
 		wg.Wait()
 		p.close()
-		p.settleAcks(context.WithoutCancel(ctx))
 	}()
 	if err := w.lease.renew(ctx); err != nil {
 		return err

@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"errors"
 	"os"
 	"time"
 
@@ -62,6 +63,10 @@ func (c *Janitor) run(ctx context.Context, adm *admin) error {
 		return err
 	}
 	defer nc.Close()
+	// What is missing the janitor creates; what exists and does not fit ends it.
+	if err := queue.Check(ctx, c.Lanes.Lanes, 0); err != nil && !errors.Is(err, pipeline.ErrNotReady) {
+		return err
+	}
 	janitor, err := pipeline.NewJanitor(c.config(), store, queue, log, adm.meter("waybill/janitor"))
 	if err != nil {
 		return err

@@ -1,0 +1,365 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/waybillhq/waybill/internal/endpoint"
+)
+
+// binaryDir is where the binary is built; TestMain removes it.
+var binaryDir string
+
+// binary is built by the first test that needs it.
+var binary = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(binaryDir, "waybill")
+	out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("go build: %w: %s", err, out)
+	}
+	return path, nil
+})
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "waybill-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	binaryDir = dir
+	status := m.Run()
+	_ = os.RemoveAll(dir) // it is below the system's own temporary directory
+	os.Exit(status)
+}
+
+// waybill runs the binary to its end in a directory of its own and returns its output and
+// its status.
+func waybill(t *testing.T, dir string, env []string, args ...string) (out string, status int) {
+	t.Helper()
+	p := start(t, dir, env, args...)
+	return p.await(t)
+}
+
+// program is a running binary.
+type program struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+
+	mu  sync.Mutex // guards out
+	out bytes.Buffer
+}
+
+func (p *program) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.out.Write(b)
+}
+
+func (p *program) text() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.out.String()
+}
+
+// programLimit is far above what any of them takes, on a loaded machine too.
+const programLimit = 3 * time.Minute
+
+func start(t *testing.T, dir string, env []string, args ...string) *program {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &program{cmd: exec.Command(path, args...), done: make(chan struct{})}
+	p.cmd.Dir, p.cmd.Env = dir, append(os.Environ(), env...)
+	p.cmd.Stdout, p.cmd.Stderr = p, p
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(p.done)
+		_ = p.cmd.Wait() // the status is looked at later
+	}()
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill() // most have ended
+		<-p.done
+		if t.Failed() {
+			t.Logf("waybill %s:\n%s", strings.Join(args, " "), p.text())
+		}
+	})
+	return p
+}
+
+func (p *program) await(t *testing.T) (out string, status int) {
+	t.Helper()
+	select {
+	case <-p.done:
+		return p.text(), p.cmd.ProcessState.ExitCode()
+	case <-time.After(programLimit):
+		t.Fatalf("it does not end:\n%s", p.text())
+		return "", 0
+	}
+}
+
+// awaitText waits until the output matches.
+func (p *program) awaitText(t *testing.T, pattern string) []string {
+	t.Helper()
+	re := regexp.MustCompile(pattern)
+	for deadline := time.Now().Add(programLimit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if match := re.FindStringSubmatch(p.text()); match != nil {
+			return match
+		}
+		select {
+		case <-p.done:
+			t.Fatalf("it ended without saying %s:\n%s", pattern, p.text())
+		default:
+		}
+	}
+	t.Fatalf("it does not say %s:\n%s", pattern, p.text())
+	return nil
+}
+
+func TestDevOnce(t *testing.T) {
+	temp := t.TempDir()
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, status := waybill(t, here, []string{"TMPDIR=" + temp}, "dev", "--once=300", "--ingests=2", "--forwarders=2", "--janitors=2")
+	if status != 0 {
+		t.Fatalf("status %d:\n%s", status, out)
+	}
+	for _, sink := range []string{"ingress", "archive"} {
+		if !regexp.MustCompile(sink + `  +300  +300  +0  +0  +0  +0  +0\n`).MatchString(out) {
+			t.Errorf("%s is not perfect:\n%s", sink, out)
+		}
+	}
+	if !strings.Contains(out, "pending 0; dead letters 0; ") || !strings.Contains(out, "stopped") {
+		t.Error(out)
+	}
+	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+		t.Errorf("it leaves %v behind, %v", left, err)
+	}
+}
+
+// An endpoint that refuses some events is noticed: they are missing there, dead letters
+// tell why, and the archive has them.
+func TestDevOnceFails(t *testing.T) {
+	config := endpoint.DefaultConfig()
+	config.Behaviour.RefuseType = `type0$`
+	config.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	e, err := endpoint.New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- e.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	<-e.Ready()
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, status := waybill(t, here, []string{"TMPDIR=" + t.TempDir()}, "dev", "--once=200",
+		"--ingress-endpoint="+e.Addr(), "--endpoint-admin=http://"+e.AdminAddr())
+	if status != 1 {
+		t.Errorf("status %d", status)
+	}
+	missing := regexp.MustCompile(`ingress  +200  +(\d+)  +(\d+)  +0  +0  +0  +\d+\n`).FindStringSubmatch(out)
+	if missing == nil {
+		t.Fatal(out)
+	}
+	refused, err := strconv.Atoi(missing[2])
+	if err != nil || refused < 10 || !strings.Contains(out, fmt.Sprintf("dead letters: ingress VALIDATION_FAILED %d;", refused)) {
+		t.Errorf("%d refused, %v:\n%s", refused, err, out)
+	}
+	if !regexp.MustCompile(`archive  +200  +200  +0  +0  +0  +0  +0\n`).MatchString(out) || !strings.Contains(out, "ingress does not have exactly") {
+		t.Error(out)
+	}
+}
+
+// parts returns the process ids that `waybill dev` prints, by name.
+func (p *program) parts(t *testing.T) map[string]int {
+	t.Helper()
+	pids := map[string]int{}
+	for _, match := range regexp.MustCompile(`(?m)^  ([a-z0-9-]+) +process (\d+) `).FindAllStringSubmatch(p.text(), -1) {
+		pid, err := strconv.Atoi(match[2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		pids[match[1]] = pid
+	}
+	return pids
+}
+
+// awaitSettled waits until `waybill status` says that nothing waits for a sink.
+func awaitSettled(t *testing.T, dir string) status {
+	t.Helper()
+	for deadline := time.Now().Add(programLimit); ; time.Sleep(100 * time.Millisecond) {
+		out, code := waybill(t, dir, nil, "status", "--json")
+		var s status
+		err := json.Unmarshal([]byte(out), &s)
+		left := int64(0)
+		for _, sink := range s.Sinks {
+			left += sink.Events
+		}
+		if err == nil && code == 0 && left == 0 && len(s.Sinks) == 2 {
+			return s
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not settled: %v, %s", err, out)
+		}
+	}
+}
+
+// TestDevIsKilledStoppedAndStartedAgain goes through what people do with `waybill dev`.
+func TestDevIsKilledStoppedAndStartedAgain(t *testing.T) {
+	dir := t.TempDir()
+	// From here a missing S3 server can be built as from the checkout.
+	if err := os.Symlink(mustAbs(t, "../../go.mod"), filepath.Join(dir, "go.mod")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(mustAbs(t, "../../internal"), filepath.Join(dir, "internal")); err != nil {
+		t.Fatal(err)
+	}
+	env := []string{"WAYBILL_ARCHIVE_LINGER=100ms"}
+	dev := start(t, dir, env, "dev", "--ports=free", "--forwarders=2")
+	dev.awaitText(t, `Ctrl-C`)
+	mustWork(t, dir, "emit", "--count=20", "--type=first")
+	before := dev.parts(t)
+	for _, name := range []string{"forwarder-1", "nats-server", "postgres", "ingest-1", "janitor-1", "s3"} {
+		if err := syscall.Kill(before[name], syscall.SIGKILL); err != nil {
+			t.Fatal(name, err)
+		}
+	}
+	for _, name := range []string{"forwarder-1", "nats-server", "postgres", "ingest-1", "janitor-1", "s3"} {
+		dev.awaitText(t, name+` runs again, as process (\d+)`)
+	}
+	mustWork(t, dir, "emit", "--count=20", "--type=second")
+	awaitSettled(t, dir)
+	busy, code := waybill(t, dir, env, "dev", "--ports=free")
+	if code != 1 || !strings.Contains(busy, "in use by process "+strconv.Itoa(dev.cmd.Process.Pid)) {
+		t.Errorf("a second one in the same directory: status %d, %s", code, busy)
+	}
+	if err := dev.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := dev.await(t); code != 0 || !strings.HasSuffix(out, "stopped\n") {
+		t.Errorf("status %d after an interrupt", code)
+	}
+	if out, code := waybill(t, dir, nil, "status"); code != 80 || !strings.Contains(out, "--database-url") {
+		t.Errorf("status %d without a system: %s", code, out)
+	}
+
+	again := start(t, dir, env, "dev", "--ports=free")
+	again.awaitText(t, `Ctrl-C`)
+	if ports := regexp.MustCompile(`ingest-1 .*`); !strings.HasSuffix(ports.FindString(again.text()), strings.SplitN(ports.FindString(dev.text()), "http", 2)[1]) {
+		t.Errorf("other addresses: %s", ports.FindString(again.text()))
+	}
+	mustWork(t, dir, "emit", "--count=20", "--type=third")
+	s := awaitSettled(t, dir)
+	if len(s.Owners) != 16 || len(s.Processes) != 3 || len(s.DeadLetters) > 0 || s.Lanes != 16 {
+		t.Errorf("%+v", s)
+	}
+	for _, typ := range []string{"first", "second", "third"} {
+		if n := strings.Count(mustWork(t, dir, "archive", "cat", "--type="+typ), "\n"); n != 20 {
+			t.Errorf("%d events of type %s are archived, want 20", n, typ)
+		}
+	}
+	if out := mustWork(t, dir, "dead-letters", "list"); strings.Count(out, "\n") != 1 {
+		t.Error(out)
+	}
+	if out := mustWork(t, dir, "dead-letters", "requeue", "--sink=ingress"); !strings.HasPrefix(out, "0 dead letters of ingress queued again") {
+		t.Error(out)
+	}
+	if out := mustWork(t, dir, "migrate", "--database-url="+environment(t, dir, "WAYBILL_DATABASE_URL"), "--nats-url="+environment(t, dir, "WAYBILL_NATS_URL")); !strings.Contains(out, "16 lanes") || !strings.Contains(out, "EVENTS") {
+		t.Error(out)
+	}
+	out, code := waybill(t, dir, nil, "migrate", "--lanes=8", "--database-url="+environment(t, dir, "WAYBILL_DATABASE_URL"))
+	if code != 1 || !strings.Contains(out, "WAYBILL_LANES=16") {
+		t.Errorf("status %d with other lanes: %s", code, out)
+	}
+	// Killed, it takes everything with it.
+	after := again.parts(t)
+	if err := again.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for name, pid := range after {
+		awaitEnd(t, name, pid)
+	}
+}
+
+func mustAbs(t *testing.T, path string) string {
+	t.Helper()
+	path, err := filepath.Abs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func mustWork(t *testing.T, dir string, args ...string) string {
+	t.Helper()
+	out, code := waybill(t, dir, nil, args...)
+	if code != 0 {
+		t.Fatalf("waybill %s: status %d: %s", strings.Join(args, " "), code, out)
+	}
+	return out
+}
+
+func environment(t *testing.T, dir, key string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(dir, defaultDir, "env"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), key+"="); ok {
+			return value
+		}
+	}
+	t.Fatalf("%s is not in the file", key)
+	return ""
+}
+
+func awaitEnd(t *testing.T, name string, pid int) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if err := syscall.Kill(pid, 0); errors.Is(err, syscall.ESRCH) || isZombie(pid) {
+			return
+		}
+	}
+	t.Errorf("%s, process %d, lives on", name, pid)
+}
+
+// isZombie reports whether a process has ended and its parent, which may be whoever takes
+// care of orphans, has not asked how.
+func isZombie(pid int) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, ok := strings.Cut(string(data), ") ")
+	return ok && strings.HasPrefix(rest, "Z")
+}
