@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -14,10 +15,11 @@ import (
 )
 
 var (
-	//go:embed sql/append_small.sql
-	appendSmallSQL string
-	//go:embed sql/append_large.sql
+	//go:embed sql/append.sql
 	appendLargeSQL string
+	//go:embed sql/append_events.sql
+	appendEventsSQL string
+	appendSmallSQL  = strings.Replace(appendLargeSQL, "/* stored */", "\n"+appendEventsSQL, 1)
 	//go:embed sql/repair_numbers.sql
 	repairNumbersSQL string
 )

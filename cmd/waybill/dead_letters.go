@@ -25,7 +25,7 @@ type deadLettersCommand struct {
 type letterFlags struct {
 	DatabaseURL string `name:"database-url" secret:"" required:"" placeholder:"URL" help:"Postgres. WAYBILL_DATABASE_URL_FILE names a file that holds it."`
 	process.Lanes
-	Code  string `env:"-" help:"Only with this code, such as EXPIRED."`
+	Code  string `env:"-" help:"Only with this code, such as expired."`
 	Limit int    `env:"-" default:"100" help:"At most this many."`
 }
 

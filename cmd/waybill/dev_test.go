@@ -87,7 +87,8 @@ func TestScreen(t *testing.T) {
 	s.line("said")
 	s.live("two")
 	s.end()
-	if want := clear + "one" + clear + "said\none" + clear + "two\n"; out.String() != want {
+	one, two := noWrap+"one"+wrap, noWrap+"two"+wrap
+	if want := clear + one + clear + "said\n" + one + clear + two + "\n"; out.String() != want {
 		t.Errorf("%q", out.String())
 	}
 	out.Reset()

@@ -24,8 +24,12 @@ type screen struct {
 
 func newScreen(con *console) *screen { return &screen{out: con.out, terminal: con.terminal} }
 
-// clear goes to the beginning of the line and clears it.
-const clear = "\r\x1b[K"
+const (
+	// clear goes to the beginning of the line and clears it.
+	clear = "\r\x1b[K"
+	// A line that wrapped could not be rewritten: what is beyond the margin is cut off.
+	noWrap, wrap = "\x1b[?7l", "\x1b[?7h"
+)
 
 // line prints a line for good. Errors of printing are of no consequence: the work goes on.
 func (s *screen) line(text string) {
@@ -43,8 +47,8 @@ func (s *screen) live(text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.terminal {
-		s.shown = text
-		_, _ = fmt.Fprint(s.out, clear+text)
+		s.shown = noWrap + text + wrap
+		_, _ = fmt.Fprint(s.out, clear+s.shown)
 		return
 	}
 	if text != s.shown && time.Since(s.at) >= plainEvery {

@@ -7,8 +7,6 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/waybillhq/waybill/pipeline"
 )
 
@@ -30,19 +28,9 @@ type Forwarder struct {
 // Run runs a forwarder until ctx ends.
 func (c *Forwarder) Run(ctx context.Context) error {
 	log := c.logger(os.Stderr, pipeline.KindForwarder)
-	adm, err := newAdmin(c.AdminAddr)
-	if err != nil {
-		return err
-	}
-	admCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopAdmin()
-	var group errgroup.Group
-	group.Go(func() error { return adm.run(admCtx) })
-	err = c.run(ctx, adm, log)
-	stopAdmin()
-	err = errors.Join(err, group.Wait())
-	log.Info("stopped", "error", err)
-	return err
+	return withAdmin(ctx, c.AdminAddr, log, func(ctx context.Context, adm *admin) error {
+		return c.run(ctx, adm, log)
+	})
 }
 
 func (c *Forwarder) run(ctx context.Context, adm *admin, log *slog.Logger) error {

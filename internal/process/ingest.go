@@ -60,20 +60,9 @@ func (c *Ingest) front(adm *admin) intake.Config {
 // Run runs an ingest until ctx ends, and then as long as it takes to answer what came in.
 func (c *Ingest) Run(ctx context.Context) error {
 	log := c.logger(os.Stderr, pipeline.KindIngest)
-	adm, err := newAdmin(c.AdminAddr)
-	if err != nil {
-		return err
-	}
-	// The admin address answers until all else has ended.
-	admCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopAdmin()
-	var group errgroup.Group
-	group.Go(func() error { return adm.run(admCtx) })
-	err = c.run(ctx, adm, log)
-	stopAdmin()
-	err = errors.Join(err, group.Wait())
-	log.Info("stopped", "error", err)
-	return err
+	return withAdmin(ctx, c.AdminAddr, log, func(ctx context.Context, adm *admin) error {
+		return c.run(ctx, adm, log)
+	})
 }
 
 func (c *Ingest) run(ctx context.Context, adm *admin, log *slog.Logger) error {

@@ -3,6 +3,7 @@ package process
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"time"
 
@@ -38,20 +39,12 @@ func (c *Janitor) config() pipeline.JanitorConfig {
 // Run runs a janitor until ctx ends.
 func (c *Janitor) Run(ctx context.Context) error {
 	log := c.logger(os.Stderr, pipeline.KindJanitor)
-	adm, err := newAdmin(c.AdminAddr)
-	if err != nil {
-		return err
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return adm.run(ctx) })
-	group.Go(func() error { return c.run(ctx, adm) })
-	err = group.Wait()
-	log.Info("stopped", "error", err)
-	return err
+	return withAdmin(ctx, c.AdminAddr, log, func(ctx context.Context, adm *admin) error {
+		return c.run(ctx, adm, log)
+	})
 }
 
-func (c *Janitor) run(ctx context.Context, adm *admin) error {
-	log := c.logger(os.Stderr, pipeline.KindJanitor)
+func (c *Janitor) run(ctx context.Context, adm *admin, log *slog.Logger) error {
 	store, err := openStore(ctx, c.Database.config(), c.Lanes.Lanes, log)
 	if err != nil {
 		return err

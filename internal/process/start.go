@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/waybillhq/waybill/pipeline"
 )
@@ -16,6 +17,23 @@ import (
 // startTimeout is how long a process waits at start for a Postgres that does not answer
 // yet. What answers and does not fit ends it at once.
 const startTimeout = time.Minute
+
+// withAdmin runs a process beside its admin server, which answers until all else has ended.
+func withAdmin(ctx context.Context, addr string, log *slog.Logger, run func(context.Context, *admin) error) error {
+	adm, err := newAdmin(addr)
+	if err != nil {
+		return err
+	}
+	admCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAdmin()
+	var server errgroup.Group
+	server.Go(func() error { return adm.run(admCtx) })
+	err = run(ctx, adm)
+	stopAdmin()
+	err = errors.Join(err, server.Wait())
+	log.Info("stopped", "error", err)
+	return err
+}
 
 // openStore opens the store, waiting for a Postgres that is still starting.
 func openStore(ctx context.Context, cfg pipeline.StoreConfig, lanes int, log *slog.Logger) (*pipeline.Store, error) {

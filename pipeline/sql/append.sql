@@ -1,7 +1,8 @@
--- One flush of few events, whole, in one statement and so in one round trip.
--- $1..$3 keys in byte order: source, type, number of events
--- $4..$8 batches in order: token, lane, events, bytes, and the TTL in microseconds (NULL: never)
--- $9..   events: batch (1-based), index in it, source, type, id, offset within the key, encoding
+-- Moves the heads of a flush and takes its batch numbers. The events of a large flush follow by
+-- COPY in the same transaction; a small one has append_events.sql where it says "stored", and
+-- is one statement and so one round trip.
+-- $1..$3: keys in byte order: source, type, number of events
+-- $4..$8: batches in order: token, lane, events, bytes, and the TTL in microseconds (NULL: never)
 -- Returns a row per batch (n, number, queued_at, expires_at) and a row per key (source, type, seqnum).
 WITH head AS (
     INSERT INTO waybill.key_heads AS h (source, type, seqnum)
@@ -22,14 +23,7 @@ WITH head AS (
            ARRAY(SELECT name FROM waybill.sinks ORDER BY name)
     FROM numbered b
     RETURNING batch, queued_at, expires_at
-), stored AS (
-    INSERT INTO waybill.events (position, source, type, event_id, seqnum, event)
-    SELECT (b.batch << 12) | e.index, e.source, e.type, e.event_id, h.seqnum - e.back, e.event
-    FROM unnest($9::bigint[], $10::integer[], $11::text[], $12::text[], $13::text[], $14::bigint[], $15::bytea[])
-         AS e(n, index, source, type, event_id, back, event)
-    JOIN numbered b ON b.n = e.n
-    JOIN head h ON h.source = e.source COLLATE "C" AND h.type = e.type COLLATE "C"
-)
+)/* stored */
 SELECT b.n, b.batch, a.queued_at, a.expires_at, NULL, NULL, NULL::bigint
 FROM numbered b JOIN appended a ON a.batch = b.batch
 UNION ALL
