@@ -42,7 +42,7 @@ func mustSite(t testing.TB, lanes int, sinks ...string) *site {
 // mustCreate makes what is missing of the streams and consumers.
 func (s *site) mustCreate(t testing.TB) {
 	t.Helper()
-	if err := s.queue.EnsureStreams(t.Context(), s.cfg, s.lanes); err != nil {
+	if err := s.queue.ensureStreams(t.Context(), s.cfg, s.lanes); err != nil {
 		t.Fatal(err)
 	}
 	for _, sink := range s.sinks {
@@ -639,7 +639,7 @@ func TestForwarderWaitsForTheQueue(t *testing.T) {
 	f, _ := s.mustForwarder(t, q, "a", nil, r)
 	eventually(t, 10*time.Second, "it says what is missing", func() bool { return errors.Is(f.Ready(), ErrNotReady) })
 	// Streams without consumers: it waits for those too.
-	if err := q.EnsureStreams(t.Context(), s.cfg, s.lanes); err != nil {
+	if err := q.ensureStreams(t.Context(), s.cfg, s.lanes); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, 20*time.Second, "it misses the consumers", func() bool { return errors.Is(f.Ready(), jetstream.ErrConsumerNotFound) })

@@ -25,7 +25,7 @@ func TestHeartbeats(t *testing.T) {
 	}
 	// It starts before the bucket exists, and an id may hold dots.
 	stop := run(q, KindJanitor, "host-1.example.org")
-	if err := q.EnsureStreams(t.Context(), cfg, 4); err != nil {
+	if err := q.ensureStreams(t.Context(), cfg, 4); err != nil {
 		t.Fatal(err)
 	}
 	live := func(kind string) []string {
@@ -89,7 +89,7 @@ func TestCursors(t *testing.T) {
 	}
 	cfg := DefaultQueueConfig()
 	cfg.MaxBytes = 256 << 20
-	if err := q.EnsureStreams(t.Context(), cfg, 4); err != nil {
+	if err := q.ensureStreams(t.Context(), cfg, 4); err != nil {
 		t.Fatal(err)
 	}
 	if _, ok, err := c.Load(t.Context(), 3); ok || err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -47,45 +48,65 @@ func (f *floors) ahead(info *jetstream.ConsumerInfo) bool {
 	return info.Delivered.Stream > last || info.AckFloor.Stream > last
 }
 
-// upkeep creates what is missing of streams, buckets and consumers, deletes the consumers of
-// removed sinks, and sheds when the queue is nearly full.
-func (j *Janitor) upkeep(ctx context.Context) error {
-	if err := j.queue.EnsureStreams(ctx, j.cfg.Queue, j.store.Lanes()); err != nil {
-		return err
-	}
-	sinks, err := j.store.Sinks(ctx)
-	if err != nil {
-		return err
-	}
-	f, err := j.queue.readFloors(ctx)
-	if err != nil {
-		return err
-	}
-	if err := j.shed(ctx, f.info); err != nil {
-		return err
-	}
-	if err := j.ensureConsumers(ctx, sinks, f); err != nil {
-		return err
-	}
-	return j.removeConsumers(ctx, sinks, f)
+// keeper creates what is missing of the queue and deletes what is no longer wanted.
+type keeper struct {
+	cfg   QueueConfig
+	store *Store
+	queue *Queue
+	log   *slog.Logger
 }
 
-func (j *Janitor) ensureConsumers(ctx context.Context, sinks []string, f *floors) error {
+// EnsureQueue creates what is missing of streams, buckets and consumers of the pipeline
+// that store is of. It may be run at any time and by several at once.
+func EnsureQueue(ctx context.Context, cfg QueueConfig, store *Store, queue *Queue, log *slog.Logger) error {
+	_, err := keeper{cfg, store, queue, log}.ensure(ctx)
+	return err
+}
+
+// upkeep keeps the queue in order, and sheds when it is nearly full.
+func (j *Janitor) upkeep(ctx context.Context) error {
+	f, err := keeper{j.cfg.Queue, j.store, j.queue, j.log}.ensure(ctx)
+	if err != nil {
+		return err
+	}
+	return j.shed(ctx, f.info)
+}
+
+// ensure returns the floors that it found.
+func (k keeper) ensure(ctx context.Context) (*floors, error) {
+	if err := k.queue.ensureStreams(ctx, k.cfg, k.store.Lanes()); err != nil {
+		return nil, err
+	}
+	sinks, err := k.store.Sinks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f, err := k.queue.readFloors(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.ensureConsumers(ctx, sinks, f); err != nil {
+		return nil, err
+	}
+	return f, k.removeConsumers(ctx, sinks, f)
+}
+
+func (k keeper) ensureConsumers(ctx context.Context, sinks []string, f *floors) error {
 	var survey *Survey
 	for _, sink := range sinks {
-		for lane := range j.store.Lanes() {
+		for lane := range k.store.Lanes() {
 			info := f.byName[consumerName(sink, lane)]
 			if info != nil && !f.ahead(info) {
 				continue
 			}
 			if survey == nil {
-				s, err := j.store.Survey(ctx)
+				s, err := k.store.Survey(ctx)
 				if err != nil {
 					return err
 				}
 				survey = &s
 			}
-			if err := j.createConsumer(ctx, sink, lane, info, survey, f); err != nil {
+			if err := k.createConsumer(ctx, sink, lane, info, survey, f); err != nil {
 				return err
 			}
 		}
@@ -95,42 +116,42 @@ func (j *Janitor) ensureConsumers(ctx context.Context, sinks []string, f *floors
 
 // createConsumer makes the work queue of (sink, lane), beginning with the oldest batch that
 // waits for the sink. old is a consumer that stands beyond the stream's end, or nil.
-func (j *Janitor) createConsumer(ctx context.Context, sink string, lane int, old *jetstream.ConsumerInfo, survey *Survey, f *floors) error {
+func (k keeper) createConsumer(ctx context.Context, sink string, lane int, old *jetstream.ConsumerInfo, survey *Survey, f *floors) error {
 	name := consumerName(sink, lane)
 	start := f.info.State.LastSeq + 1
 	for _, b := range survey.Backlogs {
 		if b.Sink == sink && b.Lane == lane {
 			var err error
-			if start, err = j.queue.firstQueuedAt(ctx, eventSubject(lane), f.info.State, b.OldestQueued.Add(-j.store.Grace())); err != nil {
+			if start, err = k.queue.firstQueuedAt(ctx, eventSubject(lane), f.info.State, b.OldestQueued.Add(-k.store.Grace())); err != nil {
 				return err
 			}
 		}
 	}
 	if old != nil {
 		// Another janitor may have seen the same and replaced it meanwhile.
-		now, err := j.queue.js.Consumer(ctx, EventsStream, name)
+		now, err := k.queue.js.Consumer(ctx, EventsStream, name)
 		if err == nil && !now.CachedInfo().Created.Equal(old.Created) {
 			return nil
 		}
-		j.log.Warn("consumer stands beyond the end of the stream and is made anew", "consumer", name,
+		k.log.Warn("consumer stands beyond the end of the stream and is made anew", "consumer", name,
 			"delivered", old.Delivered.Stream, "last", f.info.State.LastSeq)
-		if err := j.queue.js.DeleteConsumer(ctx, EventsStream, name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		if err := k.queue.js.DeleteConsumer(ctx, EventsStream, name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 			return fmt.Errorf("delete consumer %s: %w", name, err)
 		}
 	}
-	_, err := j.queue.js.CreateConsumer(ctx, EventsStream, sinkConsumerConfig(j.cfg.Queue, sink, lane, start))
+	_, err := k.queue.js.CreateConsumer(ctx, EventsStream, sinkConsumerConfig(k.cfg, sink, lane, start))
 	if errors.Is(err, jetstream.ErrConsumerExists) {
 		return nil // another janitor was faster
 	}
 	if err != nil {
 		return fmt.Errorf("create consumer %s: %w", name, err)
 	}
-	j.log.Info("consumer created", "consumer", name, "start", start)
+	k.log.Info("consumer created", "consumer", name, "start", start)
 	return nil
 }
 
 // removeConsumers deletes the work queues of sinks that are no longer in the table.
-func (j *Janitor) removeConsumers(ctx context.Context, sinks []string, f *floors) error {
+func (k keeper) removeConsumers(ctx context.Context, sinks []string, f *floors) error {
 	required := map[string]bool{}
 	for _, s := range sinks {
 		required[s] = true
@@ -140,10 +161,10 @@ func (j *Janitor) removeConsumers(ctx context.Context, sinks []string, f *floors
 		if sink == "" || required[sink] {
 			continue
 		}
-		if err := j.queue.js.DeleteConsumer(ctx, EventsStream, name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		if err := k.queue.js.DeleteConsumer(ctx, EventsStream, name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 			return fmt.Errorf("delete consumer %s of a removed sink: %w", name, err)
 		}
-		j.log.Info("consumer of a removed sink deleted", "consumer", name)
+		k.log.Info("consumer of a removed sink deleted", "consumer", name)
 	}
 	return nil
 }

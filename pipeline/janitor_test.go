@@ -36,7 +36,7 @@ func mustRig(t testing.TB) *rig {
 	t.Helper()
 	r := &rig{store: mustStore(t), nats: mustNATS(t)}
 	r.queue, r.nc = mustQueue(t, r.nats)
-	if err := r.queue.EnsureStreams(t.Context(), testJanitorConfig().Queue, testSpec.Lanes); err != nil {
+	if err := r.queue.ensureStreams(t.Context(), testJanitorConfig().Queue, testSpec.Lanes); err != nil {
 		t.Fatal(err)
 	}
 	in, err := NewIngester(DefaultIngesterConfig(), r.store, r.queue, testLog(t), testMeter)
@@ -466,7 +466,7 @@ func TestCheckSaysWhatDoesNotFit(t *testing.T) {
 	if err := q.Check(t.Context(), 4, 0); !errors.Is(err, ErrNotReady) {
 		t.Fatalf("nothing there: %v", err)
 	}
-	if err := q.EnsureStreams(t.Context(), testJanitorConfig().Queue, 4); err != nil {
+	if err := q.ensureStreams(t.Context(), testJanitorConfig().Queue, 4); err != nil {
 		t.Fatal(err)
 	}
 	if err := q.Check(t.Context(), 4, DefaultMaxEventBytes); err != nil {

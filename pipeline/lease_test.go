@@ -15,7 +15,7 @@ func mustLeases(t testing.TB, ttl time.Duration) (*Queue, jetstream.KeyValue) {
 	q, _ := mustQueue(t, n)
 	cfg := DefaultQueueConfig()
 	cfg.MaxBytes, cfg.LeaseTTL = 256<<20, ttl
-	if err := q.EnsureStreams(t.Context(), cfg, 4); err != nil {
+	if err := q.ensureStreams(t.Context(), cfg, 4); err != nil {
 		t.Fatal(err)
 	}
 	kv, got, err := q.bucket(t.Context(), leasesBucket)
@@ -99,7 +99,7 @@ func TestLeaseEndsBeforeItExpires(t *testing.T) {
 	q, nc := mustQueue(t, n)
 	cfg := DefaultQueueConfig()
 	cfg.MaxBytes, cfg.LeaseTTL = 256<<20, ttl
-	if err := q.EnsureStreams(t.Context(), cfg, 4); err != nil {
+	if err := q.ensureStreams(t.Context(), cfg, 4); err != nil {
 		t.Fatal(err)
 	}
 	kv, _, err := q.bucket(t.Context(), leasesBucket)

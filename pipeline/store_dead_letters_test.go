@@ -11,9 +11,6 @@ func TestListDeadLetters(t *testing.T) {
 	s := mustStore(t)
 	mustAppend(t, s, mustEvents(t, 3, 1))
 	mustExpireNow(t, s)
-	if _, err := s.Expire(t.Context(), 100); err != nil {
-		t.Fatal(err)
-	}
 	letters, err := s.ListDeadLetters(t.Context(), "", "", 100)
 	if err != nil || len(letters) != 6 { // for each sink
 		t.Fatalf("%d, %v", len(letters), err)
@@ -49,9 +46,6 @@ func TestCountRequeueable(t *testing.T) {
 	s := mustStore(t)
 	mustAppend(t, s, mustEvents(t, 5, 1))
 	mustExpireNow(t, s)
-	if _, err := s.Expire(t.Context(), 100); err != nil {
-		t.Fatal(err)
-	}
 	count := func(sink, code string, limit int) int {
 		t.Helper()
 		n, err := s.CountRequeueable(t.Context(), sink, code, limit)

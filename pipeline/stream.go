@@ -111,10 +111,10 @@ func ConnectNATS(url, name string, opts ...nats.Option) (*nats.Conn, error) {
 	return nc, nil
 }
 
-// EnsureStreams creates what is missing of the streams and buckets and brings what exists
+// ensureStreams creates what is missing of the streams and buckets and brings what exists
 // to cfg where that is possible. It never deletes anything. lanes is kept in the stream's
 // metadata; a stream with another number is an error.
-func (q *Queue) EnsureStreams(ctx context.Context, cfg QueueConfig, lanes int) error {
+func (q *Queue) ensureStreams(ctx context.Context, cfg QueueConfig, lanes int) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -49,15 +50,25 @@ func (c *migrateCommand) Run(ctx context.Context, con *console) error {
 	}
 	defer nc.Close()
 	err = retry(ctx, deadline, jetStreamIsStarting, con, "JetStream", func() error {
-		return queue.EnsureStreams(ctx, c.QueueConfig(), spec.Lanes)
+		return c.ensureQueue(ctx, queue)
 	})
 	if err != nil {
 		return err
 	}
 	q := c.QueueConfig()
-	_, err = fmt.Fprintf(con.out, "NATS: streams %s (%d bytes) and %s (%d bytes), and three buckets, %s; a janitor creates the consumers\n",
+	_, err = fmt.Fprintf(con.out, "NATS: streams %s (%d bytes) and %s (%d bytes), a consumer per sink and lane, three buckets; %s\n",
 		pipeline.EventsStream, q.MaxBytes, pipeline.ReceiptsStream, q.MaxReceiptBytes, plural(q.Replicas, "replica"))
 	return err
+}
+
+// ensureQueue creates streams, buckets and consumers.
+func (c *migrateCommand) ensureQueue(ctx context.Context, queue *pipeline.Queue) error {
+	store, err := openStore(ctx, c.DatabaseURL, c.Lanes.Lanes)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	return pipeline.EnsureQueue(ctx, c.QueueConfig(), store, queue, slog.New(slog.DiscardHandler))
 }
 
 func (c *migrateCommand) printTables(ctx context.Context, con *console) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"io"
 	"io/fs"
 	"net/http"
@@ -131,7 +132,7 @@ func startAll(ctx context.Context, members []member) error {
 	return group.Wait()
 }
 
-// migrate creates tables and streams.
+// migrate creates tables, streams and consumers.
 func (s *Stack) migrate(ctx context.Context) error {
 	spec := pipeline.DefaultSpec()
 	spec.Lanes = s.config.Lanes
@@ -150,7 +151,12 @@ func (s *Stack) migrate(ctx context.Context) error {
 	if err := nc.FlushTimeout(natsTimeout); err != nil {
 		return fmt.Errorf("connect to NATS: %w", err)
 	}
-	return queue.EnsureStreams(ctx, pipeline.DefaultQueueConfig(), spec.Lanes)
+	store, err := s.OpenStore(ctx)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	return pipeline.EnsureQueue(ctx, pipeline.DefaultQueueConfig(), store, queue, slog.New(slog.DiscardHandler))
 }
 
 // waitReady waits until each process says that it is.
