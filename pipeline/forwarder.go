@@ -38,7 +38,8 @@ type laneSink struct {
 	sink string
 }
 
-// NewForwarder returns a forwarder on a queue.
+// NewForwarder returns a forwarder on a queue. It does not probe the sinks: the caller does,
+// who knows whether to wait for a destination that is away or to refuse to start.
 func NewForwarder(cfg ForwarderConfig, queue *Queue, log *slog.Logger, meter metric.Meter) (*Forwarder, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -117,7 +118,7 @@ func (f *Forwarder) awaitQueue(ctx context.Context) error {
 }
 
 func (f *Forwarder) beat(h Heartbeat) Heartbeat {
-	if err := f.Ready(); err != nil {
+	if err := f.Problems(); err != nil {
 		h.Problem = plainText(err.Error(), 1<<10)
 	}
 	f.mu.Lock()
@@ -248,16 +249,23 @@ func (f *Forwarder) note(err error) {
 	}
 }
 
-// Ready reports everything that keeps events from being delivered, each with since when,
-// or nil. A sink that is down is among it, and no reason to stop the process: the others
-// are served.
+// Ready reports what keeps this forwarder from doing its part, and since when, or nil: that
+// the queue cannot be reached or does not fit. A sink that is down is none of its faults.
 func (f *Forwarder) Ready() error {
 	f.mu.Lock()
-	queue := f.trouble
-	f.mu.Unlock()
+	defer f.mu.Unlock()
+	if t := f.trouble; t.err != nil {
+		return fmt.Errorf("since %s: %w", t.since.UTC().Format(time.RFC3339), t.err)
+	}
+	return nil
+}
+
+// Problems reports everything that keeps events from being delivered, each with since when,
+// or nil: what Ready says, sinks that are down, and lanes that stand still.
+func (f *Forwarder) Problems() error {
 	var all []error
-	if queue.err != nil {
-		all = append(all, fmt.Errorf("queue: since %s: %w", queue.since.UTC().Format(time.RFC3339), queue.err))
+	if err := f.Ready(); err != nil {
+		all = append(all, fmt.Errorf("queue: %w", err))
 	}
 	for _, out := range f.outlets {
 		if t := out.breaker.state(); t.err != nil {

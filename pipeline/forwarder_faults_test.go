@@ -96,7 +96,7 @@ func TestForwardersShareTheLanes(t *testing.T) {
 	eventually(t, 10*time.Second, "one has all again", held(map[string]int{"c": 8}))
 	stop()
 	s.mustSettle(t, 20*time.Second)
-	if err := fc.Ready(); err != nil {
+	if err := fc.Problems(); err != nil {
 		t.Error(err)
 	}
 	// Lanes that move in good order move without a single repetition.
@@ -172,7 +172,7 @@ func TestForwarderDoesNotSendAgainAfterLostAcks(t *testing.T) {
 	s.mustSend(t, 10)
 	eventually(t, 10*time.Second, "both lanes are in flight", func() bool { return len(r.calls()) == 2 })
 	close(release)
-	eventually(t, 10*time.Second, "the receipts wait", func() bool { return f.Ready() != nil })
+	eventually(t, 10*time.Second, "the receipts wait", func() bool { return f.Problems() != nil })
 	// The lanes are lost while the receipts wait: the requests are given up, un-acked.
 	for lane := range 2 {
 		kv, _, err := s.queue.bucket(t.Context(), leasesBucket)
@@ -232,13 +232,13 @@ func TestForwarderSurvivesTheLossOfItsConsumer(t *testing.T) {
 	if err := s.queue.js.DeleteConsumer(t.Context(), EventsStream, consumerName("ingress", 0)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "it says what is missing", func() bool { return errors.Is(f.Ready(), jetstream.ErrConsumerNotFound) })
+	eventually(t, 10*time.Second, "it says what is missing", func() bool { return errors.Is(f.Problems(), jetstream.ErrConsumerNotFound) })
 	s.mustSend(t, 20)
 	s.mustCreate(t)
 	s.mustSettle(t, 20*time.Second)
 	mustBeSentOnce(t, s, r)
 	mustBeInOrder(t, r)
-	eventually(t, 10*time.Second, "it is ready", func() bool { return f.Ready() == nil })
+	eventually(t, 10*time.Second, "it is ready", func() bool { return f.Problems() == nil })
 }
 
 // The stream starts over with lower sequences.
@@ -289,7 +289,7 @@ func TestForwarderSurvivesTheLossOfTheStream(t *testing.T) {
 					}
 				}
 			}
-			eventually(t, 20*time.Second, "it is ready", func() bool { return f.Ready() == nil })
+			eventually(t, 20*time.Second, "it is ready", func() bool { return f.Problems() == nil })
 		})
 	}
 }

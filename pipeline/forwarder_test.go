@@ -326,7 +326,7 @@ func TestForwarderDeliversToEverySink(t *testing.T) {
 	if n := len(archive.calls()); n > 24 {
 		t.Errorf("the lingering sink got %d requests", n)
 	}
-	if err := f.Ready(); err != nil {
+	if err := f.Problems(); err != nil {
 		t.Errorf("ready: %v", err)
 	}
 	if st := f.Status(); len(st.Workers) != 8 || st.Workers[0].Problem != "" || st.Workers[0].Since.IsZero() {
@@ -496,12 +496,12 @@ func TestOneSinkDownDelaysOnlyItself(t *testing.T) {
 	if st := f.Status(); st.Sinks[0].Down == "" || st.Sinks[0].DownSince.IsZero() || st.Sinks[1].Down != "" {
 		t.Errorf("status: %+v", st.Sinks)
 	}
-	if err := f.Ready(); !errors.Is(err, errDown) {
+	if err := f.Problems(); !errors.Is(err, errDown) {
 		t.Errorf("ready: %v", err)
 	}
 	ingress.set(nil)
 	s.mustSettle(t, 20*time.Second)
-	if err := f.Ready(); err != nil {
+	if err := f.Problems(); err != nil {
 		t.Errorf("ready: %v", err)
 	}
 	mustBeInOrder(t, ingress)
@@ -637,16 +637,16 @@ func TestForwarderWaitsForTheQueue(t *testing.T) {
 	s.cfg.MaxBytes, s.cfg.MaxReceiptBytes, s.cfg.LeaseTTL = 256<<20, 64<<20, 1500*time.Millisecond
 	r := newRecorder("ingress")
 	f, _ := s.mustForwarder(t, q, "a", nil, r)
-	eventually(t, 10*time.Second, "it says what is missing", func() bool { return errors.Is(f.Ready(), ErrNotReady) })
+	eventually(t, 10*time.Second, "it says what is missing", func() bool { return errors.Is(f.Problems(), ErrNotReady) })
 	// Streams without consumers: it waits for those too.
 	if err := q.ensureStreams(t.Context(), s.cfg, s.lanes); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, "it misses the consumers", func() bool { return errors.Is(f.Ready(), jetstream.ErrConsumerNotFound) })
+	eventually(t, 20*time.Second, "it misses the consumers", func() bool { return errors.Is(f.Problems(), jetstream.ErrConsumerNotFound) })
 	s.mustSend(t, 3)
 	s.mustCreate(t)
 	s.mustSettle(t, 20*time.Second)
-	eventually(t, 10*time.Second, "it is ready", func() bool { return f.Ready() == nil })
+	eventually(t, 10*time.Second, "it is ready", func() bool { return f.Problems() == nil })
 	mustBeSentOnce(t, s, r)
 }
 
@@ -789,7 +789,7 @@ func TestForwarderWaitsForRoomForReceipts(t *testing.T) {
 	s.mustSend(t, 1)
 	eventually(t, 10*time.Second, "both lanes are sent", func() bool { return len(r.calls()) == 2 })
 	s.mustSend(t, 4)
-	eventually(t, 10*time.Second, "it says why it waits", func() bool { return f.Ready() != nil })
+	eventually(t, 10*time.Second, "it says why it waits", func() bool { return f.Problems() != nil })
 	time.Sleep(time.Second)
 	if n := len(r.calls()); n != 2 {
 		t.Errorf("%d requests while no receipt can be stored", n)
@@ -806,7 +806,7 @@ func TestForwarderWaitsForRoomForReceipts(t *testing.T) {
 	empty()
 	s.mustSettle(t, 20*time.Second)
 	mustBeSentOnce(t, s, r)
-	eventually(t, 5*time.Second, "it is ready", func() bool { return f.Ready() == nil })
+	eventually(t, 5*time.Second, "it is ready", func() bool { return f.Problems() == nil })
 }
 
 func sortedHolders(t testing.TB, s *site) map[string][]int {

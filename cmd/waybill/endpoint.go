@@ -14,6 +14,7 @@ type endpointCommand struct {
 	AdminAddr  string        `env:"WAYBILL_ENDPOINT_ADMIN_ADDR,WAYBILL_ADMIN_ADDR" default:"${endpoint_admin_addr}" help:"Address of /livez, /readyz, /stats, /events and /behaviour."`
 	Delay      time.Duration `env:"WAYBILL_ENDPOINT_DELAY" default:"0s" help:"How long each call takes. PUT /behaviour changes it, and more."`
 	MaxRecords int           `env:"WAYBILL_ENDPOINT_MAX_RECORDS" default:"${endpoint_max_records}" help:"How many of the newest events can be read back."`
+	Records    string        `name:"records-file" env:"WAYBILL_ENDPOINT_RECORDS_FILE" type:"path" help:"File that every event taken is appended to, a JSON object a line; it outlives the process. Empty: none."`
 	LogFormat  string        `enum:"json,text" default:"json" help:"Form of the log."`
 }
 
@@ -21,6 +22,7 @@ type endpointCommand struct {
 func (c *endpointCommand) Run(ctx context.Context, con *console) error {
 	config := endpoint.DefaultConfig()
 	config.Addr, config.AdminAddr, config.MaxRecords = c.Addr, c.AdminAddr, c.MaxRecords
+	config.RecordsPath = c.Records
 	config.Behaviour.DelayMS = int(c.Delay.Milliseconds())
 	config.Log = slog.New(slog.NewJSONHandler(con.err, nil))
 	if c.LogFormat == "text" {

@@ -39,6 +39,11 @@ type Config struct {
 	// S3 is complete if its S3Endpoint is set.
 	S3 process.S3
 
+	// Via, which may be nil, says by which host:port a process reaches a server whose own
+	// is addr: through something that stands between the two. server is postgres, nats, s3
+	// or endpoint.
+	Via func(process, server, addr string) (string, error)
+
 	// Say receives lines for people: what is slow, ended, or was started again.
 	Say func(string)
 }

@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/waybillhq/waybill/internal/devstack"
@@ -40,6 +42,9 @@ func (s *Stack) addProcess(group *[]member, kind string, nth int, settings map[s
 		return err
 	}
 	all := s.environment()
+	if err := s.redirect(name, all); err != nil {
+		return err
+	}
 	maps.Copy(all, settings)
 	all["WAYBILL_ID"], all["WAYBILL_ADMIN_ADDR"] = name, admin
 	command := s.command(name, all, kind)
@@ -71,6 +76,28 @@ func (s *Stack) environment() map[string]string {
 		env["WAYBILL_S3_CREATE_BUCKET"] = "true"
 	}
 	return env
+}
+
+// redirect lets a process reach the servers the way that Config.Via says.
+func (s *Stack) redirect(process string, env map[string]string) error {
+	if s.config.Via == nil {
+		return nil
+	}
+	for server, key := range map[string]string{
+		"postgres": "WAYBILL_DATABASE_URL", "nats": "WAYBILL_NATS_URL",
+		"s3": "WAYBILL_S3_ENDPOINT", "endpoint": "WAYBILL_INGRESS_ENDPOINT",
+	} {
+		addr := env[key]
+		if u, err := url.Parse(addr); err == nil && u.Host != "" {
+			addr = u.Host
+		}
+		via, err := s.config.Via(process, server, addr)
+		if err != nil {
+			return fmt.Errorf("way of %s to %s: %w", process, server, err)
+		}
+		env[key] = strings.Replace(env[key], addr, via, 1)
+	}
+	return nil
 }
 
 func (s *Stack) addProcesses() error {

@@ -46,6 +46,10 @@ type Config struct {
 	// MaxRecords is how many of the newest events are kept to be read back. Doubles are
 	// found among these only; other counts go on beyond. Two million take about 250 MB.
 	MaxRecords int
+	// RecordsPath is a file that every event taken is appended to before it is answered,
+	// a Record in JSON a line, so that the books outlive the process (not the machine). A
+	// process that is killed may leave its last line unfinished. Empty: none.
+	RecordsPath string
 	// MaxMessageBytes is the gRPC server's limit of a request.
 	MaxMessageBytes int
 	// MinPingInterval is the shortest interval of a client's keepalive pings; a client
@@ -141,6 +145,10 @@ func (e *Endpoint) Run(ctx context.Context) error {
 		return fmt.Errorf("endpoint: listen for admin: %w", err)
 	}
 	defer adminListener.Close()
+	if err := e.service.ledger.open(e.cfg.RecordsPath); err != nil {
+		return fmt.Errorf("endpoint: %w", err)
+	}
+	defer e.service.ledger.close()
 	e.addr, e.adminAddr = grpcListener.Addr().String(), adminListener.Addr().String()
 	close(e.ready)
 	e.cfg.Log.InfoContext(ctx, "endpoint listens", "grpc", e.addr, "admin", e.adminAddr)

@@ -3,6 +3,7 @@ package endpoint
 import (
 	"cmp"
 	"hash/maphash"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -58,7 +59,8 @@ type ledger struct {
 	seed maphash.Seed
 	max  int
 
-	mu sync.Mutex // guards all below
+	mu   sync.Mutex // guards all below
+	file *os.File   // nil: none
 	// ring holds the newest records; it grows to max, then the oldest is overwritten.
 	// The record with number n is at (n-1) mod max.
 	ring  []record
@@ -102,14 +104,19 @@ func (l *ledger) called(refused int) {
 	l.total.Refused += int64(refused)
 }
 
-// add records events in the order in which they came.
-func (l *ledger) add(events []Record) {
+// add records events in the order in which they came. It fails where they cannot be
+// written to the file; then none is recorded.
+func (l *ledger) add(events []Record) error {
 	now := time.Now().UnixNano()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if err := l.write(events, now); err != nil {
+		return err
+	}
 	for _, e := range events {
 		l.addOne(e, now)
 	}
+	return nil
 }
 
 func (l *ledger) addOne(e Record, now int64) {

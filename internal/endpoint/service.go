@@ -99,7 +99,9 @@ func (s *service) take(ctx context.Context, request proto.Message, events []*pb.
 			})
 		}
 	}
-	s.ledger.add(accepted)
+	if err := s.ledger.add(accepted); err != nil {
+		return nil, status.Errorf(codes.Unavailable, "nothing was taken: %v", err)
+	}
 	s.ledger.called(len(events) - len(accepted))
 	if n := s.calls.Add(1); rules.FailEvery > 0 && n%int64(rules.FailEvery) == 0 {
 		return nil, status.Errorf(codes.Unavailable, "response lost: every call with a number divisible by %d fails", rules.FailEvery)

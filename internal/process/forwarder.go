@@ -53,7 +53,8 @@ func (c *Forwarder) run(ctx context.Context, adm *admin, log *slog.Logger) error
 		return err
 	}
 	adm.add("nats", connected(nc))
-	adm.add("lanes", forwarder.Ready)
+	adm.add("queue", forwarder.Ready)
+	adm.degrade("delivery", forwarder.Problems)
 	log.Info("forwarder runs", "id", id, "lanes", c.Lanes.Lanes, "admin", adm.listener.Addr().String())
 	return forwarder.Run(ctx)
 }

@@ -11,6 +11,10 @@ type Delivery struct {
 	Source, Type, ID string
 	Seqnum           int64
 	DataCRC32C       uint32
+	// Where the archive has it: a lane, the offset in it, and the event's position. Zero
+	// of other sinks.
+	Lane             int
+	Offset, Position int64
 }
 
 // Ledger is what was sent and what became of it. It belongs to one goroutine once Send has
@@ -25,6 +29,7 @@ type Ledger struct {
 // entry is one event of the plan.
 type entry struct {
 	checksum uint32
+	offered  bool // it was part of a call
 	accepted bool
 	// unknown counts the tries after which it may have been stored although that was not
 	// said: as many times may it be there more than once.
@@ -34,6 +39,37 @@ type entry struct {
 
 func newLedger(plan Plan) *Ledger {
 	return &Ledger{plan: plan, sent: make([]entry, plan.Events)}
+}
+
+// Entry is one event that was offered to an ingest.
+type Entry struct {
+	Source, Type, ID string
+	DataCRC32C       uint32
+	Accepted         bool
+	// Unknown counts the tries after which it may have been stored although that was not
+	// said.
+	Unknown int
+	Err     error // of one that was not accepted
+}
+
+// Entries yields the events that were offered, in the order of the plan.
+func (l *Ledger) Entries() iter.Seq[Entry] {
+	return func(yield func(Entry) bool) {
+		for i := range l.sent {
+			e := &l.sent[i]
+			if !e.offered {
+				continue
+			}
+			source, typ := l.plan.keyOf(i)
+			entry := Entry{
+				Source: source, Type: typ, ID: l.plan.id(i), DataCRC32C: e.checksum,
+				Accepted: e.accepted, Unknown: e.unknown, Err: e.err,
+			}
+			if !yield(entry) {
+				return
+			}
+		}
+	}
 }
 
 // Accepted is how many events were accepted.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"iter"
 	"net/http"
+	"os"
 	"strconv"
 
 	"github.com/waybillhq/waybill/internal/endpoint"
@@ -42,6 +43,35 @@ func EndpointDeliveries(ctx context.Context, admin string, since int64) iter.Seq
 		}
 		if err := lines.Err(); err != nil {
 			yield(Delivery{}, fmt.Errorf("read the records: %w", err))
+		}
+	}
+}
+
+// FileDeliveries reads back what a `waybill endpoint`, or several one after another, wrote
+// to its file of records. Lines that a killed one left unfinished are passed over: what
+// they would say was not answered.
+func FileDeliveries(path string) iter.Seq2[Delivery, error] {
+	return func(yield func(Delivery, error) bool) {
+		file, err := os.Open(path)
+		if err != nil {
+			yield(Delivery{}, fmt.Errorf("open the endpoint's records: %w", err))
+			return
+		}
+		defer func() { _ = file.Close() }() // it was read only
+		lines := bufio.NewScanner(file)
+		lines.Buffer(nil, maxRecordBytes)
+		for lines.Scan() {
+			var r endpoint.Record
+			if json.Unmarshal(lines.Bytes(), &r) != nil {
+				continue
+			}
+			d := Delivery{Source: r.Source, Type: r.Type, ID: r.ID, Seqnum: r.Seqnum, DataCRC32C: r.DataCRC32C}
+			if !yield(d, nil) {
+				return
+			}
+		}
+		if err := lines.Err(); err != nil {
+			yield(Delivery{}, fmt.Errorf("read the endpoint's records: %w", err))
 		}
 	}
 }
@@ -122,6 +152,6 @@ func archived(record sinks.Record, err error) (Delivery, error) {
 	}
 	return Delivery{
 		Source: record.Source, Type: record.Type, ID: record.ID, Seqnum: record.Seqnum,
-		DataCRC32C: checksum(data),
+		DataCRC32C: checksum(data), Lane: record.Lane, Offset: record.Offset, Position: record.Position,
 	}, nil
 }

@@ -23,6 +23,12 @@ type SenderConfig struct {
 	HTTP, GRPC []string
 	// Callers is how many calls are in flight per ingest.
 	Callers int
+	// Rate is how many events are offered a second, to all ingests together; 0: as many
+	// as they take.
+	Rate float64
+	// Stop, which may be nil, ends the sending before the plan's last event when it is
+	// closed: no further call is begun, and those under way come to their end.
+	Stop <-chan struct{}
 	// Patience is how long an event is sent again.
 	Patience time.Duration
 	// Told, which may be nil, hears of tries that have to be repeated. Concurrently.
@@ -43,6 +49,8 @@ func (c SenderConfig) Validate() error {
 		return fmt.Errorf("ingests: %d HTTP and %d gRPC addresses; want one of each per ingest", len(c.HTTP), len(c.GRPC))
 	case c.Callers < 1:
 		return fmt.Errorf("callers: %d; want at least 1", c.Callers)
+	case c.Rate < 0:
+		return fmt.Errorf("rate: %g; want events per second, or 0 for no limit", c.Rate)
 	case c.Patience <= 0:
 		return errors.New("patience: want a positive duration")
 	}
@@ -91,7 +99,12 @@ func Send(ctx context.Context, config SenderConfig, plan Plan) (*Ledger, error) 
 			return work(ctx, config, ledger, in.senders, queues[i])
 		})
 	}
-	group.Go(func() error { return deal(ctx, plan, queues) })
+	for i, queue := range queues {
+		group.Go(func() error {
+			defer close(queue)
+			return newDealer(config, plan, i).deal(ctx, queue)
+		})
+	}
 	return ledger, group.Wait()
 }
 
@@ -101,41 +114,6 @@ type call struct {
 	indexes []int
 }
 
-// deal puts the events into calls, for the ingest of their key, and closes the queues.
-func deal(ctx context.Context, plan Plan, queues []chan call) error {
-	defer func() {
-		for _, q := range queues {
-			close(q)
-		}
-	}()
-	r := rand.New(rand.NewPCG(plan.Seed, 1<<63))
-	open := make([]call, len(queues))
-	size := make([]int, len(queues))
-	for index := range plan.Events {
-		to := route(plan, index, len(queues))
-		if len(open[to].indexes) == 0 {
-			open[to].way = chooseWay(r)
-			size[to] = open[to].way.callEvents(r)
-		}
-		open[to].indexes = append(open[to].indexes, index)
-		if len(open[to].indexes) < size[to] {
-			continue
-		}
-		if err := put(ctx, queues[to], open[to]); err != nil {
-			return err
-		}
-		open[to] = call{}
-	}
-	for i, rest := range open {
-		if len(rest.indexes) > 0 {
-			if err := put(ctx, queues[i], rest); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 // chooseWay makes a single event of three calls in four, which is about one event in
 // thirty.
 func chooseWay(r *rand.Rand) way {
@@ -143,15 +121,6 @@ func chooseWay(r *rand.Rand) way {
 		return way(r.IntN(int(httpBatch)))
 	}
 	return httpBatch + way(r.IntN(int(ways-httpBatch)))
-}
-
-func put(ctx context.Context, queue chan<- call, c call) error {
-	select {
-	case queue <- c:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // route is the ingest of an event's key.
@@ -233,7 +202,7 @@ func (l *Ledger) send(ctx context.Context, config SenderConfig, sender producer.
 	events := make([]*pb.CloudEvent, len(c.indexes))
 	for i, index := range c.indexes {
 		events[i] = l.plan.Event(index)
-		l.sent[index].checksum = checksum(dataOf(events[i]))
+		l.sent[index].checksum, l.sent[index].offered = checksum(dataOf(events[i])), true
 	}
 	accepted := int64(0)
 	for i, outcome := range producer.SendUntil(ctx, sender, events, config.Patience, config.Told) {
