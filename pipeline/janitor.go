@@ -14,10 +14,11 @@ import (
 // JanitorConfig says how often and how much at a time a janitor works.
 type JanitorConfig struct {
 	Queue QueueConfig
-	// SettleReceipts is how many receipts one transaction applies at most, SettleLinger how
-	// long the first of them waits for company: at one event a batch, gathering saves most
-	// of the cost.
+	// SettleReceipts is how many receipts one transaction applies at most, and SettleBatches
+	// how many batches, but for the last receipt's; SettleLinger is how long the first receipt
+	// waits for company: at one event a batch, gathering saves most of the cost.
 	SettleReceipts int
+	SettleBatches  int
 	SettleLinger   time.Duration
 	// UpkeepEvery is the pause between looks at the streams and consumers.
 	UpkeepEvery time.Duration
@@ -44,7 +45,7 @@ type JanitorConfig struct {
 // DefaultJanitorConfig returns the settings of a janitor.
 func DefaultJanitorConfig() JanitorConfig {
 	return JanitorConfig{
-		Queue: DefaultQueueConfig(), SettleReceipts: 1000, SettleLinger: 3 * time.Millisecond,
+		Queue: DefaultQueueConfig(), SettleReceipts: 1000, SettleBatches: 10_000, SettleLinger: 3 * time.Millisecond,
 		UpkeepEvery: time.Second, RetransmitEvery: 2 * time.Second, RetransmitBytes: 32 << 20,
 		BarrierTimeout: 10 * time.Second, ReplayWindow: 24 * time.Hour, TrimEvery: 30 * time.Second,
 		ShedAbove: 0.9, ShedTo: 0.75, ExpireEvery: 5 * time.Second, DeadLetterTTL: 30 * 24 * time.Hour,
@@ -54,8 +55,8 @@ func DefaultJanitorConfig() JanitorConfig {
 // Validate names the first setting that cannot work.
 func (c JanitorConfig) Validate() error {
 	switch {
-	case c.SettleReceipts < 1:
-		return fmt.Errorf("settle receipts: %d; want at least 1", c.SettleReceipts)
+	case c.SettleReceipts < 1 || c.SettleBatches < 1:
+		return fmt.Errorf("settle receipts and batches: %d and %d; want at least 1", c.SettleReceipts, c.SettleBatches)
 	case c.UpkeepEvery <= 0 || c.RetransmitEvery <= 0 || c.TrimEvery <= 0 || c.ExpireEvery <= 0 || c.BarrierTimeout <= 0:
 		return errors.New("janitor intervals: must be positive")
 	case c.RetransmitBytes < 1<<20:
@@ -111,6 +112,8 @@ func (j *Janitor) Run(ctx context.Context) error {
 	wg.Go(func() { j.every(ctx, "retransmit", j.cfg.RetransmitEvery, j.retransmit) })
 	wg.Go(func() { j.every(ctx, "trim", j.cfg.TrimEvery, j.trim) })
 	wg.Go(func() { j.every(ctx, "expire", j.cfg.ExpireEvery, j.expire) })
+	wg.Go(func() { j.every(ctx, "purge dead letters", j.cfg.ExpireEvery, j.purge) })
+	wg.Go(func() { j.every(ctx, "drop removed sinks", j.cfg.ExpireEvery, j.dropRemovedSinks) })
 	wg.Wait()
 	return nil
 }
@@ -166,34 +169,42 @@ func (j *Janitor) Pending() Survey {
 	return j.survey
 }
 
-// expire moves what is past its TTL, deletes old dead letters and forgets removed sinks, in
-// bounded statements with a time limit each.
+// The statements of the periodic work that deletes are bounded by these, and by a time limit
+// each. They are tasks of their own: one that fails holds no other up.
+const (
+	purgeLetters = 5000
+	dropBatches  = 200
+)
+
+// expire moves what is past its TTL to dead_letters.
 func (j *Janitor) expire(ctx context.Context) error {
-	const batches, letters = 100, 5000
 	for {
-		moved, err := bounded(ctx, func(ctx context.Context) (map[string]int, error) { return j.store.Expire(ctx, batches) })
-		if err != nil {
+		moved, err := bounded(ctx, j.store.Expire)
+		j.metrics.expired(moved)
+		if err != nil || len(moved) == 0 {
 			return err
 		}
-		j.metrics.expired(moved)
-		if len(moved) == 0 {
-			break
-		}
 	}
+}
+
+// purge deletes dead letters past their own TTL.
+func (j *Janitor) purge(ctx context.Context) error {
 	for j.cfg.DeadLetterTTL > 0 {
 		n, err := bounded(ctx, func(ctx context.Context) (int, error) {
-			return j.store.PurgeDeadLetters(ctx, j.cfg.DeadLetterTTL, letters)
+			return j.store.PurgeDeadLetters(ctx, j.cfg.DeadLetterTTL, purgeLetters)
 		})
-		if err != nil {
+		if err != nil || n < purgeLetters {
 			return err
 		}
-		if n < letters {
-			break
-		}
 	}
+	return nil
+}
+
+// dropRemovedSinks lets no batch wait for a sink that was removed.
+func (j *Janitor) dropRemovedSinks(ctx context.Context) error {
 	for {
-		n, err := bounded(ctx, func(ctx context.Context) (int, error) { return j.store.DropRemovedSinks(ctx, letters) })
-		if err != nil || n < letters {
+		n, err := bounded(ctx, func(ctx context.Context) (int, error) { return j.store.DropRemovedSinks(ctx, dropBatches) })
+		if err != nil || n < dropBatches {
 			return err
 		}
 	}

@@ -59,36 +59,46 @@ type keeper struct {
 // EnsureQueue creates what is missing of streams, buckets and consumers of the pipeline
 // that store is of. It may be run at any time and by several at once.
 func EnsureQueue(ctx context.Context, cfg QueueConfig, store *Store, queue *Queue, log *slog.Logger) error {
-	_, err := keeper{cfg, store, queue, log}.ensure(ctx)
-	return err
-}
-
-// upkeep keeps the queue in order, and sheds when it is nearly full.
-func (j *Janitor) upkeep(ctx context.Context) error {
-	f, err := keeper{j.cfg.Queue, j.store, j.queue, j.log}.ensure(ctx)
+	k := keeper{cfg, store, queue, log}
+	f, err := k.streams(ctx)
 	if err != nil {
 		return err
 	}
-	return j.shed(ctx, f.info)
+	return k.consumers(ctx, f)
 }
 
-// ensure returns the floors that it found.
-func (k keeper) ensure(ctx context.Context) (*floors, error) {
+// upkeep keeps the queue in order. It sheds first: a queue that is full stops everybody, and
+// the rest may take a while.
+func (j *Janitor) upkeep(ctx context.Context) error {
+	k := keeper{j.cfg.Queue, j.store, j.queue, j.log}
+	f, err := k.streams(ctx)
+	if err != nil {
+		return err
+	}
+	if err := j.shed(ctx, f.info); err != nil {
+		return err
+	}
+	return k.consumers(ctx, f)
+}
+
+// streams creates missing streams and buckets and returns the positions it finds.
+func (k keeper) streams(ctx context.Context) (*floors, error) {
 	if err := k.queue.ensureStreams(ctx, k.cfg, k.store.Lanes()); err != nil {
 		return nil, err
 	}
+	return k.queue.readFloors(ctx)
+}
+
+// consumers creates the missing ones and deletes those of removed sinks.
+func (k keeper) consumers(ctx context.Context, f *floors) error {
 	sinks, err := k.store.Sinks(ctx)
 	if err != nil {
-		return nil, err
-	}
-	f, err := k.queue.readFloors(ctx)
-	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := k.ensureConsumers(ctx, sinks, f); err != nil {
-		return nil, err
+		return err
 	}
-	return f, k.removeConsumers(ctx, sinks, f)
+	return k.removeConsumers(ctx, sinks, f)
 }
 
 func (k keeper) ensureConsumers(ctx context.Context, sinks []string, f *floors) error {
@@ -120,7 +130,7 @@ func (k keeper) createConsumer(ctx context.Context, sink string, lane int, old *
 	name := consumerName(sink, lane)
 	start := f.info.State.LastSeq + 1
 	for _, b := range survey.Backlogs {
-		if b.Sink == sink && b.Lane == lane {
+		if b.Sink == sink && b.Lane == lane && !b.OldestQueued.IsZero() {
 			var err error
 			if start, err = k.queue.firstQueuedAt(ctx, eventSubject(lane), f.info.State, b.OldestQueued.Add(-k.store.Grace())); err != nil {
 				return err

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -106,7 +107,9 @@ func (j *Janitor) watermarks(ctx context.Context, survey Survey, f *floors) (map
 			lane = &laneStale{budget: room}
 			out[b.Lane] = lane
 		}
-		lane.budget = min(lane.budget, room)
+		// The larger room: one that is short of it must not hold the other sink up, and is left
+		// out of the next pass.
+		lane.budget = max(lane.budget, room)
 		lane.stale = append(lane.stale, staleFor{b.Sink, mark.Add(-j.store.Grace())})
 	}
 	return out, nil
@@ -145,9 +148,10 @@ func (q *Queue) watermark(ctx context.Context, lane int, floor uint64, now time.
 	}
 }
 
-// retransmitChunk bounds what one claim takes, so that its messages are published within
-// half the grace period.
+// retransmitFind is how many stale batches of a lane one walk looks for; retransmitChunk bounds
+// what one claim takes, so that its messages are published within half the grace period.
 const (
+	retransmitFind         = 20_000
 	retransmitChunkBytes   = 4 << 20
 	retransmitChunkBatches = 1000
 	retransmitLanes        = 4 // at once
@@ -176,29 +180,66 @@ func (j *Janitor) retransmitLanes(ctx context.Context, lanes map[int]*laneStale)
 }
 
 func (j *Janitor) retransmitLane(ctx context.Context, lane int, what *laneStale) error {
-	for what.budget > 0 && ctx.Err() == nil {
-		began := time.Now()
-		batches, damaged, err := j.store.ClaimStale(ctx, lane, what.stale, min(what.budget, retransmitChunkBytes), retransmitChunkBatches)
+	found, err := j.store.FindStale(ctx, lane, what.stale, retransmitFind)
+	if err != nil {
+		return err
+	}
+	for len(found) > 0 && what.budget > 0 && ctx.Err() == nil {
+		var chunk []int64
+		chunk, found = nextChunk(found, min(what.budget, retransmitChunkBytes))
+		sent, err := j.retransmitChunk(ctx, chunk, what.stale)
 		if err != nil {
 			return err
 		}
-		for _, id := range damaged {
-			j.metrics.damaged()
-			j.log.Error("a batch lacks some of its events and cannot be retransmitted; it becomes dead letters when it expires", "batch", id.String())
-		}
-		if len(batches) == 0 && len(damaged) == 0 {
-			return nil
-		}
-		for i := range batches {
-			c := &batches[i]
-			what.budget -= int64(len(c.body))
-			o := outgoing{msg: c.batch.message(c.body), id: c.batch.ID, events: c.batch.count, deadline: began.Add(j.store.Grace() / 2)}
-			if err := j.queue.publishOnce(ctx, o); err != nil {
-				// Unknown or not stored: claimed batches become stale again.
-				return err
-			}
+		what.budget -= sent
+	}
+	return nil
+}
+
+// nextChunk takes batches off the list: one at least, and up to the given bytes.
+func nextChunk(found []staleBatch, bytes int64) (chunk []int64, rest []staleBatch) {
+	for len(found) > 0 && len(chunk) < retransmitChunkBatches && (len(chunk) == 0 || found[0].bytes <= bytes) {
+		bytes -= found[0].bytes
+		chunk = append(chunk, found[0].number)
+		found = found[1:]
+	}
+	return chunk, found
+}
+
+// retransmitChunk claims batches and publishes them in the order of their numbers. It returns
+// the bytes published.
+func (j *Janitor) retransmitChunk(ctx context.Context, numbers []int64, stale []staleFor) (sent int64, err error) {
+	began := time.Now()
+	batches, damaged, err := j.store.ClaimStale(ctx, numbers, stale)
+	if err != nil {
+		return 0, err
+	}
+	for _, id := range damaged {
+		j.metrics.damaged()
+		j.log.Error("a batch lacks some of its events and cannot be retransmitted; it becomes dead letters when it expires", "batch", id.String())
+	}
+	for i := range batches {
+		c := &batches[i]
+		o := outgoing{msg: c.batch.message(c.body), id: c.batch.ID, events: c.batch.count, deadline: began.Add(j.store.Grace() / 2)}
+		switch err := j.queue.publishOnce(ctx, o); {
+		case isTooLarge(err):
+			// Of this batch alone: those behind it must not wait for it.
+			j.metrics.unpublishable()
+			j.log.Error("a batch is larger than the NATS server's max_payload; raise that to deliver it", "batch", c.batch.ID.String(), "error", err)
+		case err != nil:
+			return sent, err // unknown or not stored: what is claimed becomes stale again
+		default:
+			sent += int64(len(c.body))
 			j.metrics.retransmitted(c.batch.count)
 		}
 	}
-	return nil
+	return sent, nil
+}
+
+// tooLargeCode is JetStream's error for a message beyond max_payload or the stream's limit.
+const tooLargeCode = 10054
+
+func isTooLarge(err error) bool {
+	var api *jetstream.APIError
+	return errors.Is(err, nats.ErrMaxPayload) || errors.As(err, &api) && api.ErrorCode == tooLargeCode
 }

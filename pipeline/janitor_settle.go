@@ -16,6 +16,9 @@ type receiptMsg struct {
 	msg     jetstream.Msg
 }
 
+// settlePullBytes is how many bytes of receipts the server sends ahead at a time.
+const settlePullBytes = 16 << 20
+
 // settleReceipts applies receipts until ctx ends or the consumer breaks. Receipts that
 // were not acked come again, here or at another janitor.
 func (j *Janitor) settleReceipts(ctx context.Context) error {
@@ -23,7 +26,7 @@ func (j *Janitor) settleReceipts(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open the receipts: %w", err)
 	}
-	it, err := consumer.Messages(jetstream.PullMaxMessages(2*j.cfg.SettleReceipts),
+	it, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(j.cfg.SettleReceipts, settlePullBytes),
 		jetstream.PullHeartbeat(2*time.Second), jetstream.PullExpiry(10*time.Second),
 		jetstream.WithMessagesErrOnMissingHeartbeat(true))
 	if err != nil {
@@ -44,7 +47,7 @@ func (j *Janitor) settleReceipts(ctx context.Context) error {
 	}()
 	j.note("settle", nil)
 	for {
-		batch := gatherReceipts(ctx, incoming, j.cfg.SettleReceipts, j.cfg.SettleLinger)
+		batch := gatherReceipts(ctx, incoming, j.cfg.SettleReceipts, j.cfg.SettleBatches, j.cfg.SettleLinger)
 		if len(batch) == 0 {
 			if ctx.Err() != nil {
 				return nil
@@ -84,26 +87,29 @@ func (j *Janitor) readReceipts(ctx context.Context, it jetstream.MessagesContext
 
 // gatherReceipts waits for a receipt and then for company. It returns nothing when the
 // channel is closed or ctx ends.
-func gatherReceipts(ctx context.Context, in <-chan receiptMsg, most int, linger time.Duration) []receiptMsg {
+func gatherReceipts(ctx context.Context, in <-chan receiptMsg, most, mostBatches int, linger time.Duration) []receiptMsg {
 	var batch []receiptMsg
+	batches := 0
 	select {
 	case m, ok := <-in:
 		if !ok {
 			return nil
 		}
 		batch = append(batch, m)
+		batches += len(m.receipt.Batches)
 	case <-ctx.Done():
 		return nil
 	}
 	timer := time.NewTimer(linger)
 	defer timer.Stop()
-	for len(batch) < most {
+	for len(batch) < most && batches < mostBatches {
 		select {
 		case m, ok := <-in:
 			if !ok {
 				return batch
 			}
 			batch = append(batch, m)
+			batches += len(m.receipt.Batches)
 		case <-timer.C:
 			return batch
 		}
@@ -119,27 +125,24 @@ func (j *Janitor) settle(ctx context.Context, batch []receiptMsg) error {
 	for i, m := range batch {
 		receipts[i] = m.receipt
 	}
-	for {
-		start := time.Now()
-		done, err := bounded(ctx, func(ctx context.Context) (Settled, error) { return j.store.Settle(ctx, receipts) })
-		j.metrics.settled(done, len(batch), time.Since(start), err)
-		if err == nil {
-			break
+	err := j.commit(ctx, receipts)
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case isDataError(err) && len(batch) > 1:
+		// One receipt spoils the transaction of all: find it by taking each alone.
+		for _, m := range batch {
+			if err := j.settle(ctx, []receiptMsg{m}); err != nil {
+				return err
+			}
 		}
-		if isDataError(err) && len(batch) > 1 {
-			return j.settleEach(ctx, batch)
-		}
-		if isDataError(err) {
-			j.log.Error("Postgres refused a receipt; its batches will be retransmitted", "error", err)
-			return batch[0].msg.TermWithReason("refused by Postgres")
-		}
-		j.note("settle", err)
-		pause(ctx, time.Second)
-		if ctx.Err() != nil {
-			return nil
-		}
+		return nil
+	case isDataError(err):
+		j.log.Error("Postgres refused a receipt; its batches will be retransmitted", "error", err)
+		return batch[0].msg.TermWithReason("refused by Postgres")
+	case err != nil:
+		return err
 	}
-	j.note("settle", nil)
 	for _, m := range batch {
 		if err := m.msg.Ack(); err != nil {
 			return fmt.Errorf("ack a receipt: %w", err)
@@ -148,14 +151,52 @@ func (j *Janitor) settle(ctx context.Context, batch []receiptMsg) error {
 	return nil
 }
 
-// settleEach finds the receipt that spoils the transaction of all.
-func (j *Janitor) settleEach(ctx context.Context, batch []receiptMsg) error {
-	for _, m := range batch {
-		if err := j.settle(ctx, []receiptMsg{m}); err != nil {
+// commit settles receipts, in halves when together they take longer than a statement may, and
+// returns when all are committed, or with ctx, or with an error of the data.
+func (j *Janitor) commit(ctx context.Context, receipts []Receipt) error {
+	for ctx.Err() == nil {
+		start := time.Now()
+		done, err := bounded(ctx, func(ctx context.Context) (Settled, error) { return j.store.Settle(ctx, receipts) })
+		j.metrics.settled(done, len(receipts), time.Since(start), err)
+		if err == nil {
+			j.note("settle", nil)
+			return nil
+		}
+		if isDataError(err) {
 			return err
 		}
+		if a, b := halves(receipts); isTimeout(err) && len(b) > 0 {
+			if err := j.commit(ctx, a); err != nil {
+				return err
+			}
+			receipts = b
+			continue
+		}
+		j.note("settle", err)
+		pause(ctx, time.Second)
 	}
-	return nil
+	return ctx.Err()
+}
+
+// halves splits receipts, or the one receipt's batches; b is empty if there is but one batch.
+func halves(receipts []Receipt) (a, b []Receipt) {
+	if n := len(receipts); n > 1 {
+		return receipts[:n/2], receipts[n/2:]
+	}
+	r := receipts[0]
+	n := len(r.Batches)
+	if n < 2 {
+		return receipts, nil
+	}
+	first, second := r, r
+	first.Batches, second.Batches = r.Batches[:n/2], r.Batches[n/2:]
+	return []Receipt{first}, []Receipt{second}
+}
+
+// isTimeout reports that a statement or the transaction took too long.
+func isTimeout(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &pgErr) && pgErr.Code == "57014"
 }
 
 // isDataError reports that Postgres refused the values themselves.

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/waybillhq/waybill/internal/devstack"
+	"github.com/waybillhq/waybill/internal/pgtest"
 )
 
 // rig is a store, a server and an ingester, without sinks: the test plays the forwarder.
@@ -477,5 +478,84 @@ func TestCheckSaysWhatDoesNotFit(t *testing.T) {
 	}
 	if err := q.Check(t.Context(), 4, 8<<20); err == nil || errors.Is(err, ErrNotReady) {
 		t.Fatalf("max_payload too small: %v", err)
+	}
+}
+
+// A batch that the server finds too large must not hold up those behind it.
+func TestUnpublishableBatchHoldsNobodyUp(t *testing.T) {
+	options := devstack.DefaultNATSOptions(t.TempDir())
+	options.MaxPayload = 64 << 10
+	n, err := devstack.StartNATS(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(n.Stop)
+	r := &rig{store: mustStore(t), nats: n}
+	r.queue, r.nc = mustQueue(t, n)
+	large := laneEvent(t, "large")
+	large.Encoded = append(large.Encoded, 0x32, 0xa0, 0x8d, 0x06) // binary_data of 100,000 bytes
+	large.Encoded = append(large.Encoded, make([]byte, 100_000)...)
+	mustAppend(t, r.store, []Event{large})
+	for i := range 20 {
+		mustAppend(t, r.store, []Event{laneEvent(t, fmt.Sprint(i))})
+	}
+	r.mustJanitor(t, nil)
+	for i := range 20 {
+		b, msg := r.take(t, "ingress", testLane, 15*time.Second)
+		if b == nil {
+			t.Fatalf("%d of 20 batches behind the large one were published", i)
+		}
+		r.mustDeliver(t, "ingress", b, msg)
+	}
+}
+
+// A transaction that takes too long is tried in halves, so that one batch that is locked, or
+// too much at a time, does not stop the others.
+func TestSettleGoesOnInHalves(t *testing.T) {
+	url := pgtest.New(t)
+	cfg := DefaultStoreConfig(url)
+	cfg.StatementTimeout = 300 * time.Millisecond
+	s, err := OpenStore(t.Context(), cfg, testSpec.Lanes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	r := &rig{store: s, nats: mustNATS(t)}
+	r.queue, r.nc = mustQueue(t, r.nats)
+	var batches []Batch
+	for range 8 {
+		batches = append(batches, mustAppend(t, s, mustEvents(t, 1, 1)).batches[0])
+	}
+	tx, err := s.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	last := batches[len(batches)-1]
+	if _, err := tx.Exec(t.Context(), `SET LOCAL idle_in_transaction_session_timeout = 0`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), `SELECT 1 FROM waybill.batches WHERE batch = $1 FOR UPDATE`, last.ID.Number); err != nil {
+		t.Fatal(err)
+	}
+	j, err := NewJanitor(testJanitorConfig(), s, r.queue, testLog(t), testMeter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		done <- j.commit(t.Context(), []Receipt{receiptFor("archive", batches...), receiptFor("ingress", batches...)})
+	}()
+	eventually(t, 20*time.Second, "all but the locked batch lack one sink only", func() bool {
+		return mustCount(t, s, `SELECT count(*) FROM waybill.batches WHERE cardinality(waiting_for) = 2`) <= 2
+	})
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if n := r.pending(t); n != 0 {
+		t.Fatalf("%d events left", n)
 	}
 }

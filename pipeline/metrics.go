@@ -128,6 +128,7 @@ type janitorMetrics struct {
 	bad           metric.Int64Counter
 	retransmits   metric.Int64Counter
 	damagedCount  metric.Int64Counter
+	tooLarge      metric.Int64Counter
 	shedCount     metric.Int64Counter
 	settleSeconds metric.Float64Histogram
 }
@@ -148,6 +149,7 @@ func newJanitorMetrics(m metric.Meter, j *Janitor) (*janitorMetrics, error) {
 	out.bad = counter("waybill.receipts.malformed", "{receipt}", "Receipts dropped as malformed")
 	out.retransmits = counter("waybill.retransmit.events", "{event}", "Events published again because they were no longer queued")
 	out.damagedCount = counter("waybill.batches.damaged", "{batch}", "Claims of batches that lack some of their events")
+	out.tooLarge = counter("waybill.batches.too_large", "{batch}", "Retransmits that failed because the batch is larger than the NATS server's max_payload")
 	out.shedCount = counter("waybill.shed.batches", "{batch}", "Batches taken out of a queue that was nearly full")
 	h, err := m.Float64Histogram("waybill.settle.duration", metric.WithUnit("s"), metric.WithDescription("Time of one settle transaction"), secondsBuckets)
 	out.settleSeconds = h
@@ -201,5 +203,6 @@ func (m *janitorMetrics) expired(bySink map[string]int) {
 
 func (m *janitorMetrics) malformed()          { m.bad.Add(context.Background(), 1) }
 func (m *janitorMetrics) damaged()            { m.damagedCount.Add(context.Background(), 1) }
+func (m *janitorMetrics) unpublishable()      { m.tooLarge.Add(context.Background(), 1) }
 func (m *janitorMetrics) retransmitted(n int) { m.retransmits.Add(context.Background(), int64(n)) }
 func (m *janitorMetrics) shedBatches(n int64) { m.shedCount.Add(context.Background(), n) }

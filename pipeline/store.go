@@ -161,19 +161,6 @@ func (s *Store) check(ctx context.Context, wantLanes int) error {
 	return nil
 }
 
-// Sinks returns the names of the sinks that events must reach.
-func (s *Store) Sinks(ctx context.Context) ([]string, error) {
-	rows, err := s.pool.Query(ctx, `SELECT name FROM waybill.sinks ORDER BY name`)
-	if err != nil {
-		return nil, fmt.Errorf("read the sinks: %w", err)
-	}
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, fmt.Errorf("read the sinks: %w", err)
-	}
-	return names, nil
-}
-
 // classify turns an error of a transaction that was not known to commit into one of the
 // errors of Accept. committing says that the commit may have been under way.
 func classify(err error, committing bool) error {
@@ -181,7 +168,7 @@ func classify(err error, committing bool) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, &pgErr) && pgErr.Severity == "ERROR":
+	case errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "ERROR":
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	case pgconn.SafeToRetry(err) || !committing:
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)

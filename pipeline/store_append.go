@@ -228,7 +228,7 @@ func (e *dataError) Unwrap() error { return e.err }
 
 func classifyAppend(err error, committing bool) error {
 	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Severity == "ERROR" {
+	if errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "ERROR" {
 		if isNumberTaken(err) {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/waybillhq/waybill/internal/pgtest"
@@ -354,7 +355,7 @@ func mustExpireNow(t testing.TB, s *Store) {
 	if _, err := s.pool.Exec(t.Context(), `UPDATE waybill.batches SET expires_at = now() - interval '1 second'`); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Expire(t.Context(), 1000); err != nil {
+	if _, err := s.Expire(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -392,7 +393,7 @@ func TestRequeueGoesBackAndIsClearedByAReceipt(t *testing.T) {
 		t.Fatalf("requeued %d again, want none", n)
 	}
 	var claims []claimed
-	claims, damaged, err := s.ClaimStale(t.Context(), original.Lane, []staleFor{{"archive", time.Now()}}, 1<<20, 100)
+	claims, damaged, err := mustClaim(t, s, original.Lane, 100, staleFor{"archive", time.Now()})
 	if err != nil || len(claims) != 5 || len(damaged) != 0 {
 		t.Fatalf("claimed %d (%d damaged), %v; want 5", len(claims), len(damaged), err)
 	}
@@ -457,6 +458,20 @@ func TestRemovedSinkIsNotWaitedFor(t *testing.T) {
 	}
 }
 
+// mustClaim finds and claims up to limit stale batches.
+func mustClaim(t testing.TB, s *Store, lane, limit int, stale ...staleFor) ([]claimed, []BatchID, error) {
+	t.Helper()
+	found, err := s.FindStale(t.Context(), lane, stale, limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var numbers []int64
+	for _, b := range found {
+		numbers = append(numbers, b.number)
+	}
+	return s.ClaimStale(t.Context(), numbers, stale)
+}
+
 // A claim takes what is stale for any of the sinks, oldest first, and nothing twice.
 func TestClaimStale(t *testing.T) {
 	s := mustStore(t)
@@ -467,7 +482,7 @@ func TestClaimStale(t *testing.T) {
 	}
 	lane := LaneOf("/s", "t", 4)
 	mustSettle(t, s, Receipt{Sink: "ingress", Batches: []BatchReceipt{{ID: ids[2]}}})
-	claims, _, err := s.ClaimStale(t.Context(), lane, []staleFor{{"ingress", time.Now().Add(time.Minute)}, {"archive", time.Unix(0, 0)}}, 1<<20, 3)
+	claims, _, err := mustClaim(t, s, lane, 3, staleFor{"ingress", time.Now().Add(time.Minute)}, staleFor{"archive", time.Unix(0, 0)})
 	if err != nil || len(claims) != 3 {
 		t.Fatalf("claimed %d, %v; want 3", len(claims), err)
 	}
@@ -477,12 +492,11 @@ func TestClaimStale(t *testing.T) {
 			t.Fatalf("claim %d is %v attempt %d for %v, want %v for ingress", i, c.ID, c.Attempt, c.Sinks, ids[want])
 		}
 	}
-	// One byte allows one batch: the oldest.
-	claims, _, err = s.ClaimStale(t.Context(), lane, []staleFor{{"archive", time.Now().Add(time.Minute)}, {"ingress", time.Now().Add(time.Minute)}}, 1, 100)
+	claims, _, err = mustClaim(t, s, lane, 1, staleFor{"archive", time.Now().Add(time.Minute)}, staleFor{"ingress", time.Now().Add(time.Minute)})
 	if err != nil || len(claims) != 1 || claims[0].batch.ID != ids[0] || len(claims[0].batch.Sinks) != 2 {
 		t.Fatalf("claimed %+v, %v; want the oldest for both", claims, err)
 	}
-	if claims, _, _ = s.ClaimStale(t.Context(), lane+1, []staleFor{{"archive", time.Now().Add(time.Minute)}}, 1<<20, 100); len(claims) != 0 {
+	if claims, _, _ = mustClaim(t, s, lane+1, 100, staleFor{"archive", time.Now().Add(time.Minute)}); len(claims) != 0 {
 		t.Fatal("claimed batches of another lane")
 	}
 }
@@ -495,7 +509,7 @@ func TestClaimStaleLeavesDamagedBatchesOut(t *testing.T) {
 	if _, err := s.pool.Exec(t.Context(), `DELETE FROM waybill.events WHERE position = $1`, Position(first.ID.Number, 1)); err != nil {
 		t.Fatal(err)
 	}
-	claims, damaged, err := s.ClaimStale(t.Context(), first.Lane, []staleFor{{"archive", time.Now().Add(time.Minute)}}, 1<<20, 100)
+	claims, damaged, err := mustClaim(t, s, first.Lane, 100, staleFor{"archive", time.Now().Add(time.Minute)})
 	if err != nil || len(claims) != 1 || claims[0].batch.ID != second.ID || len(damaged) != 1 || damaged[0] != first.ID {
 		t.Fatalf("claims %+v damaged %v err %v", claims, damaged, err)
 	}
@@ -557,4 +571,98 @@ func mustPlan(t testing.TB, s *Store, sql string, args ...any) string {
 		t.Fatal(err)
 	}
 	return strings.Join(lines, "\n")
+}
+
+// Many large batches that expire together must not exceed what a statement may take, or none
+// of them ever would.
+func TestExpireIsBoundedByEvents(t *testing.T) {
+	s := mustStore(t)
+	if _, err := s.pool.Exec(t.Context(), `
+		WITH b AS (INSERT INTO waybill.batches (batch, token, lane, events, bytes, waiting_for, expires_at)
+			SELECT i, i, 0, 4096, 100, '{archive,ingress}', now() - interval '1 hour' FROM generate_series(1, 12) i RETURNING batch)
+		INSERT INTO waybill.events SELECT batch << 12 | n, '/s', 't', 'x', 1, '' FROM b, generate_series(0, 4095) n`); err != nil {
+		t.Fatal(err)
+	}
+	total := 0
+	for {
+		start := time.Now()
+		moved, err := s.Expire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(moved) == 0 {
+			break
+		}
+		if moved["archive"] > expireEvents+MaxBatchEvents {
+			t.Fatalf("one statement moved %d events", moved["archive"])
+		}
+		if took := time.Since(start); took > 5*time.Second {
+			t.Fatalf("one statement took %v", took)
+		}
+		total += moved["archive"]
+	}
+	if total != 12*4096 {
+		t.Fatalf("%d of %d events expired", total, 12*4096)
+	}
+}
+
+// What walks over all batches may take longer than a statement that holds locks.
+func TestScansHaveTheirOwnTimeLimit(t *testing.T) {
+	s := mustStore(t)
+	var limit string
+	err := s.scan(t.Context(), func(tx pgx.Tx) error {
+		return tx.QueryRow(t.Context(), `SHOW statement_timeout`).Scan(&limit)
+	})
+	if err != nil || limit != "10min" {
+		t.Fatalf("the limit is %q, %v", limit, err)
+	}
+}
+
+// A batch past its TTL is on its way to dead_letters: forwarders would not deliver it.
+func TestExpiredBatchesAreNotStale(t *testing.T) {
+	s := mustStore(t)
+	b := mustAppend(t, s, mustEvents(t, 1, 1)).batches[0]
+	if _, err := s.pool.Exec(t.Context(), `UPDATE waybill.batches SET expires_at = now() - interval '1 second'`); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := s.FindStale(t.Context(), b.Lane, []staleFor{{"archive", time.Now().Add(time.Minute)}}, 10); err != nil || len(found) != 0 {
+		t.Fatalf("found %v, %v", found, err)
+	}
+}
+
+// A dead letter that was requeued for a sink that is then removed must not be stuck.
+func TestRequeueForARemovedSink(t *testing.T) {
+	s := mustStore(t)
+	mustAppend(t, s, mustEvents(t, 3, 1))
+	mustExpireNow(t, s)
+	if _, err := s.Requeue(t.Context(), "typo", "", 10, time.Hour); err == nil || !strings.Contains(err.Error(), "archive, ingress") {
+		t.Fatalf("a sink that does not exist: %v", err)
+	}
+	if n, err := s.Requeue(t.Context(), "archive", "", 10, time.Hour); err != nil || n != 3 {
+		t.Fatalf("requeued %d, %v", n, err)
+	}
+	if err := s.RemoveSink(t.Context(), "archive"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.DropRemovedSinks(t.Context(), 100); err != nil {
+		t.Fatal(err)
+	}
+	if n := mustCount(t, s, `SELECT count(*) FROM waybill.events`); n != 0 {
+		t.Fatalf("%d events of the removed sink are left", n)
+	}
+	if _, err := s.pool.Exec(t.Context(), `INSERT INTO waybill.sinks (name) VALUES ('archive')`); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.Requeue(t.Context(), "archive", "", 10, time.Hour); err != nil || n != 3 {
+		t.Fatalf("after the sink came back: requeued %d, %v", n, err)
+	}
+}
+
+// Postgres words its severities in the server's language.
+func TestErrorsAreUnderstoodInAnyLanguage(t *testing.T) {
+	err := &pgconn.PgError{Severity: "FEHLER", SeverityUnlocalized: "ERROR", Code: "22021"}
+	var data *dataError
+	if !errors.As(classifyAppend(err, true), &data) {
+		t.Fatalf("not understood: %v", classifyAppend(err, true))
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -87,7 +88,7 @@ func (c *Ingest) run(ctx context.Context, adm *admin, log *slog.Logger) error {
 	}
 	adm.add("commit", ingester.Health)
 	adm.degrade("nats", connected(nc))
-	watch := &ingestWatch{queue: queue, log: log, lanes: c.Lanes.Lanes, maxEventBytes: c.MaxEventBytes}
+	watch := &ingestWatch{queue: queue, nc: nc, log: log, lanes: c.Lanes.Lanes, maxEventBytes: c.MaxEventBytes}
 	adm.degrade("queue", watch.queueProblem)
 	adm.degrade("janitor", watch.janitorProblem)
 	beat := pipeline.NewHeartbeat(pipeline.KindIngest, id, version())
@@ -184,6 +185,7 @@ func (s *ingestServers) stop(timeout time.Duration) {
 // ingestWatch looks at the other parts, without which ingest does its own.
 type ingestWatch struct {
 	queue         *pipeline.Queue
+	nc            *nats.Conn
 	log           *slog.Logger
 	lanes         int
 	maxEventBytes int
@@ -197,17 +199,21 @@ type ingestWatch struct {
 // as dead.
 const watchEvery = 2 * time.Second
 
-// run looks until ctx ends. A queue that exists and does not fit ends the process: events
-// could be accepted that can never be published.
+// run looks until ctx ends. A queue that does not fit when it is first seen ends the process:
+// events would be accepted that can never be published. One that no longer fits after a
+// reconnect, such as a server restored with another max_payload, is a problem to be shown:
+// what is accepted waits in Postgres.
 func (w *ingestWatch) run(ctx context.Context) error {
-	fits := false
+	seen, checked := false, uint64(0)
 	for ctx.Err() == nil {
-		if !fits {
+		if reconnects := w.nc.Stats().Reconnects; !seen || reconnects != checked || w.queueProblem() != nil {
 			err := w.queue.Check(ctx, w.lanes, w.maxEventBytes)
-			if err != nil && !errors.Is(err, pipeline.ErrNotReady) && ctx.Err() == nil {
+			if err != nil && !errors.Is(err, pipeline.ErrNotReady) && !seen && ctx.Err() == nil {
 				return err
 			}
-			fits = err == nil
+			if err == nil {
+				seen, checked = true, reconnects
+			}
 			w.set(&w.queueIs, err)
 		}
 		w.set(&w.janitor, w.lookForJanitor(ctx))

@@ -1,22 +1,11 @@
--- Takes the oldest batches of one lane that wait for a sink and are no longer queued for
--- it, up to a number of bytes (and one batch at least), oldest first.
--- $1: lane; $2, $3: sink and the time before which a batch queued for it is stale;
--- $4: bytes; $5: batches.
-WITH candidate AS MATERIALIZED (
-    SELECT b.batch, b.bytes, sum(b.bytes) OVER (ORDER BY b.batch) AS total
-    FROM waybill.batches b
-    WHERE b.lane = $1::smallint AND EXISTS (
-        SELECT FROM unnest($2::text[], $3::timestamptz[]) AS w(sink, before)
-        WHERE w.sink = ANY (b.waiting_for) AND b.queued_at < w.before)
-    ORDER BY b.batch
-    LIMIT $5::integer
-), stale AS MATERIALIZED (
+-- Takes those of the batches that find_stale found which are still stale.
+-- $1: batches; $2, $3: sink, and the time before which a batch queued for it is stale.
+WITH stale AS MATERIALIZED (
     SELECT b.batch, ARRAY(
         SELECT w.sink FROM unnest($2::text[], $3::timestamptz[]) AS w(sink, before)
         WHERE w.sink = ANY (b.waiting_for) AND b.queued_at < w.before ORDER BY w.sink) AS sinks
     FROM waybill.batches b
-    WHERE b.batch = ANY (ARRAY(SELECT c.batch FROM candidate c WHERE c.total - c.bytes < $4::bigint))
-      AND EXISTS (
+    WHERE b.batch = ANY ($1::bigint[]) AND EXISTS (
         SELECT FROM unnest($2::text[], $3::timestamptz[]) AS w(sink, before)
         WHERE w.sink = ANY (b.waiting_for) AND b.queued_at < w.before)
     ORDER BY b.batch

@@ -1,11 +1,14 @@
--- Moves batches past their TTL into dead_letters, one row per sink that lacks them.
--- $1: batches at most.
-WITH due AS MATERIALIZED (
+-- Moves batches past their TTL into dead_letters, one row per sink that lacks them: the
+-- oldest first, up to a number of events, and one batch at least.
+-- $1: batches at most; $2: events.
+WITH candidate AS MATERIALIZED (
+    SELECT b.batch, sum(b.events) OVER (ORDER BY b.batch) - b.events AS preceding
+    FROM (SELECT batch, events FROM waybill.batches WHERE expires_at < now() ORDER BY batch LIMIT $1::integer) AS b
+), due AS MATERIALIZED (
     SELECT batch, token, lane, accepted_at, waiting_for, origin_position, origin_token
     FROM waybill.batches
-    WHERE expires_at < now()
+    WHERE batch = ANY (ARRAY(SELECT batch FROM candidate WHERE preceding < $2::bigint)) AND expires_at < now()
     ORDER BY batch
-    LIMIT $1::integer
     FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM waybill.batches b WHERE b.batch = ANY (ARRAY(SELECT batch FROM due))
@@ -13,16 +16,14 @@ WITH due AS MATERIALIZED (
     DELETE FROM waybill.events e
     USING due d
     WHERE e.position >= d.batch << 12 AND e.position < (d.batch + 1) << 12
-    RETURNING e.position, e.source, e.type, e.event_id, e.seqnum, e.event
+    RETURNING coalesce(d.origin_position, e.position) AS position, coalesce(d.origin_token, d.token) AS token,
+              d.accepted_at, d.lane, d.waiting_for, e.source, e.type, e.event_id, e.seqnum, e.event
 ), dead AS (
     INSERT INTO waybill.dead_letters AS l
         (position, token, sink, code, reason, accepted_at, lane, source, type, event_id, seqnum, event)
-    SELECT coalesce(d.origin_position, e.position), coalesce(d.origin_token, d.token), s.sink,
-           'expired', 'not delivered within its time to live', d.accepted_at, d.lane,
-           e.source, e.type, e.event_id, e.seqnum, e.event
-    FROM due d
-    JOIN event e ON e.position >= d.batch << 12 AND e.position < (d.batch + 1) << 12
-    CROSS JOIN unnest(d.waiting_for) AS s(sink)
+    SELECT e.position, e.token, s.sink, 'expired', 'not delivered within its time to live',
+           e.accepted_at, e.lane, e.source, e.type, e.event_id, e.seqnum, e.event
+    FROM event e CROSS JOIN unnest(e.waiting_for) AS s(sink)
     ON CONFLICT (position, token, sink) DO UPDATE
     SET code = excluded.code, reason = excluded.reason, failed_at = now(),
         requeued_at = NULL, requeued_batch = NULL, requeued_token = NULL

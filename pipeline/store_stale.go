@@ -1,0 +1,265 @@
+package pipeline
+
+import (
+	"cmp"
+	"context"
+	_ "embed"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+var (
+	//go:embed sql/survey.sql
+	surveySQL string
+	//go:embed sql/find_stale.sql
+	findStaleSQL string
+	//go:embed sql/claim_stale.sql
+	claimStaleSQL string
+	//go:embed sql/read_events.sql
+	readEventsSQL string
+)
+
+// Backlog is what waits for one sink in one lane.
+type Backlog struct {
+	Sink    string
+	Lane    int
+	Batches int64
+	Events  int64
+	Bytes   int64
+	// By Postgres's clock.
+	OldestQueued   time.Time // zero: none was queued yet
+	OldestAccepted time.Time
+	OldestExpires  time.Time // zero: none expires
+	// Overdue counts the batches that were queued longer ago than the grace period.
+	Overdue int64
+}
+
+// Survey is what waits, as of one moment by Postgres's clock.
+type Survey struct {
+	Now      time.Time
+	Backlogs []Backlog
+}
+
+// BySink sums the lanes up.
+func (s Survey) BySink() map[string]Backlog {
+	out := map[string]Backlog{}
+	for _, b := range s.Backlogs {
+		sum, seen := out[b.Sink]
+		if !seen {
+			sum = b
+			sum.Batches, sum.Events, sum.Bytes, sum.Overdue = 0, 0, 0, 0
+		}
+		sum.Lane = -1
+		sum.Batches += b.Batches
+		sum.Events += b.Events
+		sum.Bytes += b.Bytes
+		sum.Overdue += b.Overdue
+		sum.OldestQueued = earlier(sum.OldestQueued, b.OldestQueued)
+		sum.OldestAccepted = earlier(sum.OldestAccepted, b.OldestAccepted)
+		sum.OldestExpires = earlier(sum.OldestExpires, b.OldestExpires)
+		out[b.Sink] = sum
+	}
+	return out
+}
+
+// earlier ignores zero times.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || (!b.IsZero() && b.Before(a)) {
+		return b
+	}
+	return a
+}
+
+// scanTimeout bounds a statement that walks over all batches, and nothing else does: a second
+// or so per million, while the timeout of the others is for what must not hold locks.
+const scanTimeout = 10 * time.Minute
+
+// scan runs a read-only statement that may take as long as scanTimeout.
+func (s *Store) scan(ctx context.Context, read func(pgx.Tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, scanTimeout)
+	defer cancel()
+	return pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SELECT set_config('statement_timeout', $1, true)`, millis(scanTimeout)); err != nil {
+			return err
+		}
+		return read(tx)
+	})
+}
+
+// Survey scans the batches once. It is cheap while few wait and takes a second or so per
+// million.
+func (s *Store) Survey(ctx context.Context) (Survey, error) {
+	var out Survey
+	err := s.scan(ctx, func(tx pgx.Tx) error {
+		// Before the scan: what is accepted during it counts as newer.
+		if err := tx.QueryRow(ctx, `SELECT now()`).Scan(&out.Now); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, surveySQL, s.grace.Microseconds())
+		if err != nil {
+			return err
+		}
+		out.Backlogs, err = pgx.CollectRows(rows, scanBacklog)
+		return err
+	})
+	if err != nil {
+		return Survey{}, fmt.Errorf("survey the batches: %w", err)
+	}
+	return out, nil
+}
+
+func scanBacklog(row pgx.CollectableRow) (Backlog, error) {
+	var b Backlog
+	var lane int16
+	var queued, expires *time.Time
+	err := row.Scan(&b.Sink, &lane, &b.Batches, &b.Events, &b.Bytes, &queued, &b.OldestAccepted, &expires, &b.Overdue)
+	b.Lane = int(lane)
+	if queued != nil {
+		b.OldestQueued = *queued
+	}
+	if expires != nil {
+		b.OldestExpires = *expires
+	}
+	return b, err
+}
+
+// staleFor says before when a batch must have been queued to be stale for a sink.
+type staleFor struct {
+	sink   string
+	before time.Time
+}
+
+// claimed is a batch that was taken for retransmission, with its message body.
+type claimed struct {
+	batch Batch
+	body  []byte
+}
+
+// staleBatch is a batch that FindStale found.
+type staleBatch struct{ number, bytes int64 }
+
+// FindStale returns the numbers and sizes of up to limit stale batches of a lane, oldest
+// first. By the time they are claimed some may no longer be.
+func (s *Store) FindStale(ctx context.Context, lane int, stale []staleFor, limit int) ([]staleBatch, error) {
+	var out []staleBatch
+	sinks, before := staleArgs(stale)
+	err := s.scan(ctx, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, findStaleSQL, int16(lane), sinks, before, limit)
+		if err != nil {
+			return err
+		}
+		out, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (b staleBatch, err error) {
+			return b, row.Scan(&b.number, &b.bytes)
+		})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find stale batches of lane %d: %w", lane, err)
+	}
+	return out, nil
+}
+
+func staleArgs(stale []staleFor) (sinks []string, before []time.Time) {
+	for _, w := range stale {
+		sinks, before = append(sinks, w.sink), append(before, w.before)
+	}
+	return sinks, before
+}
+
+// ClaimStale takes those of the numbered batches that are stale: it counts the attempt up and
+// sets queued_at to now, so that another janitor does not take them too. What is claimed and
+// then not published becomes stale again. Batches whose events are not all there are left out
+// of the result and named in damaged.
+func (s *Store) ClaimStale(ctx context.Context, numbers []int64, stale []staleFor) (out []claimed, damaged []BatchID, err error) {
+	sinks, before := staleArgs(stale)
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		out, damaged = nil, nil
+		rows, err := tx.Query(ctx, claimStaleSQL, numbers, sinks, before)
+		if err != nil {
+			return err
+		}
+		all, err := pgx.CollectRows(rows, scanClaimed)
+		if err != nil || len(all) == 0 {
+			return err
+		}
+		// UPDATE … RETURNING keeps no order, and the lane's is by number.
+		slices.SortFunc(all, func(a, b claimed) int { return cmp.Compare(a.batch.ID.Number, b.batch.ID.Number) })
+		found, err := readBodies(ctx, tx, all)
+		if err != nil {
+			return err
+		}
+		for _, c := range all {
+			if found[c.batch.ID.Number] == c.batch.count {
+				out = append(out, c)
+			} else {
+				damaged = append(damaged, c.batch.ID)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("claim %d stale batches: %w", len(numbers), err)
+	}
+	return out, damaged, nil
+}
+
+func scanClaimed(row pgx.CollectableRow) (claimed, error) {
+	var c claimed
+	var token int64
+	var lane, events int16
+	var bytes int64
+	var expires *time.Time
+	var originPosition, originToken *int64
+	b := &c.batch
+	err := row.Scan(&b.ID.Number, &token, &lane, &events, &bytes, &b.Attempt, &b.AcceptedAt, &b.QueuedAt,
+		&expires, &b.Sinks, &originPosition, &originToken)
+	if err != nil {
+		return c, err
+	}
+	b.ID.Token, b.Lane, b.count = uint64(token), int(lane), int(events)
+	b.AcceptedAt, b.QueuedAt = b.AcceptedAt.UTC(), b.QueuedAt.UTC()
+	if expires != nil {
+		b.ExpiresAt = expires.UTC()
+	}
+	if originPosition != nil {
+		number, index := SplitPosition(*originPosition)
+		b.Origin = &Origin{Batch: BatchID{Number: number, Token: uint64(*originToken)}, Index: index}
+	}
+	c.body = make([]byte, 0, int(bytes)+int(events)*maxEventOverhead)
+	return c, nil
+}
+
+// readBodies builds the message bodies, exactly those that ingest built, and returns how
+// many events of each batch it found in their places.
+func readBodies(ctx context.Context, tx pgx.Tx, batches []claimed) (found map[int64]int, err error) {
+	byNumber := make(map[int64]*claimed, len(batches))
+	first, past := make([]int64, len(batches)), make([]int64, len(batches))
+	for i := range batches {
+		number := batches[i].batch.ID.Number
+		byNumber[number] = &batches[i]
+		first[i], past[i] = Position(number, 0), Position(number+1, 0)
+	}
+	rows, err := tx.Query(ctx, readEventsSQL, first, past)
+	if err != nil {
+		return nil, fmt.Errorf("read the events: %w", err)
+	}
+	found = make(map[int64]int, len(batches))
+	var position, seqnum int64
+	var encoded []byte
+	_, err = pgx.ForEachRow(rows, []any{&position, &seqnum, &encoded}, func() error {
+		number, index := SplitPosition(position)
+		if index == found[number] {
+			found[number]++
+			c := byNumber[number]
+			c.body = appendEvent(c.body, encoded, seqnum)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the events: %w", err)
+	}
+	return found, nil
+}

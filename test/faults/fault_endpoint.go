@@ -1,0 +1,54 @@
+package main
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// misbehave tells the endpoint how to behave.
+type misbehave struct {
+	s         *system
+	behaviour string
+}
+
+func (f *misbehave) inject(ctx context.Context) error { return f.s.behave(ctx, f.behaviour) }
+
+func (f *misbehave) heal(ctx context.Context) error { return f.s.behave(ctx, `{}`) }
+
+// flap lets the endpoint come and go.
+type flap struct {
+	s      *system
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+	err    error // of the goroutine
+}
+
+// flapEvery is about as long as a lane's first tries.
+const flapEvery = 400 * time.Millisecond
+
+func (f *flap) inject(ctx context.Context) error {
+	ctx, f.cancel = context.WithCancel(ctx)
+	f.done.Go(func() {
+		for down := true; ctx.Err() == nil && f.err == nil; down = !down {
+			behaviour := `{}`
+			if down {
+				behaviour = `{"down":true}`
+			}
+			if err := f.s.behave(ctx, behaviour); ctx.Err() == nil {
+				f.err = err
+			}
+			sleep(ctx, flapEvery)
+		}
+	})
+	return nil
+}
+
+func (f *flap) heal(ctx context.Context) error {
+	f.cancel()
+	f.done.Wait()
+	if f.err != nil {
+		return f.err
+	}
+	return f.s.behave(ctx, `{}`)
+}

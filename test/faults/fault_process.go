@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+	"time"
+)
+
+// kill ends a part at once.
+type kill struct {
+	s  *system
+	on string
+}
+
+func (f *kill) inject(context.Context) error {
+	f.s.watch.dies(f.on)
+	return f.s.signal(f.on, endSignal(f.on))
+}
+
+func (f *kill) heal(ctx context.Context) error { return f.s.awaitStart(ctx, f.on) }
+
+// pause stops a process for a while; it does not know of it.
+type pause struct {
+	s   *system
+	on  string
+	pid int
+}
+
+func (f *pause) inject(context.Context) error {
+	f.s.watch.lapses(f.on)
+	f.pid = f.s.pid(f.on)
+	return f.s.signal(f.on, syscall.SIGSTOP)
+}
+
+func (f *pause) heal(context.Context) error {
+	if err := syscall.Kill(f.pid, syscall.SIGCONT); err != nil {
+		return fmt.Errorf("continue %s: %w", f.on, err)
+	}
+	return nil
+}
+
+// terminate asks a process to end, and times it.
+type terminate struct {
+	s  *system
+	on string
+}
+
+func (f *terminate) inject(context.Context) error {
+	f.s.watch.stops(f.on)
+	return f.s.signal(f.on, syscall.SIGTERM)
+}
+
+func (f *terminate) heal(ctx context.Context) error { return f.s.awaitStart(ctx, f.on) }
+
+// together is one fault and then another.
+type together struct{ first, then fault }
+
+func (f *together) inject(ctx context.Context) error {
+	if err := f.first.inject(ctx); err != nil {
+		return err
+	}
+	sleep(ctx, 500*time.Millisecond)
+	return f.then.inject(ctx)
+}
+
+// heal mends the second one first: it is to end while the first is in force.
+func (f *together) heal(ctx context.Context) error {
+	err := f.then.heal(ctx)
+	if first := f.first.heal(context.WithoutCancel(ctx)); err == nil {
+		err = first
+	}
+	return err
+}
+
+// rolling restarts every process, each once the one before it is ready again.
+type rolling struct{ s *system }
+
+func (f *rolling) inject(ctx context.Context) error {
+	for _, name := range processes {
+		one := &terminate{f.s, name}
+		if err := one.inject(ctx); err != nil {
+			return err
+		}
+		if err := one.heal(ctx); err != nil {
+			return err
+		}
+		if err := f.s.awaitReady(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *rolling) heal(context.Context) error { return nil }

@@ -1,0 +1,145 @@
+// Command faults tries to break Waybill's guarantees. A run starts the whole system, every
+// part a process of its own, puts load on it, breaks it in ways drawn from a seed, lets it
+// recover, and then compares what producers were told with what the sinks have, event by
+// event.
+//
+//	go run ./test/faults --seed 7 --for 40s
+//	go run ./test/faults --seed 1 --fault kill-forwarder --fault lose-endpoint-responses
+//	go run ./test/faults --seed 1 --runs 50
+//
+// It prints a line per fault and a summary per run, writes <out>/seed-<n>.json, and exits
+// with 1 after a violation; then the logs of that run stay in <out>/seed-<n>/. The schedule
+// depends on the seed, --for and --fault only. --list names the faults.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "faults:", err)
+		os.Exit(1)
+	}
+}
+
+// settings are what the flags say.
+type settings struct {
+	seed   uint64
+	length time.Duration
+	faults []string
+	runs   int
+	rate   float64
+	out    string
+	binary string
+	keep   bool
+}
+
+func run(ctx context.Context, args []string, w io.Writer) error {
+	s := settings{}
+	flags := flag.NewFlagSet("faults", flag.ContinueOnError)
+	flags.Uint64Var(&s.seed, "seed", 1, "seed of the first run; the others count up from it")
+	flags.DurationVar(&s.length, "for", 40*time.Second, "how long a run breaks things under load")
+	flags.Func("fault", "break only this; may be repeated", func(name string) error {
+		s.faults = append(s.faults, name)
+		return nil
+	})
+	flags.IntVar(&s.runs, "runs", 1, "how many seeds")
+	flags.Float64Var(&s.rate, "rate", 400, "events offered a second")
+	flags.StringVar(&s.out, "out", filepath.Join(".cache", "faults"), "directory of the results")
+	flags.StringVar(&s.binary, "waybill", "", "the waybill binary; empty: it is built")
+	flags.BoolVar(&s.keep, "keep", false, "keep the logs of runs without a violation too")
+	list := flags.Bool("list", false, "list the faults and end")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		return err
+	}
+	if *list {
+		return listFaults(w)
+	}
+	if err := s.validate(); err != nil {
+		return err
+	}
+	return runAll(ctx, s, w)
+}
+
+// minLength leaves room for a fault and the recovery from it.
+const minLength = 8 * time.Second
+
+func (s settings) validate() error {
+	switch {
+	case s.length < minLength:
+		return fmt.Errorf("--for %v: want at least %v", s.length, minLength)
+	case s.runs < 1:
+		return fmt.Errorf("--runs %d: want at least 1", s.runs)
+	case s.rate <= 0:
+		return fmt.Errorf("--rate %g: want a positive number of events per second", s.rate)
+	}
+	_, err := selectKinds(s.faults)
+	return err
+}
+
+func runAll(ctx context.Context, s settings, w io.Writer) error {
+	if err := os.MkdirAll(s.out, 0o755); err != nil {
+		return fmt.Errorf("directory of the results: %w", err)
+	}
+	if s.binary == "" {
+		dir, err := os.MkdirTemp("", "waybill-faults-bin-")
+		if err != nil {
+			return fmt.Errorf("directory of the binary: %w", err)
+		}
+		defer os.RemoveAll(dir)
+		if s.binary, err = build(ctx, dir); err != nil {
+			return err
+		}
+	}
+	var failed []string
+	for i := range s.runs {
+		result, err := runOne(ctx, s, s.seed+uint64(i), w)
+		if err != nil {
+			return fmt.Errorf("seed %d: %w", s.seed+uint64(i), err)
+		}
+		if len(result.Violations) > 0 {
+			failed = append(failed, fmt.Sprint(result.Seed))
+		}
+	}
+	fmt.Fprintf(w, "faults: %d runs passed, %d failed\n", s.runs-len(failed), len(failed))
+	if len(failed) > 0 {
+		return fmt.Errorf("violations with the seeds %s; see %s", strings.Join(failed, ", "), s.out)
+	}
+	return nil
+}
+
+// build builds the waybill binary of this checkout.
+func build(ctx context.Context, dir string) (string, error) {
+	binary := filepath.Join(dir, "waybill")
+	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", binary, "github.com/waybillhq/waybill/cmd/waybill")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build waybill: %w\n%s", err, out)
+	}
+	return binary, nil
+}
+
+func listFaults(w io.Writer) error {
+	for _, k := range kinds() {
+		if _, err := fmt.Fprintf(w, "%-28s %s (%s)\n", k.name, k.about, strings.Join(k.targets, ", ")); err != nil {
+			return err
+		}
+	}
+	return nil
+}

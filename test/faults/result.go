@@ -1,0 +1,208 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/waybillhq/waybill/test/faults/audit"
+)
+
+// What must hold, beside what package audit looks for.
+const (
+	// maxDoubleShare is how many of the endpoint's events may be doubles where nothing
+	// explains one.
+	maxDoubleShare = 0.001
+	// maxRSS bounds the memory of each of Waybill's processes, bytes.
+	maxRSS = 200 << 20
+	// maxTakeover bounds how long the lanes of a dead forwarder may be without one.
+	maxTakeover = 10 * time.Second
+)
+
+// result is what a run prints and stores.
+type result struct {
+	Seed     uint64         `json:"seed"`
+	For      float64        `json:"for_seconds"`
+	Rate     float64        `json:"offered_per_second"`
+	Schedule []scheduleStep `json:"schedule"`
+	audit.Report
+	// DoubleShare is the endpoint's doubles per event, DoublesExplained whether a fault
+	// of the run may lead to any.
+	DoubleShare          float64 `json:"ingress_double_share"`
+	DoublesExplained     bool    `json:"ingress_doubles_explained"`
+	RetransmittedBatches int     `json:"retransmitted_batches"`
+	RetransmittedEvents  int     `json:"retransmitted_events"`
+	// RecoverSeconds is from the last fault's end until everything was settled, and
+	// SettledSeconds from the load's end.
+	RecoverSeconds float64            `json:"recover_seconds"`
+	Takeovers      []takeover         `json:"takeovers"`
+	MaxRSS         map[string]float64 `json:"max_rss_mib"` // by kind of process
+	Seconds        float64            `json:"seconds"`
+	Violations     []string           `json:"violations"`
+	Logs           string             `json:"logs,omitempty"`
+}
+
+// scheduleStep is a fault as it took place.
+type scheduleStep struct {
+	Fault    string  `json:"fault"`
+	Target   string  `json:"target"`
+	Injected float64 `json:"injected_seconds"`
+	Healed   float64 `json:"healed_seconds"`
+}
+
+// judge makes the result.
+func (t *trial) judge(e *evidence, settled error, recovery time.Duration) *result {
+	r := &result{
+		Seed: t.seed, For: t.settings.length.Seconds(), Rate: t.settings.rate,
+		Report:               audit.Compare(e.Evidence),
+		RetransmittedBatches: e.retransmittedBatches, RetransmittedEvents: e.retransmittedEvents,
+		RecoverSeconds: recovery.Seconds(), MaxRSS: map[string]float64{}, Violations: []string{},
+	}
+	for _, p := range t.steps {
+		r.Schedule = append(r.Schedule, scheduleStep{p.kind.name, p.on, p.injected.Seconds(), p.healed.Seconds()})
+	}
+	if settled != nil {
+		r.violation("%v", settled)
+	} else if e.left > 0 {
+		r.violation("%d rows of events belong to no batch", e.left)
+	}
+	r.Violations = append(r.Violations, r.Report.Violations(e.Evidence)...)
+	if e.archive != nil {
+		r.violation("the archive cannot be read back: %v", e.archive)
+	}
+	for _, f := range t.faults {
+		r.violation("the harness: %s", f)
+	}
+	t.judgeEffects(r)
+	t.system.watch.judge(r, t)
+	return r
+}
+
+func (r *result) violation(format string, args ...any) {
+	r.Violations = append(r.Violations, fmt.Sprintf(format, args...))
+}
+
+// judgeEffects compares doubles and retransmits with what the faults may lead to.
+func (t *trial) judgeEffects(r *result) {
+	retransmits := false
+	for _, p := range t.steps {
+		r.DoublesExplained = r.DoublesExplained || p.kind.effect.doubles
+		retransmits = retransmits || p.kind.effect.retransmits
+	}
+	if s := r.Sinks[ingressSink]; s.Delivered > 0 {
+		r.DoubleShare = float64(s.Doubled) / float64(s.Delivered)
+	}
+	if r.DoubleShare > maxDoubleShare && !r.DoublesExplained {
+		r.violation("%.2f %% of the endpoint's events are doubles, and no fault explains any", 100*r.DoubleShare)
+	}
+	if r.RetransmittedBatches > 0 && !retransmits {
+		r.violation("%d batches were retransmitted, and no fault took any out of the queue", r.RetransmittedBatches)
+	}
+}
+
+// judge adds what was seen of the processes to a result.
+func (w *watch) judge(r *result, t *trial) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r.Violations = append(r.Violations, w.problems...)
+	for name, bytes := range w.rss {
+		kind := kindOf(name)
+		r.MaxRSS[kind] = max(r.MaxRSS[kind], float64(bytes)/(1<<20))
+		if slices.Contains(processes, name) && bytes > maxRSS {
+			r.violation("%s had %.0f MiB resident; the limit is %d", name, float64(bytes)/(1<<20), maxRSS>>20)
+		}
+	}
+	r.Takeovers = append([]takeover{}, w.takeovers...)
+	for _, o := range w.takeovers {
+		if o.Seconds > maxTakeover.Seconds() && t.aloneOnLeases(o.Forwarder, o.since) {
+			r.violation("the %d lanes of %s were taken over after %.1f s", o.Lanes, o.Forwarder, o.Seconds)
+		}
+	}
+	for _, o := range w.orphans {
+		if t.aloneOnLeases(o.forwarder, o.since) {
+			r.violation("the lanes of %s, which died, were not all taken over", o.forwarder)
+		}
+	}
+}
+
+// aloneOnLeases reports whether nothing but a forwarder's death kept lanes from moving.
+func (t *trial) aloneOnLeases(forwarder string, since time.Time) bool {
+	died := since.Sub(t.loaded)
+	for _, p := range t.steps {
+		overlaps := p.injected <= died+maxTakeover && p.healed+maxTakeover >= died
+		if p.kind.effect.leases && p.on != forwarder && overlaps {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *result) save(dir string) error {
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode the result: %w", err)
+	}
+	path := filepath.Join(dir, fmt.Sprintf("seed-%d.json", r.Seed))
+	if err := os.WriteFile(path, append(data, '\n'), 0o644); err != nil {
+		return fmt.Errorf("store the result: %w", err)
+	}
+	return nil
+}
+
+func (r *result) print(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "  offered %d, acknowledged %d, unknown outcomes %d, stored %d; retransmitted %d batches of %d events\n",
+		r.Offered, r.Acknowledged, r.Unknown, r.Stored, r.RetransmittedBatches, r.RetransmittedEvents)
+	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "  sink\tdelivered\tlost\tgaps\tdoubled\tout of order\tunexplained\tdead letters\t")
+	for _, name := range slices.Sorted(maps.Keys(r.Sinks)) {
+		s := r.Sinks[name]
+		fmt.Fprintf(table, "  %s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t\n", name, s.Delivered, s.Lost, s.Gaps, s.Doubled, s.OutOfOrder, s.Unexplained, counts(s.DeadLetters))
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintf(&b, "  recovered %.1f s after the last fault; most memory, MiB:", r.RecoverSeconds)
+	for _, kind := range slices.Sorted(maps.Keys(r.MaxRSS)) {
+		fmt.Fprintf(&b, " %s %.0f", kind, r.MaxRSS[kind])
+	}
+	for _, o := range r.Takeovers {
+		fmt.Fprintf(&b, "; %d lanes of %s taken over in %.1f s", o.Lanes, o.Forwarder, o.Seconds)
+	}
+	fmt.Fprintln(&b)
+	r.printVerdict(&b)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func (r *result) printVerdict(b *strings.Builder) {
+	if len(r.Violations) == 0 {
+		fmt.Fprintf(b, "seed %d: passed in %.1f s\n\n", r.Seed, r.Seconds)
+		return
+	}
+	for _, v := range r.Violations {
+		fmt.Fprintf(b, "  VIOLATION: %s\n", v)
+	}
+	for _, e := range r.Examples {
+		fmt.Fprintf(b, "    %s\n", e)
+	}
+	fmt.Fprintf(b, "seed %d: FAILED in %.1f s; its logs are in %s\n\n", r.Seed, r.Seconds, r.Logs)
+}
+
+func counts(byCode map[string]int) string {
+	if len(byCode) == 0 {
+		return "0"
+	}
+	var parts []string
+	for _, code := range slices.Sorted(maps.Keys(byCode)) {
+		parts = append(parts, fmt.Sprintf("%d %s", byCode[code], code))
+	}
+	return strings.Join(parts, ", ")
+}

@@ -1,0 +1,271 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/waybillhq/waybill/internal/roundtrip"
+	"github.com/waybillhq/waybill/test/faults/audit"
+)
+
+const (
+	// runLimit is how long a run may take, from the first process to the verdict.
+	runLimit = 75 * time.Second
+	// auditTime is what is kept of it for reading everything back.
+	auditTime = 5 * time.Second
+	// leastRecovery is what a run gets to recover in any case.
+	leastRecovery = 15 * time.Second
+
+	// Keys of the load: sources × types.
+	loadSources, loadTypes = 20, 5
+	// loadMaxBytes bounds the data of an event.
+	loadMaxBytes = 8 << 10
+
+	ingressSink, archiveSink = "ingress", "archive"
+)
+
+// trial is one run.
+type trial struct {
+	seed     uint64
+	settings settings
+	out      io.Writer
+	system   *system
+	began    time.Time // the run
+	loaded   time.Time // the load
+
+	mu     sync.Mutex // guards what follows
+	steps  []*played
+	faults []string // of the harness itself
+}
+
+// played is a step and when it really took place, from the start of the load.
+type played struct {
+	step
+	injected, healed time.Duration
+}
+
+// runOne runs one seed. The error is one of the harness; violations are in the result.
+func runOne(ctx context.Context, s settings, seed uint64, w io.Writer) (*result, error) {
+	kinds, err := selectKinds(s.faults)
+	if err != nil {
+		return nil, err
+	}
+	t := &trial{seed: seed, settings: s, out: w, began: time.Now()}
+	for _, step := range draw(seed, s.length, kinds) {
+		t.steps = append(t.steps, &played{step: step})
+	}
+	t.say("seed %d: %d faults in %v", seed, len(t.steps), s.length)
+	for _, step := range t.steps {
+		t.say("  %v", step.step)
+	}
+	if t.system, err = startSystem(ctx, s.binary); err != nil {
+		return nil, err
+	}
+	result, err := t.run(ctx)
+	err = errors.Join(err, t.end(result))
+	if ctx.Err() != nil {
+		return nil, errors.New("interrupted")
+	}
+	return result, err
+}
+
+// end stops everything, completes the result and removes what is not kept.
+func (t *trial) end(r *result) error {
+	stopped := t.system.stop()
+	var err error
+	if r != nil {
+		if stopped != nil {
+			r.Violations = append(r.Violations, "at the end: "+stopped.Error())
+		}
+		r.Seconds = time.Since(t.began).Seconds()
+		if len(r.Violations) > 0 || t.settings.keep {
+			r.Logs, err = t.keepLogs()
+		}
+		err = errors.Join(err, r.save(t.settings.out), r.print(t.out))
+	}
+	return errors.Join(err, t.system.remove())
+}
+
+func (t *trial) say(format string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, _ = fmt.Fprintf(t.out, format+"\n", args...) // progress; the result is in a file
+}
+
+// run puts the load on, breaks and mends things, and judges.
+func (t *trial) run(ctx context.Context) (*result, error) {
+	t.say("  everything runs after %.1f s", time.Since(t.began).Seconds())
+	stop, sent := make(chan struct{}), make(chan sending, 1)
+	t.loaded = time.Now()
+	sendCtx, cancelSend := context.WithCancel(ctx)
+	defer cancelSend()
+	go func() { sent <- t.send(sendCtx, stop) }()
+	t.play(ctx)
+	sleep(ctx, time.Until(t.loaded.Add(t.settings.length)))
+	close(stop)
+	healed := t.lastHealed()
+	var load sending
+	select {
+	case load = <-sent:
+	case <-time.After(time.Until(t.began.Add(runLimit))):
+		cancelSend()
+		load = <-sent
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if load.err != nil && !errors.Is(load.err, context.Canceled) {
+		return nil, load.err
+	}
+	settled := t.settle(ctx)
+	recovery := time.Since(healed)
+	evidence, err := t.gather(ctx, load.ledger)
+	if err != nil {
+		return nil, err
+	}
+	return t.judge(evidence, settled, recovery), nil
+}
+
+// sending is what Send returns.
+type sending struct {
+	ledger *roundtrip.Ledger
+	err    error
+}
+
+func (t *trial) send(ctx context.Context, stop <-chan struct{}) sending {
+	config := roundtrip.DefaultSenderConfig(t.system.stack.HTTP, t.system.stack.GRPC)
+	config.Rate, config.Stop = t.settings.rate, stop
+	events := int(t.settings.rate * (t.settings.length + runLimit).Seconds())
+	plan := roundtrip.DefaultPlan(fmt.Sprintf("seed-%d", t.seed), events)
+	plan.Seed, plan.Sources, plan.Types, plan.MaxBytes = t.seed, loadSources, loadTypes, loadMaxBytes
+	ledger, err := roundtrip.Send(ctx, config, plan)
+	return sending{ledger, err}
+}
+
+// play injects and heals every step at its time, and returns when all are healed.
+func (t *trial) play(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, p := range t.steps {
+		wg.Go(func() { t.playStep(ctx, p) })
+	}
+	wg.Wait()
+}
+
+func (t *trial) playStep(ctx context.Context, p *played) {
+	sleep(ctx, time.Until(t.loaded.Add(p.At)))
+	if ctx.Err() != nil {
+		return
+	}
+	f := p.kind.make(t.system, p.on)
+	t.mark(&p.injected)
+	t.say("  %5.1fs  %s %s", time.Since(t.loaded).Seconds(), p.kind.name, p.on)
+	if err := f.inject(ctx); err != nil && ctx.Err() == nil {
+		t.fail("%s %s: %v", p.kind.name, p.on, err)
+	}
+	sleep(ctx, p.Hold)
+	if err := f.heal(context.WithoutCancel(ctx)); err != nil {
+		t.fail("mend %s %s: %v", p.kind.name, p.on, err)
+	}
+	t.mark(&p.healed)
+	t.say("  %5.1fs  %s %s is over", time.Since(t.loaded).Seconds(), p.kind.name, p.on)
+}
+
+func (t *trial) mark(at *time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	*at = time.Since(t.loaded)
+}
+
+func (t *trial) fail(format string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.faults = append(t.faults, fmt.Sprintf(format, args...))
+}
+
+func (t *trial) lastHealed() time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	last := time.Duration(0)
+	for _, p := range t.steps {
+		last = max(last, p.healed)
+	}
+	return t.loaded.Add(last)
+}
+
+// settle waits until no batch waits for a sink, and says what remains where that takes
+// too long.
+func (t *trial) settle(ctx context.Context) error {
+	limit := max(time.Until(t.began.Add(runLimit-auditTime)), leastRecovery)
+	return poll(ctx, limit, "everything is settled", func(ctx context.Context) error {
+		conn, err := pgx.Connect(ctx, t.system.stack.DatabaseURL)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = conn.Close(ctx) }() // it only reads
+		var batches int
+		var waiting string
+		err = conn.QueryRow(ctx, `
+			SELECT count(*), coalesce(string_agg(DISTINCT array_to_string(waiting_for, ' and '), ', '), '')
+			FROM waybill.batches`).Scan(&batches, &waiting)
+		if err == nil && batches > 0 {
+			err = fmt.Errorf("%d batches wait for %s", batches, waiting)
+		}
+		return err
+	})
+}
+
+// gather reads back what everybody has.
+func (t *trial) gather(ctx context.Context, ledger *roundtrip.Ledger) (*evidence, error) {
+	e := &evidence{Evidence: audit.Evidence{Archive: archiveSink, Sinks: map[string][]roundtrip.Delivery{}, Retransmitted: map[int64]bool{}}}
+	for entry := range ledger.Entries() {
+		e.Sent = append(e.Sent, entry)
+	}
+	for _, p := range t.steps {
+		e.Codes = append(e.Codes, p.kind.effect.codes...)
+	}
+	for d, err := range roundtrip.FileDeliveries(t.system.recordsFile()) {
+		if err != nil {
+			return nil, err
+		}
+		e.Sinks[ingressSink] = append(e.Sinks[ingressSink], d)
+	}
+	reader, err := t.system.stack.S3.ArchiveReader(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for d, err := range roundtrip.ArchiveDeliveries(ctx, reader, nil) {
+		if err != nil {
+			e.archive = err
+			break
+		}
+		e.Sinks[archiveSink] = append(e.Sinks[archiveSink], d)
+	}
+	return e, t.system.untilPostgres(ctx, e.readPostgres)
+}
+
+// keepLogs moves what tells of the run to the directory of the results.
+func (t *trial) keepLogs() (string, error) {
+	dir := filepath.Join(t.settings.out, fmt.Sprintf("seed-%d", t.seed))
+	if err := os.RemoveAll(dir); err != nil {
+		return "", fmt.Errorf("keep the logs: %w", err)
+	}
+	if err := os.CopyFS(filepath.Join(dir, "logs"), os.DirFS(filepath.Join(t.system.dir, "logs"))); err != nil {
+		return "", fmt.Errorf("keep the logs: %w", err)
+	}
+	records, err := os.ReadFile(t.system.recordsFile())
+	if err != nil {
+		return "", fmt.Errorf("keep the endpoint's records: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "endpoint-records.ndjson"), records, 0o644); err != nil {
+		return "", fmt.Errorf("keep the endpoint's records: %w", err)
+	}
+	return dir, t.system.watch.saveLog(filepath.Join(dir, "supervisors.log"))
+}

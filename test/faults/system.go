@@ -1,0 +1,245 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/waybillhq/waybill/internal/devrun"
+	"github.com/waybillhq/waybill/pipeline"
+)
+
+// system is everything that a run starts.
+type system struct {
+	dir   string
+	stack *devrun.Stack
+	ways  *ways
+	watch *watch
+
+	// The harness's own connections, past every proxy.
+	nc    *nats.Conn
+	queue *pipeline.Queue
+	js    jetstream.JetStream
+
+	stop func() error // ends everything; safe to call again
+}
+
+// recordsFile is where the endpoint writes what it took.
+func (s *system) recordsFile() string { return filepath.Join(s.dir, "endpoint-records.ndjson") }
+
+// startSystem starts the parts and waits until they are ready. Everything ends with stop,
+// or with this process.
+func startSystem(ctx context.Context, binary string) (_ *system, err error) {
+	// Below the system's own place for such, and open: Postgres runs as another user, who
+	// must be able to pass through.
+	dir, err := os.MkdirTemp("", "waybill-faults-")
+	if err != nil {
+		return nil, fmt.Errorf("scratch directory: %w", err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("scratch directory: %w", err)
+	}
+	s := &system{dir: dir, ways: newWays(), watch: newWatch()}
+	config := devrun.DefaultConfig()
+	config.Dir, config.Executable, config.FreePorts = dir, binary, true
+	config.Ingests, config.Forwarders, config.Janitors = len(ingests), len(forwarders), len(janitors)
+	config.ArchiveLinger = 200 * time.Millisecond
+	config.Env = append(os.Environ(), "WAYBILL_ENDPOINT_RECORDS_FILE="+s.recordsFile())
+	config.Say, config.Via = s.watch.hear, s.ways.via
+	if s.stack, err = devrun.New(config); err != nil {
+		return nil, err
+	}
+	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	s.stop = sync.OnceValue(func() error {
+		s.watch.ending()
+		if s.nc != nil {
+			s.nc.Close()
+		}
+		// The processes stop while their ways are open.
+		s.watch.stopSupervising()
+		err := s.stack.Stop()
+		cancel()
+		running.Wait()
+		return err
+	})
+	running.Go(func() { s.ways.run(background) })
+	if err := s.stack.Start(ctx); err != nil {
+		cancel()
+		running.Wait()
+		return nil, errors.Join(err, s.remove())
+	}
+	supervise, stopSupervising := context.WithCancel(background)
+	supervised := make(chan struct{})
+	go func() { defer close(supervised); s.stack.Run(supervise) }()
+	s.watch.stopSupervising = func() { stopSupervising(); <-supervised }
+	if err := s.connect(ctx); err != nil {
+		return nil, errors.Join(err, s.stop(), s.remove())
+	}
+	running.Go(func() { s.watch.run(background, s) })
+	return s, nil
+}
+
+func (s *system) connect(ctx context.Context) error {
+	var err error
+	if s.nc, err = pipeline.ConnectNATS(s.stack.NATSURL, "faults"); err != nil {
+		return err
+	}
+	if s.queue, err = pipeline.NewQueue(s.nc); err != nil {
+		return err
+	}
+	if s.js, err = jetstream.New(s.nc); err != nil {
+		return fmt.Errorf("JetStream: %w", err)
+	}
+	return s.exec(ctx, retransmitsSQL)
+}
+
+// remove deletes what the system stored. Call it after stop.
+func (s *system) remove() error { return errors.Join(s.stack.Remove(), os.RemoveAll(s.dir)) }
+
+// retransmitsSQL makes Postgres itself keep the books on retransmits: exactly, whoever is
+// killed meanwhile.
+const retransmitsSQL = `
+	CREATE TABLE public.retransmits (
+		batch bigint NOT NULL, token bigint NOT NULL, attempt integer NOT NULL, events integer NOT NULL,
+		waiting_for text[] NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
+	CREATE FUNCTION public.note_retransmit() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		INSERT INTO public.retransmits VALUES (NEW.batch, NEW.token, NEW.attempts, NEW.events, NEW.waiting_for);
+		RETURN NULL;
+	END $$;
+	CREATE TRIGGER note_retransmit AFTER UPDATE ON waybill.batches
+		FOR EACH ROW WHEN (OLD.attempts IS DISTINCT FROM NEW.attempts) EXECUTE FUNCTION public.note_retransmit();`
+
+// pid is the process id of a part, or 0 while it is down.
+func (s *system) pid(name string) int {
+	for _, p := range s.stack.Parts() {
+		if p.Name == name {
+			return p.PID
+		}
+	}
+	return 0
+}
+
+func (s *system) signal(name string, signal syscall.Signal) error {
+	if err := syscall.Kill(s.pid(name), signal); err != nil {
+		return fmt.Errorf("signal %s: %w", name, err)
+	}
+	return nil
+}
+
+// startLimit bounds how long a part may take to end and to be started again: above what
+// a process may take to stop.
+const startLimit = 30 * time.Second
+
+// awaitStart waits until the part that was told to end was started again.
+func (s *system) awaitStart(ctx context.Context, name string) error {
+	return poll(ctx, startLimit, name+" is started again", func(context.Context) error {
+		return s.watch.awaited(name)
+	})
+}
+
+// awaitReady waits until a process says that it is ready.
+func (s *system) awaitReady(ctx context.Context, name string) error {
+	addr := ""
+	for _, p := range s.stack.Parts() {
+		if p.Name == name {
+			addr = p.Where[strings.LastIndex(p.Where, " ")+1:]
+		}
+	}
+	return poll(ctx, startLimit, name+" is ready", func(ctx context.Context) error {
+		return request(ctx, http.MethodGet, "http://"+addr+"/readyz", "")
+	})
+}
+
+// behave tells the endpoint what to do.
+func (s *system) behave(ctx context.Context, behaviour string) error {
+	return poll(ctx, startLimit, "the endpoint does as told", func(ctx context.Context) error {
+		return request(ctx, http.MethodPut, s.stack.EndpointAdmin+"/behaviour", behaviour)
+	})
+}
+
+// exec runs a statement on a connection of its own, as often as it takes.
+func (s *system) exec(ctx context.Context, sql string) error {
+	return s.untilPostgres(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, sql)
+		return err
+	})
+}
+
+func (s *system) untilPostgres(ctx context.Context, do func(context.Context, *pgx.Conn) error) error {
+	return poll(ctx, startLimit, "Postgres does as told", func(ctx context.Context) error {
+		conn, err := pgx.Connect(ctx, s.stack.DatabaseURL)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = conn.Close(ctx) }() // what it did is done
+		return do(ctx, conn)
+	})
+}
+
+func (s *system) untilNATS(ctx context.Context, do func(context.Context) error) error {
+	return poll(ctx, startLimit, "NATS does as told", do)
+}
+
+// askTimeout bounds one try of what is tried again.
+const askTimeout = 5 * time.Second
+
+// poll tries until it works.
+func poll(ctx context.Context, limit time.Duration, what string, try func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		once, cancelOnce := context.WithTimeout(ctx, askTimeout)
+		err := try(once)
+		cancelOnce()
+		if err == nil {
+			return nil
+		}
+		sleep(ctx, 50*time.Millisecond)
+		if ctx.Err() != nil {
+			return fmt.Errorf("not within %v: %s: %w", limit, what, err)
+		}
+	}
+}
+
+func request(ctx context.Context, method, url, body string) error {
+	r, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }() // it was read
+	text, err := io.ReadAll(io.LimitReader(response.Body, 4096))
+	if err != nil {
+		return err
+	}
+	if response.StatusCode >= 300 {
+		return fmt.Errorf("%s: %s", response.Status, strings.TrimSpace(string(text)))
+	}
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}

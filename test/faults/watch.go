@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/waybillhq/waybill/pipeline"
+)
+
+// watch looks at the processes while things break: their memory, their ends, and how long
+// the lanes of a forwarder that died are without one.
+type watch struct {
+	stopSupervising func()
+
+	mu       sync.Mutex       // guards what follows
+	rss      map[string]int64 // by part, the highest, bytes
+	expected map[string]expectation
+	problems []string
+	log      []string // what the supervisors said, with times
+	stopping bool
+
+	holders   map[int]pipeline.LeaseHolder
+	orphans   []*orphaned
+	takeovers []takeover
+}
+
+// expectation is an end that a fault asked for.
+type expectation struct {
+	since    time.Time
+	graceful bool // it must end by itself, in time and well
+	ended    bool
+}
+
+// orphaned are lanes whose forwarder died.
+type orphaned struct {
+	forwarder string
+	since     time.Time
+	left      map[int]string // lane → instance that had it
+}
+
+// takeover is how long lanes were without a forwarder.
+type takeover struct {
+	Forwarder string    `json:"forwarder"`
+	Lanes     int       `json:"lanes"`
+	Seconds   float64   `json:"seconds"`
+	since     time.Time // of the death
+}
+
+func newWatch() *watch {
+	return &watch{rss: map[string]int64{}, expected: map[string]expectation{}, holders: map[int]pipeline.LeaseHolder{}}
+}
+
+// dies says that a part is about to be killed.
+func (w *watch) dies(name string) {
+	w.expect(name, false)
+	w.lapses(name)
+}
+
+// stops says that a part is about to be asked to end.
+func (w *watch) stops(name string) { w.expect(name, true) }
+
+func (w *watch) expect(name string, graceful bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.expected[name] = expectation{since: time.Now(), graceful: graceful}
+}
+
+// lapses says that a forwarder is about to lose its lanes.
+func (w *watch) lapses(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	o := &orphaned{forwarder: name, since: time.Now(), left: map[int]string{}}
+	for lane, h := range w.holders {
+		if h.Forwarder == name {
+			o.left[lane] = h.Instance
+		}
+	}
+	if len(o.left) > 0 {
+		w.orphans = append(w.orphans, o)
+	}
+}
+
+// awaited is nil once the part that was to end runs again.
+func (w *watch) awaited(name string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if e, waiting := w.expected[name]; waiting {
+		return fmt.Errorf("it has ended: %v", e.ended)
+	}
+	return nil
+}
+
+// hear is what the supervisors say to.
+func (w *watch) hear(line string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.log = append(w.log, time.Now().UTC().Format("15:04:05.000 ")+line)
+	name, what, _ := strings.Cut(line, " ")
+	switch {
+	case w.stopping:
+	case strings.HasPrefix(what, "ended: "):
+		w.ended(name, strings.TrimPrefix(what, "ended: "))
+	case strings.HasPrefix(what, "runs again"):
+		delete(w.expected, name)
+	}
+}
+
+// ended judges the end of a part. w.mu is held.
+func (w *watch) ended(name, how string) {
+	e, expected := w.expected[name]
+	took := time.Since(e.since)
+	switch {
+	case !expected || e.ended:
+		w.problems = append(w.problems, fmt.Sprintf("%s ended by itself: %s", name, how))
+	case e.graceful && !strings.HasPrefix(how, "exit status 0"):
+		w.problems = append(w.problems, fmt.Sprintf("%s was asked to stop and ended badly: %s", name, how))
+	case e.graceful && took > stopLimit:
+		w.problems = append(w.problems, fmt.Sprintf("%s was asked to stop and took %.1f s", name, took.Seconds()))
+	}
+	e.ended = true
+	w.expected[name] = e
+}
+
+// stopLimit is how long a process may take to stop.
+const stopLimit = 25 * time.Second
+
+// ending says that everything is about to be stopped.
+func (w *watch) ending() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stopping = true
+}
+
+// lookEvery is the pause between looks.
+const lookEvery = 200 * time.Millisecond
+
+// run looks until ctx ends.
+func (w *watch) run(ctx context.Context, s *system) {
+	for ctx.Err() == nil {
+		for _, p := range s.stack.Parts() {
+			if bytes, err := peakRSS(p.PID); err == nil {
+				w.sample(p.Name, bytes)
+			}
+		}
+		once, cancel := context.WithTimeout(ctx, time.Second)
+		holders, err := pipeline.LaneHolders(once, s.queue)
+		cancel()
+		if err == nil {
+			w.see(holders)
+		}
+		sleep(ctx, lookEvery)
+	}
+}
+
+func (w *watch) sample(name string, bytes int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.rss[name] = max(w.rss[name], bytes)
+}
+
+// see compares who has the lanes with who had them.
+func (w *watch) see(holders map[int]pipeline.LeaseHolder) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.holders = holders
+	var still []*orphaned
+	for _, o := range w.orphans {
+		lanes := len(o.left)
+		taken := 0
+		for lane, instance := range o.left {
+			if h, held := holders[lane]; held && h.Instance != instance {
+				taken++
+			}
+		}
+		if taken < lanes {
+			still = append(still, o)
+			continue
+		}
+		w.takeovers = append(w.takeovers, takeover{o.forwarder, lanes, time.Since(o.since).Seconds(), o.since})
+	}
+	w.orphans = still
+}
+
+// peakRSS is the most memory that a process had resident since it began.
+func peakRSS(pid int) (int64, error) {
+	status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(status)) {
+		fields := strings.Fields(line)
+		if len(fields) == 3 && fields[0] == "VmHWM:" {
+			kb, err := strconv.ParseInt(fields[1], 10, 64)
+			return kb << 10, err
+		}
+	}
+	return 0, errors.New("no VmHWM: it has ended")
+}
+
+// saveLog writes what the supervisors said.
+func (w *watch) saveLog(path string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := os.WriteFile(path, []byte(strings.Join(w.log, "\n")+"\n"), 0o644); err != nil {
+		return fmt.Errorf("keep the supervisors' words: %w", err)
+	}
+	return nil
+}
