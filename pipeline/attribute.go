@@ -8,11 +8,17 @@ import (
 	"unicode/utf8"
 
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 )
 
-// validateKnown applies what CloudEvents says of the optional attributes it defines, as
-// strictly as the CloudEvents SDK does, so that what a client made with it is accepted.
+// validateKnown checks a value, and applies what CloudEvents says of the optional
+// attributes it defines, as strictly as the CloudEvents SDK does, so that what a client made
+// with it is accepted.
 func validateKnown(name string, value *pb.CloudEventAttributeValue) error {
+	if err := validateValue(name, value); err != nil {
+		return err
+	}
 	switch name {
 	case "time":
 		return validateTime(value)
@@ -25,13 +31,61 @@ func validateKnown(name string, value *pb.CloudEventAttributeValue) error {
 			return invalid(name, "must be a string that is not empty, or left out")
 		}
 	}
-	return validateText(name, value)
+	return nil
 }
 
-// validateText refuses what protobuf would refuse to encode, and names the attribute.
-func validateText(name string, value *pb.CloudEventAttributeValue) error {
-	if !utf8.ValidString(value.GetCeString()) || !utf8.ValidString(value.GetCeUri()) || !utf8.ValidString(value.GetCeUriRef()) {
+// validateValue refuses, under any name, what has no form in every encoding that a sink
+// writes: a timestamp that RFC 3339 cannot say, and text that protobuf would refuse.
+func validateValue(name string, value *pb.CloudEventAttributeValue) error {
+	if err := validateFields(name, value); err != nil {
+		return err
+	}
+	var text string
+	switch v := value.Attr.(type) {
+	case *pb.CloudEventAttributeValue_CeTimestamp:
+		if !v.CeTimestamp.IsValid() {
+			return invalid(name, "is not a timestamp of the years 1 to 9999; give it one of them or leave the attribute out")
+		}
+		return validateFields(name, v.CeTimestamp)
+	case *pb.CloudEventAttributeValue_CeString:
+		text = v.CeString
+	case *pb.CloudEventAttributeValue_CeUri:
+		text = v.CeUri
+	case *pb.CloudEventAttributeValue_CeUriRef:
+		text = v.CeUriRef
+	}
+	if !utf8.ValidString(text) {
 		return invalid(name, "is not valid UTF-8")
+	}
+	return nil
+}
+
+// validateEncoding refuses an event of which its readers could disagree on what it holds.
+func validateEncoding(ce *pb.CloudEvent) error {
+	if err := validateFields("event", ce); err != nil {
+		return err
+	}
+	if data, ok := ce.Data.(*pb.CloudEvent_ProtoData); ok && data.ProtoData != nil {
+		return validateFields("data", data.ProtoData)
+	}
+	return nil
+}
+
+// validateFields refuses a field of the message that came in another wire type than its
+// definition has. Protobuf keeps such a field beside the right one, as it keeps those of
+// later versions, and not every reader passes over it.
+func validateFields(name string, message proto.Message) error {
+	reflected := message.ProtoReflect()
+	for rest := reflected.GetUnknown(); len(rest) > 0; {
+		number, kind, n := protowire.ConsumeField(rest)
+		if n < 0 {
+			return invalid(name, "is not valid protobuf: %v", protowire.ParseError(n))
+		}
+		if field := reflected.Descriptor().Fields().ByNumber(number); field != nil {
+			return invalid(name, "has the protobuf field %s in the wrong wire type (%d); encode it as its definition says",
+				field.Name(), kind)
+		}
+		rest = rest[n:]
 	}
 	return nil
 }
@@ -39,9 +93,7 @@ func validateText(name string, value *pb.CloudEventAttributeValue) error {
 func validateTime(value *pb.CloudEventAttributeValue) error {
 	switch v := value.Attr.(type) {
 	case *pb.CloudEventAttributeValue_CeTimestamp:
-		if v.CeTimestamp.IsValid() {
-			return nil
-		}
+		return nil // validateValue has seen to it
 	case *pb.CloudEventAttributeValue_CeString:
 		if _, err := time.Parse(time.RFC3339Nano, v.CeString); err == nil {
 			return nil

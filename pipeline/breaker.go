@@ -73,8 +73,8 @@ func (b *breaker) try() (ok, probe bool, wait time.Duration, changed <-chan stru
 	return true, true, 0, nil
 }
 
-// succeeded takes note of a request that the destination answered. It closes the breaker,
-// whichever request it was: the destination works.
+// succeeded takes note of a request that the destination answered, even if it took nothing.
+// It closes the breaker, whichever request it was: the destination works.
 func (b *breaker) succeeded() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -85,7 +85,7 @@ func (b *breaker) succeeded() {
 	}
 }
 
-// failed takes note of a request that failed as a whole.
+// failed takes note of a request that ended in an error: no answer, or none to be believed.
 func (b *breaker) failed(probe bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -74,13 +74,12 @@ func (w *worker) try(ctx context.Context, r *request, pending []int, first bool)
 		w.status.send(err)
 		return pending, nil
 	}
+	// Also when it took nothing: a lane that is stuck on an event must not stop the others.
+	w.out.breaker.succeeded()
 	again, done := r.resolve(pending, results)
 	w.remember(r, done)
 	if len(again) == len(pending) {
 		err = fmt.Errorf("no event was taken: %s", results[0].Reason)
-		w.out.breaker.failed(probe, err)
-	} else {
-		w.out.breaker.succeeded()
 	}
 	w.status.send(err)
 	return again, nil

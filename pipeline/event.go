@@ -101,7 +101,7 @@ func validate(ce *pb.CloudEvent) error {
 			return err
 		}
 	}
-	return nil
+	return validateEncoding(ce)
 }
 
 func validateAttribute(name string, value *pb.CloudEventAttributeValue) error {

@@ -1,41 +1,38 @@
 package pipeline
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/metric"
 )
 
-// Forwarder carries events from the queue to the sinks: it takes its share of the lanes,
-// and runs a worker for each sink of each of them. It needs no Postgres.
+// Forwarder carries events from the queue to the sinks: of each of its sinks it takes its
+// share of the lanes, and runs a worker for each of them. It needs no Postgres. Forwarders
+// with different sinks may run beside each other.
 type Forwarder struct {
 	cfg      ForwarderConfig
 	queue    *Queue
 	log      *slog.Logger
-	metrics  *forwarderMetrics
 	outlets  []*outlet
 	instance string
-	known    map[laneSink]*delivered // filled by New, then each used by one worker at a time
+	known    map[SinkLane]*delivered // filled by New, then each used by one worker at a time
+	vacant   vacancies
 
 	holding sync.WaitGroup // one for each tenure
 
 	mu      sync.Mutex // guards what follows
 	running bool
-	held    map[int]*tenure
+	held    map[SinkLane]*tenure
 	trouble trouble // with the queue, the leases or the heartbeats
-}
-
-type laneSink struct {
-	lane int
-	sink string
 }
 
 // NewForwarder returns a forwarder on a queue. It does not probe the sinks: the caller does,
@@ -49,8 +46,8 @@ func NewForwarder(cfg ForwarderConfig, queue *Queue, log *slog.Logger, meter met
 		return nil, err
 	}
 	f := &Forwarder{
-		cfg: cfg, queue: queue, log: log, metrics: m, instance: uuid.NewString(),
-		known: map[laneSink]*delivered{}, held: map[int]*tenure{},
+		cfg: cfg, queue: queue, log: log, instance: uuid.NewString(),
+		known: map[SinkLane]*delivered{}, held: map[SinkLane]*tenure{},
 		trouble: trouble{errors.New("not started yet"), time.Now()},
 	}
 	for _, s := range cfg.Sinks {
@@ -59,7 +56,7 @@ func NewForwarder(cfg ForwarderConfig, queue *Queue, log *slog.Logger, meter met
 			breaker: newBreaker(cfg.BreakerFailures, cfg.BreakerMin, cfg.BreakerMax),
 		})
 		for lane := range cfg.Lanes {
-			f.known[laneSink{lane, s.Name()}] = newDelivered()
+			f.known[SinkLane{s.Name(), lane}] = newDelivered()
 		}
 	}
 	return f, nil
@@ -80,6 +77,9 @@ func (f *Forwarder) Run(ctx context.Context) error {
 		return err
 	}
 	beat := NewHeartbeat(KindForwarder, f.cfg.ID, f.cfg.Version)
+	for _, out := range f.outlets {
+		beat.Sinks = append(beat.Sinks, out.sink.Name())
+	}
 	var wg sync.WaitGroup
 	// The heartbeat ends last: who sees it end takes the lanes.
 	beating, stopBeating := context.WithCancel(context.WithoutCancel(ctx))
@@ -123,50 +123,23 @@ func (f *Forwarder) beat(h Heartbeat) Heartbeat {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for lane := range f.held {
-		h.Lanes = append(h.Lanes, lane)
+	for place := range f.held {
+		h.Lanes = append(h.Lanes, place.Lane)
 	}
 	slices.Sort(h.Lanes)
+	h.Lanes = slices.Compact(h.Lanes)
 	return h
 }
 
-// rebalance gives up the lanes that are another's and takes those of this forwarder that
-// are free. While who is alive cannot be told, everything stays as it is.
+// rebalance gives up the lanes that are another's, takes those of this forwarder that are
+// free, and looks for those that nobody has. While who is alive cannot be told, everything
+// stays as it is.
 func (f *Forwarder) rebalance(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, consumerTimeout)
 	defer cancel()
 	live, err := LiveProcesses(ctx, f.queue, KindForwarder)
 	if err != nil {
 		return err
-	}
-	ids := []string{f.cfg.ID} // also before its first heartbeat is seen
-	for _, h := range live {
-		ids = append(ids, h.ID)
-	}
-	var missing []int
-	for lane, id := range assign(f.cfg.Lanes, ids) {
-		t := f.tenure(lane)
-		switch {
-		case id == f.cfg.ID && t == nil:
-			missing = append(missing, lane)
-		case id != f.cfg.ID && t != nil:
-			t.giveUp()
-		}
-	}
-	return f.takeAll(ctx, missing)
-}
-
-func (f *Forwarder) tenure(lane int) *tenure {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.held[lane]
-}
-
-// takeAll takes the lanes that are free. A lane that its former holder has not released
-// yet is tried again at the next rebalance.
-func (f *Forwarder) takeAll(ctx context.Context, lanes []int) error {
-	if len(lanes) == 0 {
-		return nil
 	}
 	kv, ttl, err := f.queue.bucket(ctx, leasesBucket)
 	if err != nil {
@@ -175,53 +148,104 @@ func (f *Forwarder) takeAll(ctx context.Context, lanes []int) error {
 	if ttl <= 0 {
 		return fmt.Errorf("bucket %s has no TTL, so a lane would never leave a dead forwarder: recreate it with `waybill migrate`", leasesBucket)
 	}
+	for _, out := range f.outlets {
+		if err := f.takeAll(ctx, kv, ttl, out, f.share(out, live)); err != nil {
+			return err
+		}
+	}
+	return f.lookForVacancies(ctx, ttl)
+}
+
+// share gives up the lanes of a sink that are another's, and returns those of this
+// forwarder that it does not hold. The lanes are spread over those that serve the sink; one
+// of an older version does not say what it serves, and counts for none.
+func (f *Forwarder) share(out *outlet, live []Heartbeat) (missing []int) {
+	sink := out.sink.Name()
+	ids := []string{f.cfg.ID} // also before its first heartbeat is seen
+	for _, h := range live {
+		if slices.Contains(h.Sinks, sink) {
+			ids = append(ids, h.ID)
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for lane, id := range assign(f.cfg.Lanes, ids) {
+		t := f.held[SinkLane{sink, lane}]
+		switch {
+		case id == f.cfg.ID && t == nil:
+			missing = append(missing, lane)
+		case id != f.cfg.ID && t != nil:
+			t.giveUp()
+		}
+	}
+	return missing
+}
+
+// takeAll takes the lanes of a sink that are free. A lane that its former holder has not
+// released yet is tried again at the next rebalance.
+func (f *Forwarder) takeAll(ctx context.Context, kv jetstream.KeyValue, ttl time.Duration, out *outlet, lanes []int) error {
 	for _, lane := range lanes {
 		holder := LeaseHolder{Forwarder: f.cfg.ID, Instance: f.instance, Since: time.Now().UTC()}
-		l, err := takeLease(ctx, kv, ttl, lane, holder)
+		place := SinkLane{out.sink.Name(), lane}
+		l, err := takeLease(ctx, kv, ttl, place, holder)
 		if errors.Is(err, errLeaseTaken) {
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		f.begin(ctx, lane, l)
+		f.begin(ctx, place, out, l)
 	}
 	return nil
 }
 
-// begin starts the work on a lane. It ends by giveUp or with the lease, not with ctx.
-func (f *Forwarder) begin(ctx context.Context, lane int, l *lease) {
-	log := f.log.With("lane", lane)
+// lookForVacancies looks for lanes that no forwarder holds, this one's or another's: one
+// that says it is alive may fail to take its share.
+func (f *Forwarder) lookForVacancies(ctx context.Context, ttl time.Duration) error {
+	leased, err := f.queue.leased(ctx)
+	if err != nil {
+		return err
+	}
+	var vacant []SinkLane
+	for place := range f.known {
+		if !leased[place] {
+			vacant = append(vacant, place)
+		}
+	}
+	f.vacant.see(vacant, 2*ttl)
+	return nil
+}
+
+// begin starts the work on a lane of a sink. It ends by giveUp or with the lease, not with
+// ctx.
+func (f *Forwarder) begin(ctx context.Context, place SinkLane, out *outlet, l *lease) {
+	log := f.log.With("lane", place.Lane, "sink", place.Sink)
 	t := &tenure{
-		lane: lane, lease: l, stop: f.cfg.StopTimeout, log: log, drain: make(chan struct{}),
+		place: place, lease: l, stop: f.cfg.StopTimeout, log: log, drain: make(chan struct{}),
 	}
-	for _, out := range f.outlets {
-		t.workers = append(t.workers, f.newWorker(t, out, log))
-	}
+	t.worker = f.newWorker(t, out, log)
 	f.mu.Lock()
-	f.held[lane] = t
+	f.held[place] = t
 	f.mu.Unlock()
-	f.metrics.lanes.Add(ctx, 1)
-	f.metrics.takeovers.Add(ctx, 1)
+	out.metrics.taken()
 	log.Info("lane taken")
 	f.holding.Go(func() { f.hold(context.WithoutCancel(ctx), t) })
 }
 
 func (f *Forwarder) newWorker(t *tenure, out *outlet, log *slog.Logger) *worker {
 	return &worker{
-		cfg: &f.cfg, js: f.queue.js, lane: t.lane, lease: t.lease, out: out, drain: t.drain,
-		log:    log.With("sink", out.sink.Name()),
-		known:  f.known[laneSink{t.lane, out.sink.Name()}],
-		status: &workerStatus{lane: t.lane, sink: out.sink.Name(), since: time.Now().UTC()},
+		cfg: &f.cfg, js: f.queue.js, log: log, lane: t.place.Lane, lease: t.lease, out: out, drain: t.drain,
+		known:  f.known[t.place],
+		status: &workerStatus{lane: t.place.Lane, sink: t.place.Sink, since: time.Now().UTC()},
 	}
 }
 
 func (f *Forwarder) hold(ctx context.Context, t *tenure) {
 	t.run(ctx)
 	f.mu.Lock()
-	delete(f.held, t.lane)
+	delete(f.held, t.place)
 	f.mu.Unlock()
-	f.metrics.lanes.Add(ctx, -1)
+	t.worker.out.metrics.givenUp()
 	t.log.Info("lane given up")
 }
 
@@ -261,7 +285,8 @@ func (f *Forwarder) Ready() error {
 }
 
 // Problems reports everything that keeps events from being delivered, each with since when,
-// or nil: what Ready says, sinks that are down, and lanes that stand still.
+// or nil: what Ready says, sinks that are down, lanes that stand still, and lanes of its
+// sinks that no forwarder has held for longer than two TTLs of a lease.
 func (f *Forwarder) Problems() error {
 	var all []error
 	if err := f.Ready(); err != nil {
@@ -277,6 +302,9 @@ func (f *Forwarder) Problems() error {
 			all = append(all, fmt.Errorf("lane %d of %s: since %s: %w", w.lane, w.sink, t.since.UTC().Format(time.RFC3339), t.err))
 		}
 	}
+	for _, v := range f.vacant.lasting() {
+		all = append(all, fmt.Errorf("%v: since %s: no forwarder holds it", v.SinkLane, v.Since.Format(time.RFC3339)))
+	}
 	return errors.Join(all...)
 }
 
@@ -285,20 +313,15 @@ func (f *Forwarder) workers() []*workerStatus {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var all []*workerStatus
-	for _, t := range f.held {
-		for _, w := range t.workers {
-			all = append(all, w.status)
-		}
+	for _, place := range slices.SortedFunc(maps.Keys(f.held), compareSinkLanes) {
+		all = append(all, f.held[place].worker.status)
 	}
-	slices.SortFunc(all, func(a, b *workerStatus) int {
-		return cmp.Or(cmp.Compare(a.lane, b.lane), cmp.Compare(a.sink, b.sink))
-	})
 	return all
 }
 
 // Status returns the state of the forwarder.
 func (f *Forwarder) Status() ForwarderStatus {
-	s := ForwarderStatus{ID: f.cfg.ID}
+	s := ForwarderStatus{ID: f.cfg.ID, Vacant: f.vacant.lasting()}
 	for _, out := range f.outlets {
 		one := SinkStatus{Sink: out.sink.Name()}
 		if t := out.breaker.state(); t.err != nil {

@@ -14,14 +14,16 @@ import (
 // Lanes × (the sum of that over the sinks), when every sink is down and every lane backed
 // up: with 16 lanes, and limits of 4 MiB and 8 MiB, 16 × (4+4 + 8+4) = 320 MiB.
 type ForwarderConfig struct {
-	// ID names the process among the live forwarders; lanes are spread by it. One that
-	// stays the same over restarts moves fewer lanes.
+	// ID names the process among the live forwarders; the lanes of a sink are spread by it
+	// over those that serve the sink. One that stays the same over restarts moves fewer
+	// lanes.
 	ID string
 	// Version is shown by `waybill status`.
 	Version string
 	// Lanes of the pipeline.
 	Lanes int
-	// Sinks that every event must reach, each with a name of its own.
+	// Sinks that this process serves, each with a name of its own. Every sink of the
+	// pipeline needs a live forwarder that serves it, not every forwarder every sink.
 	Sinks []Sink
 	// InFlight bounds the requests in flight per sink, over all lanes of this process.
 	InFlight int
@@ -33,9 +35,9 @@ type ForwarderConfig struct {
 	PrefetchBytes    int
 	// BackoffMin and BackoffMax bound the pause, which doubles, between tries of a request.
 	BackoffMin, BackoffMax time.Duration
-	// BreakerFailures is how many requests of a sink in a row fail before its lanes wait
-	// for a probe to succeed. BreakerMin and BreakerMax bound the pause, which doubles,
-	// between probes.
+	// BreakerFailures is how many requests of a sink in a row end in an error before its
+	// lanes wait for a probe to be answered, with whatever results. BreakerMin and
+	// BreakerMax bound the pause, which doubles, between probes.
 	BreakerFailures        int
 	BreakerMin, BreakerMax time.Duration
 	// RebalanceEvery is the pause between looks at who is alive.
@@ -92,8 +94,10 @@ func (c ForwarderConfig) validateSinks() error {
 	for _, s := range c.Sinks {
 		name, limits := s.Name(), s.Limits()
 		switch {
-		case name == "" || names[name]:
-			return fmt.Errorf("sinks: the name %q is empty or given twice", name)
+		case !sinkName.MatchString(name): // it stands in the keys of leases
+			return fmt.Errorf("sinks: %q; a name is a lower-case letter followed by up to 31 letters, digits or underscores", name)
+		case names[name]:
+			return fmt.Errorf("sinks: the name %q is given twice", name)
 		case limits.Events < 1 || limits.Bytes < 1 || limits.Linger < 0:
 			return fmt.Errorf("sink %s: limits of %d events, %d bytes, %v linger; want positive ones and no negative linger", name, limits.Events, limits.Bytes, limits.Linger)
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -58,7 +59,7 @@ func TestForwardersShareTheLanes(t *testing.T) {
 	_, stopA := s.mustForwarder(t, s.queue, "a", nil, r)
 	held := func(want map[string]int) func() bool {
 		return func() bool {
-			by := sortedHolders(t, s)
+			by := sortedHolders(t, s, "ingress")
 			if len(by) != len(want) {
 				return false
 			}
@@ -78,10 +79,10 @@ func TestForwardersShareTheLanes(t *testing.T) {
 	qc, _ := mustQueue(t, s.nats)
 	fc, _ := s.mustForwarder(t, qc, "c", nil, r)
 	eventually(t, 10*time.Second, "three share", func() bool {
-		by := sortedHolders(t, s)
+		by := sortedHolders(t, s, "ingress")
 		return len(by) == 3 && len(by["a"]) <= 3 && len(by["b"]) <= 3 && len(by["c"]) <= 3 && len(by["a"])+len(by["b"])+len(by["c"]) == 8
 	})
-	want, got := sortedHolders(t, s)["c"], []int{}
+	want, got := sortedHolders(t, s, "ingress")["c"], []int{}
 	eventually(t, 5*time.Second, "its heartbeat names its lanes", func() bool {
 		live, err := LiveProcesses(t.Context(), s.queue, KindForwarder)
 		for _, h := range live {
@@ -104,6 +105,119 @@ func TestForwardersShareTheLanes(t *testing.T) {
 	mustBeInOrder(t, r)
 }
 
+// Forwarders with different sinks, beside one that says nothing of its own, as one of an
+// older version: each sink's lanes are spread over those that serve the sink.
+func TestForwardersShareTheLanesOfEachSink(t *testing.T) {
+	s := mustSite(t, 8, "ingress", "archive")
+	ingress, archive := newRecorder("ingress"), newRecorder("archive")
+	mustBeat(t, s, "old")
+	var all []*Forwarder
+	for id, sinks := range map[string][]Sink{"i": {ingress}, "a": {archive}, "both": {ingress, archive}} {
+		q, _ := mustQueue(t, s.nats)
+		f, _ := s.mustForwarder(t, q, id, nil, sinks...)
+		all = append(all, f)
+	}
+	eventually(t, 10*time.Second, "each sink's lanes are shared by two", func() bool {
+		for sink, id := range map[string]string{"ingress": "i", "archive": "a"} {
+			by := sortedHolders(t, s, sink)
+			if len(by) != 2 || len(by[id]) != 4 || len(by["both"]) != 4 {
+				return false
+			}
+		}
+		return true
+	})
+	live, err := LiveProcesses(t.Context(), s.queue, KindForwarder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range live {
+		want := map[string][]string{"i": {"ingress"}, "a": {"archive"}, "both": {"ingress", "archive"}}[h.ID]
+		if !slices.Equal(h.Sinks, want) {
+			t.Errorf("%s says that it serves %v, want %v", h.ID, h.Sinks, want)
+		}
+	}
+	s.mustSend(t, 10)
+	s.mustSettle(t, 20*time.Second)
+	for _, r := range []*recorder{ingress, archive} {
+		mustBeInOrder(t, r)
+		mustBeSentOnce(t, s, r)
+	}
+	for _, f := range all {
+		if err := f.Problems(); err != nil {
+			t.Errorf("%s: %v", f.cfg.ID, err)
+		}
+	}
+}
+
+// One forwarder per sink serves all lanes of its sink.
+func TestForwarderPerSink(t *testing.T) {
+	s := mustSite(t, 8, "ingress", "archive")
+	for _, sink := range s.sinks {
+		q, _ := mustQueue(t, s.nats)
+		s.mustForwarder(t, q, "of-"+sink, nil, newRecorder(sink))
+	}
+	eventually(t, 10*time.Second, "both are alive", func() bool {
+		live, err := LiveProcesses(t.Context(), s.queue, KindForwarder)
+		return err == nil && len(live) == 2
+	})
+	s.mustSend(t, 10)
+	s.mustSettle(t, 20*time.Second)
+	for _, sink := range s.sinks {
+		if by := sortedHolders(t, s, sink); len(by["of-"+sink]) != 8 {
+			t.Errorf("the lanes of %s: %v", sink, by)
+		}
+	}
+}
+
+// mustBeat is a forwarder of which no more is to be seen than its heartbeat.
+func mustBeat(t testing.TB, s *site, id string, sinks ...string) (stop func()) {
+	t.Helper()
+	q, _ := mustQueue(t, s.nats)
+	h := NewHeartbeat(KindForwarder, id, "v1")
+	h.Sinks = sinks
+	stop = mustRun(t, func(ctx context.Context) error {
+		return RunHeartbeat(ctx, q, testLog(t), func() Heartbeat { return h })
+	})
+	eventually(t, 10*time.Second, id+" is alive", func() bool {
+		live, err := LiveProcesses(t.Context(), s.queue, KindForwarder)
+		return err == nil && slices.ContainsFunc(live, func(h Heartbeat) bool { return h.ID == id })
+	})
+	return stop
+}
+
+// One that is alive but takes nothing leaves lanes to nobody: the others say so.
+func TestForwarderReportsLanesThatNobodyHolds(t *testing.T) {
+	s := mustSite(t, 4, "ingress", "archive")
+	stop := mustBeat(t, s, "idle", "ingress")
+	f, _ := s.mustForwarder(t, s.queue, "a", nil, newRecorder("ingress"), newRecorder("archive"))
+	mine := func(sink string) []int { return sortedHolders(t, s, sink)["a"] }
+	eventually(t, 10*time.Second, "its lanes are taken", func() bool { return len(mine("ingress")) == 2 && len(mine("archive")) == 4 })
+	if vacant := f.Status().Vacant; len(vacant) != 0 {
+		t.Errorf("already vacant: %v", vacant)
+	}
+	taken := time.Now()
+	eventually(t, 4*s.cfg.LeaseTTL, "it says what nobody holds", func() bool { return len(f.Status().Vacant) == 2 })
+	if after := time.Since(taken); after < s.cfg.LeaseTTL {
+		t.Errorf("it says so after %v", after)
+	}
+	for _, v := range f.Status().Vacant {
+		if v.Sink != "ingress" || slices.Contains(mine("ingress"), v.Lane) || v.Since.IsZero() {
+			t.Errorf("vacant: %+v", v)
+		}
+		if err := f.Problems(); err == nil || !strings.Contains(err.Error(), v.String()+": since ") {
+			t.Errorf("problems: %v", err)
+		}
+	}
+	if err := f.Ready(); err != nil {
+		t.Errorf("ready: %v", err)
+	}
+	stop()
+	eventually(t, 10*time.Second, "it has them", func() bool { return f.Problems() == nil })
+	if len(mine("ingress")) != 4 {
+		t.Errorf("it holds %v", mine("ingress"))
+	}
+}
+
 func TestForwarderTakesOverFromTheDead(t *testing.T) {
 	s := mustSite(t, 4, "ingress", "archive")
 	ingress, archive := newRecorder("ingress"), newRecorder("archive")
@@ -112,8 +226,8 @@ func TestForwarderTakesOverFromTheDead(t *testing.T) {
 	s.mustForwarder(t, qa, "a", nil, ingress, archive)
 	s.mustForwarder(t, qb, "b", nil, ingress, archive)
 	eventually(t, 10*time.Second, "they share", func() bool {
-		by := sortedHolders(t, s)
-		return len(by["a"]) == 2 && len(by["b"]) == 2
+		by, archived := sortedHolders(t, s, "ingress"), sortedHolders(t, s, "archive")
+		return len(by["a"]) == 2 && len(by["b"]) == 2 && len(archived["a"]) == 2 && len(archived["b"]) == 2
 	})
 	stop := s.feed(t, time.Millisecond)
 	eventually(t, 10*time.Second, "it flows", func() bool { return len(ingress.calls()) > 100 })
@@ -121,7 +235,9 @@ func TestForwarderTakesOverFromTheDead(t *testing.T) {
 	// that is a death. In its own process the workers go on as zombies for a while.
 	connA.Close()
 	died := time.Now()
-	eventually(t, 10*time.Second, "the other one has all", func() bool { return len(sortedHolders(t, s)["b"]) == 4 })
+	eventually(t, 10*time.Second, "the other one has all", func() bool {
+		return len(sortedHolders(t, s, "ingress")["b"]) == 4 && len(sortedHolders(t, s, "archive")["b"]) == 4
+	})
 	took := time.Since(died)
 	t.Logf("taken over after %v", took)
 	if took > 2*s.cfg.LeaseTTL+time.Second {
@@ -179,7 +295,7 @@ func TestForwarderDoesNotSendAgainAfterLostAcks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := kv.Put(t.Context(), leaseKey(lane), []byte(mustJSON(t, holder("thief")))); err != nil {
+		if _, err := kv.Put(t.Context(), SinkLane{"ingress", lane}.leaseKey(), []byte(mustJSON(t, holder("thief")))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -440,12 +556,13 @@ func TestForwarderPausedInASend(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := takeLease(t.Context(), kv, ttl, 0, holder("z"))
+	place := SinkLane{"ingress", 0}
+	l, err := takeLease(t.Context(), kv, ttl, place, holder("z"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	// The tenure's worker without its keeper: nobody renews.
-	w := z.newWorker(&tenure{lane: 0, lease: l, drain: make(chan struct{})}, z.outlets[0], testLog(t))
+	w := z.newWorker(&tenure{place: place, lease: l, drain: make(chan struct{})}, z.outlets[0], testLog(t))
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { w.run(ctx); close(ended) }()

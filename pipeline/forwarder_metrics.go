@@ -30,8 +30,8 @@ type forwarderMetrics struct {
 func newForwarderMetrics(m metric.Meter) (*forwarderMetrics, error) {
 	var f forwarderMetrics
 	var errs [14]error
-	f.lanes, errs[0] = m.Int64UpDownCounter("waybill.forwarder.lanes", metric.WithUnit("{lane}"), metric.WithDescription("Lanes that this process holds"))
-	f.takeovers, errs[1] = m.Int64Counter("waybill.forwarder.takeovers", metric.WithUnit("{lane}"), metric.WithDescription("Lanes taken"))
+	f.lanes, errs[0] = m.Int64UpDownCounter("waybill.forwarder.lanes", metric.WithUnit("{lane}"), metric.WithDescription("Lanes that this process holds, by sink"))
+	f.takeovers, errs[1] = m.Int64Counter("waybill.forwarder.takeovers", metric.WithUnit("{lane}"), metric.WithDescription("Lanes taken, by sink"))
 	f.resets, errs[2] = m.Int64Counter("waybill.forwarder.resets", metric.WithUnit("{reset}"), metric.WithDescription("Consumers reset to their floor, by sink and reason"))
 	f.corrupt, errs[3] = m.Int64Counter("waybill.forwarder.corrupt", metric.WithUnit("{message}"), metric.WithDescription("Messages that could not be read; their batches come again from Postgres"))
 	f.skipped, errs[4] = m.Int64Counter("waybill.forwarder.skipped", metric.WithUnit("{batch}"), metric.WithDescription("Batches not sent, by sink and reason: expired, meant for other sinks, or delivered before"))
@@ -77,6 +77,13 @@ func (f *forwarderMetrics) of(s Sink) *sinkMetrics {
 func (s *sinkMetrics) with(key, value string) metric.MeasurementOption {
 	return metric.WithAttributes(attribute.String("sink", s.name), attribute.String(key, value))
 }
+
+func (s *sinkMetrics) taken() {
+	s.lanes.Add(context.Background(), 1, s.sink)
+	s.takeovers.Add(context.Background(), 1, s.sink)
+}
+
+func (s *sinkMetrics) givenUp() { s.lanes.Add(context.Background(), -1, s.sink) }
 
 func (s *sinkMetrics) reset(reason string) {
 	s.resets.Add(context.Background(), 1, s.with("reason", reason))

@@ -31,6 +31,9 @@ type ForwarderStatus struct {
 	ID      string         `json:"id"`
 	Sinks   []SinkStatus   `json:"sinks"`
 	Workers []WorkerStatus `json:"workers"` // by lane and sink
+	// Vacant are lanes of its sinks that no forwarder has held for longer than two TTLs of
+	// a lease, by lane and sink.
+	Vacant []Vacancy `json:"vacant,omitempty"`
 }
 
 // workerStatus collects what a worker says of itself.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -507,6 +508,53 @@ func TestOneSinkDownDelaysOnlyItself(t *testing.T) {
 	mustBeInOrder(t, ingress)
 }
 
+// stuck is a sink that answers, and takes nothing of one lane.
+func stuck(at int) func(context.Context, int, []Item) ([]Result, error) {
+	return func(_ context.Context, lane int, items []Item) ([]Result, error) {
+		if lane != at {
+			return allDelivered(items), nil
+		}
+		results := make([]Result, len(items))
+		for i := range results {
+			results[i].Reason = "not now"
+		}
+		return results, nil
+	}
+}
+
+// A lane that is stuck on an event waits by itself: the destination answers.
+func TestForwarderStuckLaneDelaysOnlyItself(t *testing.T) {
+	s := mustSite(t, 2, "ingress")
+	r := newRecorder("ingress")
+	r.set(stuck(0))
+	f, _ := s.mustForwarder(t, s.queue, "a", nil, r)
+	down := func() string { return f.Status().Sinks[0].Down }
+	s.mustPublish(t, s.batch(0, 2))
+	eventually(t, 10*time.Second, "it is tried often", func() bool { return len(r.calls()) > 2*f.cfg.BreakerFailures })
+	if down() != "" {
+		t.Errorf("the sink counts as down: %s", down())
+	}
+	if err := f.Problems(); err == nil || !strings.Contains(err.Error(), "lane 0 of ingress: ") || !strings.Contains(err.Error(), "not now") {
+		t.Errorf("problems: %v", err)
+	}
+	calls := r.calls()
+	if gap := calls[len(calls)-1].at.Sub(calls[len(calls)-2].at); gap < 10*time.Millisecond {
+		t.Errorf("the lane does not back off: %v between tries", gap)
+	}
+	// An outage ends with an answer, whatever it says.
+	r.set(refuse)
+	eventually(t, 10*time.Second, "it is down", func() bool { return down() != "" })
+	r.set(stuck(0))
+	eventually(t, 10*time.Second, "it is up", func() bool { return down() == "" })
+	s.mustPublish(t, s.batch(1, 2))
+	eventually(t, 10*time.Second, "the other lane is delivered", func() bool { return len(s.receipts(t)["ingress"]) == 1 })
+	if down() != "" {
+		t.Errorf("the sink counts as down: %s", down())
+	}
+	r.set(nil)
+	s.mustSettle(t, 10*time.Second)
+}
+
 // While the sink is down it is hardly bothered; when it is back, the backlog does not
 // trickle.
 func TestForwarderDrainsABacklogAtFullSpeed(t *testing.T) {
@@ -685,6 +733,7 @@ func TestForwarderConfigIsChecked(t *testing.T) {
 		"breaker":  func(c *ForwarderConfig) { c.BreakerMin = 0 },
 		"check":    func(c *ForwarderConfig) { c.CheckEvery = 0 },
 		"none":     func(c *ForwarderConfig) { c.Sinks = nil },
+		"name":     func(c *ForwarderConfig) { c.Sinks = []Sink{newRecorder("a.b")} },
 		"twice":    func(c *ForwarderConfig) { c.Sinks = append(c.Sinks, newRecorder("ingress")) },
 		"limits":   func(c *ForwarderConfig) { c.Sinks = []Sink{bad} },
 	} {
@@ -809,15 +858,19 @@ func TestForwarderWaitsForRoomForReceipts(t *testing.T) {
 	eventually(t, 5*time.Second, "it is ready", func() bool { return f.Problems() == nil })
 }
 
-func sortedHolders(t testing.TB, s *site) map[string][]int {
+// sortedHolders returns the lanes of a sink by who holds them.
+func sortedHolders(t testing.TB, s *site, sink string) map[string][]int {
 	t.Helper()
 	holders, err := LaneHolders(t.Context(), s.queue)
 	if err != nil {
 		return nil
 	}
 	by := map[string][]int{}
-	for lane, h := range holders {
-		by[h.Forwarder] = append(by[h.Forwarder], lane)
+	for place, h := range holders {
+		if place.Sink != sink {
+			continue
+		}
+		by[h.Forwarder] = append(by[h.Forwarder], place.Lane)
 		slices.SortFunc(by[h.Forwarder], cmp.Compare[int])
 	}
 	return by

@@ -30,7 +30,8 @@ type Heartbeat struct {
 	PID     int       `json:"pid"`
 	Version string    `json:"version"`
 	Started time.Time `json:"started"`
-	Lanes   []int     `json:"lanes,omitempty"`   // held, of a forwarder
+	Sinks   []string  `json:"sinks,omitempty"`   // that a forwarder serves
+	Lanes   []int     `json:"lanes,omitempty"`   // that a forwarder holds, of any of them
 	Problem string    `json:"problem,omitempty"` // why it is not ready, in its own words
 }
 
@@ -143,8 +144,8 @@ func (q *Queue) bucket(ctx context.Context, name string) (jetstream.KeyValue, ti
 	return kv, status.TTL(), nil
 }
 
-// keys lists the keys of a bucket below a prefix that ends in a dot, deleted ones
-// included. One request, and unlike a watch it needs no consumer, which a process that may
+// keys lists the keys of a bucket below a prefix that ends in a dot or is empty, deleted
+// ones included. One request, and unlike a watch it needs no consumer, which a process that may
 // not create any could not have.
 func (q *Queue) keys(ctx context.Context, bucket, prefix string) ([]string, error) {
 	stream, err := q.js.Stream(ctx, "KV_"+bucket)

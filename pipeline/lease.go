@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -21,17 +19,15 @@ var (
 	errLeaseLost = errors.New("the lease of the lane is lost")
 )
 
-// LeaseHolder is the value of a lease: who has a lane.
+// LeaseHolder is the value of a lease: who has a lane of a sink.
 type LeaseHolder struct {
 	Forwarder string    `json:"forwarder"`
 	Instance  string    `json:"instance"` // of the process: an id may be used again
 	Since     time.Time `json:"since"`    // by the forwarder's clock
 }
 
-func leaseKey(lane int) string { return fmt.Sprintf("lane.%02d", lane) }
-
-// lease is the right to work on a lane, as a revision of a key that disappears when it is
-// not renewed for ttl. It is safe for concurrent use: the workers of all sinks of a lane
+// lease is the right to deliver a lane to a sink, as a revision of a key that disappears
+// when it is not renewed for ttl. It is safe for concurrent use: its worker and its keeper
 // share it.
 //
 // It is a hint: a forwarder that was paused at the wrong moment may go on for an instant
@@ -53,19 +49,19 @@ type lease struct {
 
 // takeLease takes a free lane. errLeaseTaken means that it is not free; after any other
 // error the lane may or may not be taken, and the next call finds out.
-func takeLease(ctx context.Context, kv jetstream.KeyValue, ttl time.Duration, lane int, holder LeaseHolder) (*lease, error) {
+func takeLease(ctx context.Context, kv jetstream.KeyValue, ttl time.Duration, place SinkLane, holder LeaseHolder) (*lease, error) {
 	value, err := json.Marshal(holder)
 	if err != nil {
 		return nil, fmt.Errorf("encode lease: %w", err)
 	}
-	l := &lease{kv: kv, key: leaseKey(lane), value: value, ttl: ttl, turn: make(chan struct{}, 1)}
+	l := &lease{kv: kv, key: place.leaseKey(), value: value, ttl: ttl, turn: make(chan struct{}, 1)}
 	l.confirmed = time.Now()
 	l.revision, err = kv.Create(ctx, l.key, value)
 	if errors.Is(err, jetstream.ErrKeyExists) {
 		err = l.retake(ctx, holder)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("take lane %d: %w", lane, err)
+		return nil, fmt.Errorf("take %v: %w", place, err)
 	}
 	return l, nil
 }
@@ -203,33 +199,45 @@ func (l *lease) release(ctx context.Context) error {
 	return nil
 }
 
-// LaneHolders returns who holds which lane, for people to look at.
-func LaneHolders(ctx context.Context, q *Queue) (map[int]LeaseHolder, error) {
+// LaneHolders returns who holds which lane of which sink, for people to look at.
+func LaneHolders(ctx context.Context, q *Queue) (map[SinkLane]LeaseHolder, error) {
 	kv, err := q.js.KeyValue(ctx, leasesBucket)
 	if err != nil {
 		return nil, notReady(err, "bucket "+leasesBucket)
 	}
-	keys, err := q.keys(ctx, leasesBucket, "lane.")
+	places, err := q.leased(ctx)
 	if err != nil {
 		return nil, err
 	}
-	holders := make(map[int]LeaseHolder, len(keys))
-	for _, key := range keys {
-		lane, err := strconv.Atoi(strings.TrimPrefix(key, "lane."))
-		if err != nil {
-			continue
-		}
-		entry, err := kv.Get(ctx, key)
+	holders := make(map[SinkLane]LeaseHolder, len(places))
+	for place := range places {
+		entry, err := kv.Get(ctx, place.leaseKey())
 		if errors.Is(err, jetstream.ErrKeyNotFound) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read lease %s: %w", key, err)
+			return nil, fmt.Errorf("read lease %s: %w", place.leaseKey(), err)
 		}
 		var h LeaseHolder
 		if json.Unmarshal(entry.Value(), &h) == nil {
-			holders[lane] = h
+			holders[place] = h
 		}
 	}
 	return holders, nil
+}
+
+// leased returns what is leased, or was until a TTL ago: the mark that a released lease
+// leaves behind lives as long as a lease.
+func (q *Queue) leased(ctx context.Context) (map[SinkLane]bool, error) {
+	keys, err := q.keys(ctx, leasesBucket, "")
+	if err != nil {
+		return nil, err
+	}
+	places := make(map[SinkLane]bool, len(keys))
+	for _, key := range keys {
+		if place, ok := parseLeaseKey(key); ok {
+			places[place] = true
+		}
+	}
+	return places, nil
 }

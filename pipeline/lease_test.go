@@ -32,11 +32,11 @@ func holder(name string) LeaseHolder {
 func TestLeaseHasOneHolder(t *testing.T) {
 	q, kv := mustLeases(t, time.Hour)
 	ctx := t.Context()
-	a, err := takeLease(ctx, kv, time.Hour, 3, holder("a"))
+	a, err := takeLease(ctx, kv, time.Hour, SinkLane{"ingress", 3}, holder("a"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := takeLease(ctx, kv, time.Hour, 3, holder("b")); !errors.Is(err, errLeaseTaken) {
+	if _, err := takeLease(ctx, kv, time.Hour, SinkLane{"ingress", 3}, holder("b")); !errors.Is(err, errLeaseTaken) {
 		t.Fatalf("taken twice: %v", err)
 	}
 	for range 3 {
@@ -44,17 +44,24 @@ func TestLeaseHasOneHolder(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// The same lane of another sink is another lease.
+	other, err := takeLease(ctx, kv, time.Hour, SinkLane{"archive", 3}, holder("b"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	holders, err := LaneHolders(ctx, q)
-	if err != nil || len(holders) != 1 || holders[3].Forwarder != "a" {
+	if err != nil || len(holders) != 2 || holders[SinkLane{"ingress", 3}].Forwarder != "a" || holders[SinkLane{"archive", 3}].Forwarder != "b" {
 		t.Fatalf("holders %v, error %v", holders, err)
 	}
-	if err := a.release(ctx); err != nil {
-		t.Fatal(err)
+	for _, l := range []*lease{a, other} {
+		if err := l.release(ctx); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if holders, err := LaneHolders(ctx, q); err != nil || len(holders) != 0 {
 		t.Fatalf("after the release: holders %v, error %v", holders, err)
 	}
-	b, err := takeLease(ctx, kv, time.Hour, 3, holder("b"))
+	b, err := takeLease(ctx, kv, time.Hour, SinkLane{"ingress", 3}, holder("b"))
 	if err != nil {
 		t.Fatalf("after the release: %v", err)
 	}
@@ -70,11 +77,24 @@ func TestLeaseHasOneHolder(t *testing.T) {
 	}
 }
 
+func TestLeaseKeys(t *testing.T) {
+	for _, p := range []SinkLane{{"archive", 0}, {"a_1", 7}, {"ingress", 42}, {"ingress", MaxLanes - 1}} {
+		if back, ok := parseLeaseKey(p.leaseKey()); !ok || back != p {
+			t.Errorf("%v: key %s, read as %v", p, p.leaseKey(), back)
+		}
+	}
+	for _, key := range []string{"", "ingress", "ingress.", "ingress.x", "ingress.7", "ingress.007", "ingress.01.02", "ingress.+1"} {
+		if p, ok := parseLeaseKey(key); ok {
+			t.Errorf("%q is taken for the lease of %v", key, p)
+		}
+	}
+}
+
 // An update or a creation whose answer was lost has moved the revision, or taken the lane.
 func TestLeaseSurvivesLostAnswers(t *testing.T) {
 	_, kv := mustLeases(t, time.Hour)
 	ctx := t.Context()
-	l, err := takeLease(ctx, kv, time.Hour, 1, holder("a"))
+	l, err := takeLease(ctx, kv, time.Hour, SinkLane{"ingress", 1}, holder("a"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +104,7 @@ func TestLeaseSurvivesLostAnswers(t *testing.T) {
 	if err := l.renew(ctx); err != nil {
 		t.Errorf("after an update that the holder does not know of: %v", err)
 	}
-	if _, err := takeLease(ctx, kv, time.Hour, 1, holder("a")); err != nil {
+	if _, err := takeLease(ctx, kv, time.Hour, SinkLane{"ingress", 1}, holder("a")); err != nil {
 		t.Errorf("after a take that the holder does not know of: %v", err)
 	}
 	if err := l.renew(ctx); !errors.Is(err, errLeaseLost) {
@@ -106,7 +126,7 @@ func TestLeaseEndsBeforeItExpires(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := takeLease(t.Context(), kv, ttl, 0, holder("a"))
+	l, err := takeLease(t.Context(), kv, ttl, SinkLane{"ingress", 0}, holder("a"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +138,7 @@ func TestLeaseEndsBeforeItExpires(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.Sleep(ttl + ttl/2) // it is renewed: nobody else gets it
-	if _, err := takeLease(t.Context(), otherKV, ttl, 0, holder("b")); !errors.Is(err, errLeaseTaken) {
+	if _, err := takeLease(t.Context(), otherKV, ttl, SinkLane{"ingress", 0}, holder("b")); !errors.Is(err, errLeaseTaken) {
 		t.Fatalf("a lease that is kept: %v", err)
 	}
 	nc.Close()
@@ -132,7 +152,7 @@ func TestLeaseEndsBeforeItExpires(t *testing.T) {
 	}
 	var taken time.Duration
 	eventually(t, 3*ttl, "the other one takes the lane", func() bool {
-		_, err := takeLease(t.Context(), otherKV, ttl, 0, holder("b"))
+		_, err := takeLease(t.Context(), otherKV, ttl, SinkLane{"ingress", 0}, holder("b"))
 		taken = time.Since(cut)
 		return err == nil
 	})
@@ -147,12 +167,12 @@ func TestLeaseEndsBeforeItExpires(t *testing.T) {
 // A process that was paused sees at once that its lease is over, without asking anybody.
 func TestLeaseOfAPausedProcess(t *testing.T) {
 	_, kv := mustLeases(t, time.Second)
-	l, err := takeLease(t.Context(), kv, time.Second, 0, holder("a"))
+	l, err := takeLease(t.Context(), kv, time.Second, SinkLane{"ingress", 0}, holder("a"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, 10*time.Second, "another one takes the lane", func() bool {
-		_, err := takeLease(t.Context(), kv, time.Second, 0, holder("b"))
+		_, err := takeLease(t.Context(), kv, time.Second, SinkLane{"ingress", 0}, holder("b"))
 		return err == nil
 	})
 	if err := l.valid(); !errors.Is(err, errLeaseLost) {

@@ -170,7 +170,10 @@ func classify(err error, committing bool) error {
 		return nil
 	case errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "ERROR":
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
-	case pgconn.SafeToRetry(err) || !committing:
+	case !committing || (pgconn.SafeToRetry(err) && !errors.Is(err, pgconn.ErrConnClosed)):
+		// A closed connection says nothing: pgx calls it so, and safe to retry, also where
+		// it closed because the answer to what was sent never came (MultiResultReader reads
+		// on after the read that failed).
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	default:
 		// The connection broke, or the server was shut down, after the commit was sent.

@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// tenure is the time for which this forwarder has a lane: its lease, and a worker for each
-// sink.
+// tenure is the time for which this forwarder has a lane of a sink: its lease, and its
+// worker.
 type tenure struct {
-	lane    int
-	lease   *lease
-	workers []*worker
-	stop    time.Duration // how long after drain the workers may go on
-	log     *slog.Logger
+	place  SinkLane
+	lease  *lease
+	worker *worker
+	stop   time.Duration // how long after drain the worker may go on
+	log    *slog.Logger
 
 	once  sync.Once
 	drain chan struct{} // closed when the lane is to be given up
@@ -29,10 +29,7 @@ func (t *tenure) giveUp() { t.once.Do(func() { close(t.drain) }) }
 func (t *tenure) run(ctx context.Context) {
 	work, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	var workers, keeper sync.WaitGroup
-	for _, w := range t.workers {
-		workers.Go(func() { w.run(work) })
-	}
+	var keeper sync.WaitGroup
 	keeping, stopKeeping := context.WithCancel(ctx)
 	keeper.Go(func() {
 		if err := t.lease.keep(keeping); err != nil {
@@ -41,7 +38,7 @@ func (t *tenure) run(ctx context.Context) {
 		}
 	})
 	keeper.Go(func() { t.limit(keeping, cancel) })
-	workers.Wait()
+	t.worker.run(work)
 	stopKeeping()
 	keeper.Wait()
 	t.release(context.WithoutCancel(ctx))
@@ -49,7 +46,7 @@ func (t *tenure) run(ctx context.Context) {
 
 var errOutOfTime = errors.New("the request in flight took longer than the time allowed for a stop")
 
-// limit ends the workers that go on for too long after the drain.
+// limit ends a worker that goes on for too long after the drain.
 func (t *tenure) limit(ctx context.Context, cancel context.CancelCauseFunc) {
 	select {
 	case <-t.drain:

@@ -279,7 +279,7 @@ func TestDevIsKilledStoppedAndStartedAgain(t *testing.T) {
 	}
 	mustWork(t, dir, "emit", "--count=20", "--type=third")
 	s := awaitSettled(t, dir)
-	if len(s.Owners) != 16 || len(s.Processes) != 3 || len(s.DeadLetters) > 0 || s.Lanes != 16 {
+	if len(s.Owners) != 2*16 || len(s.Processes) != 3 || len(s.DeadLetters) > 0 || s.Lanes != 16 {
 		t.Errorf("%+v", s)
 	}
 	for _, typ := range []string{"first", "second", "third"} {

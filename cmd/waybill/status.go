@@ -40,8 +40,8 @@ type status struct {
 	postgresDone bool
 
 	// From NATS.
-	Processes []pipeline.Heartbeat `json:"processes,omitempty"` // by kind and id
-	Owners    []laneOwner          `json:"lane_owners,omitempty"`
+	Processes []pipeline.Heartbeat `json:"processes,omitempty"`   // by kind and id
+	Owners    []laneOwner          `json:"lane_owners,omitempty"` // by sink and lane
 	natsDone  bool
 }
 
@@ -63,8 +63,9 @@ type letterCount struct {
 	Count int64  `json:"count"`
 }
 
+// laneOwner is who delivers a lane to a sink.
 type laneOwner struct {
-	Lane      int       `json:"lane"`
+	pipeline.SinkLane
 	Forwarder string    `json:"forwarder"`
 	Since     time.Time `json:"since"`
 }
@@ -183,9 +184,9 @@ func (c *statusCommand) askNATS(ctx context.Context, s *status) error {
 	if err != nil {
 		return fmt.Errorf("look for lane owners: %w", err)
 	}
-	for lane, holder := range holders {
-		s.Owners = append(s.Owners, laneOwner{Lane: lane, Forwarder: holder.Forwarder, Since: holder.Since})
+	for place, holder := range holders {
+		s.Owners = append(s.Owners, laneOwner{SinkLane: place, Forwarder: holder.Forwarder, Since: holder.Since})
 	}
-	slices.SortFunc(s.Owners, func(a, b laneOwner) int { return cmp.Compare(a.Lane, b.Lane) })
+	slices.SortFunc(s.Owners, func(a, b laneOwner) int { return cmp.Or(cmp.Compare(a.Sink, b.Sink), cmp.Compare(a.Lane, b.Lane)) })
 	return nil
 }

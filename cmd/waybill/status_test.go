@@ -23,7 +23,13 @@ func sampleStatus() *status {
 			{Kind: "ingest", ID: "i1", Host: "h", PID: 7, Version: "v1", Started: at.Add(-time.Hour), Problem: "queue: it is\nnot there"},
 			{Kind: "forwarder", ID: "f1", Host: "h", PID: 8, Version: "v1", Started: at.Add(-time.Minute)},
 		},
-		Owners: []laneOwner{{0, "f1", at}, {1, "f1", at}, {2, "f2", at}, {4, "f1", at}, {7, "f2", at}},
+		Owners: []laneOwner{
+			{pipeline.SinkLane{Sink: "ingress", Lane: 0}, "f1", at},
+			{pipeline.SinkLane{Sink: "ingress", Lane: 1}, "f1", at},
+			{pipeline.SinkLane{Sink: "ingress", Lane: 2}, "f2", at},
+			{pipeline.SinkLane{Sink: "ingress", Lane: 4}, "f1", at},
+			{pipeline.SinkLane{Sink: "ingress", Lane: 7}, "f2", at},
+		},
 	}
 }
 
@@ -43,10 +49,11 @@ ingest      i1   h      7     1h0m0s   v1        queue: it is not there
 forwarder   f1   h      8     1m0s     v1        -
 janitor     none is alive
 
-lanes   owner
-0-1,4   f1
-2,7     f2
-3,5-6   nobody
+sink      lanes   owner
+archive   0-7     nobody
+ingress   0-1,4   f1
+ingress   2,7     f2
+ingress   3,5-6   nobody
 
 dead letters of   code              count
 archive           MALFORMED_EVENT   2
@@ -69,9 +76,12 @@ func TestStatusJSON(t *testing.T) {
 			Events int64   `json:"pending_events"`
 			Oldest float64 `json:"oldest_age_seconds"`
 		} `json:"sinks"`
-		Owners []struct{ Lane int } `json:"lane_owners"`
+		Owners []struct {
+			Sink string
+			Lane int
+		} `json:"lane_owners"`
 	}
-	if err := json.Unmarshal(data, &back); err != nil || len(back.Sinks) != 2 || back.Sinks[1].Events != 25 || back.Sinks[1].Oldest != 90 || len(back.Owners) != 5 {
+	if err := json.Unmarshal(data, &back); err != nil || len(back.Sinks) != 2 || back.Sinks[1].Events != 25 || back.Sinks[1].Oldest != 90 || len(back.Owners) != 5 || back.Owners[4].Sink != "ingress" || back.Owners[4].Lane != 7 {
 		t.Errorf("%v: %s", err, data)
 	}
 }

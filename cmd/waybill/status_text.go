@@ -65,28 +65,43 @@ func (s *status) writeProcesses(w io.Writer) {
 	_, _ = fmt.Fprintln(w)
 }
 
-// writeLanes lists the lanes by owner, and those that have none.
+// writeLanes lists, for each sink, the lanes by owner, and those that have none.
 func (s *status) writeLanes(w io.Writer) {
-	lanes := map[string][]int{}
-	owned := map[int]bool{}
-	for _, o := range s.Owners {
-		lanes[o.Forwarder] = append(lanes[o.Forwarder], o.Lane)
-		owned[o.Lane] = true
+	owners := map[string]map[string][]int{} // lanes, by sink and forwarder
+	for _, sink := range s.Sinks {
+		owners[sink.Sink] = map[string][]int{}
 	}
-	var free []int
+	for _, o := range s.Owners {
+		if owners[o.Sink] == nil {
+			owners[o.Sink] = map[string][]int{}
+		}
+		owners[o.Sink][o.Forwarder] = append(owners[o.Sink][o.Forwarder], o.Lane)
+	}
+	_, _ = fmt.Fprintln(w, "sink\tlanes\towner")
+	for _, sink := range slices.Sorted(maps.Keys(owners)) {
+		lanes := owners[sink]
+		for _, owner := range slices.Sorted(maps.Keys(lanes)) {
+			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", sink, ranges(lanes[owner]), owner)
+		}
+		if free := s.freeLanes(lanes); len(free) > 0 {
+			_, _ = fmt.Fprintf(w, "%s\t%s\tnobody\n", sink, ranges(free))
+		}
+	}
+	_, _ = fmt.Fprintln(w)
+}
+
+// freeLanes returns the lanes of the pipeline that none of the owners has.
+func (s *status) freeLanes(owners map[string][]int) (free []int) {
 	for lane := range s.Lanes {
-		if !owned[lane] {
+		owned := false
+		for _, lanes := range owners {
+			owned = owned || slices.Contains(lanes, lane)
+		}
+		if !owned {
 			free = append(free, lane)
 		}
 	}
-	_, _ = fmt.Fprintln(w, "lanes\towner")
-	for _, owner := range slices.Sorted(maps.Keys(lanes)) {
-		_, _ = fmt.Fprintf(w, "%s\t%s\n", ranges(lanes[owner]), owner)
-	}
-	if len(free) > 0 {
-		_, _ = fmt.Fprintf(w, "%s\tnobody\n", ranges(free))
-	}
-	_, _ = fmt.Fprintln(w)
+	return free
 }
 
 func (s *status) writeLetters(w io.Writer) {

@@ -31,7 +31,8 @@ type Config struct {
 	BudgetBytes int64
 
 	// BodyTimeout is how long the body of an HTTP request may take to arrive, and the
-	// response to be taken.
+	// response to be taken. A StreamEvents call ends when its client takes no answer for so
+	// long.
 	BodyTimeout time.Duration
 
 	// RetryAfter is what a client is told to wait when a buffer is full, and
@@ -48,8 +49,8 @@ type Config struct {
 	// too.
 	MinPing time.Duration
 
-	// StreamInFlight bounds the events of one StreamEvents call that are read and not
-	// yet answered. Beyond it reading pauses, which the client feels as flow control.
+	// StreamInFlight bounds the events of one StreamEvents call that are read and whose
+	// answer the client has not taken yet. Beyond it reading pauses, which the client feels as flow control.
 	StreamInFlight int
 
 	// MetricKeys is how many (source, type) pairs have metrics of their own: the first

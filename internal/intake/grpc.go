@@ -26,7 +26,7 @@ type GRPC struct {
 
 	drainOnce sync.Once
 	draining  chan struct{}  // closed by Drain
-	readers   sync.WaitGroup // one per StreamEvents call, which may outlive the call briefly
+	helpers   sync.WaitGroup // two per StreamEvents call, which may outlive the call briefly
 }
 
 var _ chipingress.ChipIngressServer = (*GRPC)(nil)
@@ -49,7 +49,7 @@ func (g *GRPC) Drain() { g.drainOnce.Do(func() { close(g.draining) }) }
 
 // Wait returns when nothing of the service runs any more. Call it after the server has
 // stopped.
-func (g *GRPC) Wait() { g.readers.Wait() }
+func (g *GRPC) Wait() { g.helpers.Wait() }
 
 // Publish makes one event durable. A bad one is INVALID_ARGUMENT, with BadRequest details.
 func (g *GRPC) Publish(ctx context.Context, ce *pb.CloudEvent) (*chipingress.PublishResponse, error) {

@@ -20,22 +20,35 @@ const statusOK = "OK"
 
 type eventStream = grpc.BidiStreamingServer[chipingress.StreamEventsRequest, chipingress.StreamEventsResponse]
 
+// maxStatusBytes bounds what an answer says of an event that is not valid: its attributes'
+// names and values can be as long as a message.
+const maxStatusBytes = 1 << 10
+
+// answerOverhead is charged for an answer beside the event's id and fault: the message, its
+// place in the queues and the text of a refusal.
+const answerOverhead = 256
+
 // StreamEvents answers each request once, in order, after its commit. Requests are read
 // and submitted while earlier ones wait, up to StreamInFlight of them and as far as the
-// budget goes; then reading pauses. When the client half-closes, all answers are sent and
-// the call ends with OK. After Drain it ends with UNAVAILABLE; what has no answer then was
-// not stored.
+// budget goes; then reading pauses. An event is charged to the budget until the engine has
+// answered it, and its answer, which is small, until the client has taken it: a client
+// that takes none cannot keep the budget from others, and after BodyTimeout its call ends
+// with DEADLINE_EXCEEDED. When the client half-closes, all answers are sent and the call
+// ends with OK. After Drain it ends with UNAVAILABLE; what has no answer then was not
+// stored.
 func (g *GRPC) StreamEvents(rpc eventStream) error {
 	ctx := rpc.Context()
-	s := &stream{intake: g.intake, rpc: rpc, encoder: g.encoder(ctx), arrivals: make(chan arrival), draining: g.draining}
-	// The reader may sit in Recv, or wait, until the call has ended and ctx with it, which
-	// is after this returns.
-	g.readers.Go(func() { s.read(ctx) })
+	s := newStream(g, rpc)
+	// The reader may sit in Recv, or wait, and the writer in Send, until the call has ended
+	// and ctx with it, which is after this returns.
+	g.helpers.Go(func() { s.read(ctx) })
+	g.helpers.Go(s.write)
 	return s.run()
 }
 
 // stream is one StreamEvents call. Its reader brings events, encoded and charged to the
-// budget; all else belongs to the goroutine of run.
+// budget, and its writer, which the client can hold up, sends the answers; all else belongs
+// to the goroutine of run.
 type stream struct {
 	intake   *Intake
 	rpc      eventStream
@@ -45,10 +58,29 @@ type stream struct {
 	arrivals chan arrival
 	readErr  error // why reading ended; written before arrivals is closed
 
-	waiting []waiting // in the order of the requests
-	ended   bool      // no more arrivals are taken
-	end     error     // what the call returns once nothing waits
-	gone    bool      // the client takes no more answers
+	// Both have room for all of unsent, so that neither run nor the writer waits for the
+	// other.
+	answers chan *chipingress.StreamEventsResponse
+	sent    chan error // one per answer, until the first that is not nil
+
+	waiting []waiting      // for the engine's answer, in the order of the requests
+	unsent  []*reservation // of the answers given to the writer, in the same order
+	stalled *time.Timer    // runs while anything is unsent, anew for each answer
+	ended   bool           // no more arrivals are taken
+	end     error          // what the call returns once nothing waits
+	gone    bool           // the client takes no more answers
+}
+
+func newStream(g *GRPC, rpc eventStream) *stream {
+	s := &stream{
+		intake: g.intake, rpc: rpc, encoder: g.encoder(rpc.Context()), draining: g.draining,
+		arrivals: make(chan arrival),
+		answers:  make(chan *chipingress.StreamEventsResponse, g.intake.config.StreamInFlight),
+		sent:     make(chan error, g.intake.config.StreamInFlight),
+		stalled:  time.NewTimer(g.intake.config.BodyTimeout),
+	}
+	s.stalled.Stop()
+	return s
 }
 
 // arrival is a request that was read.
@@ -74,8 +106,8 @@ func (s *stream) read(ctx context.Context) {
 			s.readErr = err
 			return
 		}
-		a := arrival{started: time.Now(), items: []item{s.encoder.item(request.GetEvent(), nil)}}
-		n := heldBytes(a.items)
+		a := arrival{started: time.Now(), items: []item{answerable(s.encoder.item(request.GetEvent(), nil))}}
+		n := heldBytes(a.items) + answerBytes(&a.items[0])
 		if err := s.intake.budget.Acquire(ctx, n); err != nil {
 			s.readErr = err
 			return
@@ -91,17 +123,52 @@ func (s *stream) read(ctx context.Context) {
 	}
 }
 
-// run submits what arrives and answers in order, until reading has ended and nothing
-// waits any more. It waits for the engine's answers even when the client is gone: until
-// then their bytes are held.
+// answerable returns it with an id and a fault that are short enough to be sent back and
+// kept until then.
+func answerable(it item) item {
+	it.id = shorten(it.id, pipeline.MaxIDBytes)
+	if it.fault != nil {
+		fault := *it.fault
+		fault.Attribute = shorten(fault.Attribute, maxStatusBytes/4)
+		fault.Reason = shorten(fault.Reason, maxStatusBytes/2)
+		it.fault = &fault
+	}
+	return it
+}
+
+// answerBytes is what the answer to an answerable item takes in memory, whatever it says.
+func answerBytes(it *item) int64 {
+	n := answerOverhead + len(it.id)
+	if it.fault != nil {
+		n += len(it.fault.Attribute) + len(it.fault.Reason)
+	}
+	return int64(n)
+}
+
+// write sends what run hands over, until run ends or the client takes no more.
+func (s *stream) write() {
+	for response := range s.answers {
+		err := s.rpc.Send(response)
+		s.sent <- err
+		if err != nil {
+			return
+		}
+	}
+}
+
+// run submits what arrives and hands on the answers in order, until reading has ended and
+// nothing waits or is unsent any more. It waits for the engine's answers even when the
+// client is gone: until then their bytes are held.
 func (s *stream) run() error {
+	defer close(s.answers)
+	defer s.stalled.Stop()
 	for {
 		select {
 		case <-s.draining: // before anything else, so that no arrival slips in after it
 			s.stop(errStopping)
 		default:
 		}
-		if s.ended && len(s.waiting) == 0 {
+		if s.ended && len(s.waiting) == 0 && len(s.unsent) == 0 {
 			return s.end
 		}
 		s.step()
@@ -112,13 +179,17 @@ func (s *stream) run() error {
 var errStopping = status.Error(codes.Unavailable,
 	"the server is stopping; events without an answer were not stored; send them again")
 
+// errNotTaken ends a stream whose client takes no answers.
+var errNotTaken = status.Error(codes.DeadlineExceeded,
+	"the client took no answer for too long; events without an answer may be stored; take answers while sending")
+
 // step waits for the next thing to do, and does it.
 func (s *stream) step() {
 	var arrivals <-chan arrival
 	var draining <-chan struct{}
 	if !s.ended {
 		draining = s.draining
-		if len(s.waiting) < s.intake.config.StreamInFlight {
+		if len(s.waiting)+len(s.unsent) < s.intake.config.StreamInFlight {
 			arrivals = s.arrivals
 		}
 	}
@@ -135,6 +206,10 @@ func (s *stream) step() {
 		}
 	case err := <-first:
 		s.answer(err)
+	case err := <-s.sent:
+		s.taken(err)
+	case <-s.stalled.C:
+		s.abandon(errNotTaken)
 	case <-draining: // run sees it
 	}
 }
@@ -169,22 +244,53 @@ var answered = func() <-chan error {
 	return c
 }()
 
-// answer ends the first waiting request. A client that does not take the answer gets no
-// further ones.
+// answer ends the wait of the first request and hands its answer to the writer. From then
+// on only the answer is held.
 func (s *stream) answer(err error) {
 	first := s.waiting[0]
 	s.waiting[0] = waiting{}
 	s.waiting = s.waiting[1:]
-	first.held.release()
+	it := &first.items[0]
 	s.intake.metrics.answered(frontStream, first.started, first.items, err)
 	if s.gone {
+		first.held.release()
 		return
 	}
-	response := &chipingress.StreamEventsResponse{EventId: first.items[0].id, Status: s.statusOf(&first.items[0], err)}
-	if err := s.rpc.Send(response); err != nil {
-		s.gone = true
-		s.stop(err)
+	first.held.resize(answerBytes(it)) // less than was held, which cannot fail
+	if len(s.unsent) == 0 {
+		s.stalled.Reset(s.intake.config.BodyTimeout)
 	}
+	s.unsent = append(s.unsent, first.held)
+	s.answers <- &chipingress.StreamEventsResponse{EventId: it.id, Status: s.statusOf(it, err)}
+}
+
+// taken notes what became of the first unsent answer.
+func (s *stream) taken(err error) {
+	switch {
+	case s.gone: // it was given up before
+	case err != nil:
+		s.abandon(err)
+	default:
+		s.unsent[0].release()
+		s.unsent[0] = nil
+		s.unsent = s.unsent[1:]
+		if len(s.unsent) == 0 {
+			s.stalled.Stop()
+		} else {
+			s.stalled.Reset(s.intake.config.BodyTimeout)
+		}
+	}
+}
+
+// abandon gives up all answers that the client has not taken. The call ends with end even
+// if it was about to end otherwise: any other end would say that all answers were sent.
+func (s *stream) abandon(end error) {
+	s.gone, s.ended, s.end = true, true, end
+	s.stalled.Stop()
+	for _, held := range s.unsent {
+		held.release()
+	}
+	s.unsent = nil
 }
 
 // statusOf is the status of one answer, as docs/api.md lists them.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"iter"
 	"strings"
+	"time"
 )
 
 // Delivery is one event as a sink has it.
@@ -11,6 +12,8 @@ type Delivery struct {
 	Source, Type, ID string
 	Seqnum           int64
 	DataCRC32C       uint32
+	// At is when an endpoint took it; zero where that is not known.
+	At time.Time
 	// Where the archive has it: a lane, the offset in it, and the event's position. Zero
 	// of other sinks.
 	Lane             int

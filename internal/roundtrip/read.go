@@ -36,7 +36,7 @@ func EndpointDeliveries(ctx context.Context, admin string, since int64) iter.Seq
 				yield(Delivery{}, fmt.Errorf("read a record: %w", err))
 				return
 			}
-			d := Delivery{Source: r.Source, Type: r.Type, ID: r.ID, Seqnum: r.Seqnum, DataCRC32C: r.DataCRC32C}
+			d := Delivery{Source: r.Source, Type: r.Type, ID: r.ID, Seqnum: r.Seqnum, DataCRC32C: r.DataCRC32C, At: r.ReceivedAt}
 			if !yield(d, nil) {
 				return
 			}
@@ -65,7 +65,7 @@ func FileDeliveries(path string) iter.Seq2[Delivery, error] {
 			if json.Unmarshal(lines.Bytes(), &r) != nil {
 				continue
 			}
-			d := Delivery{Source: r.Source, Type: r.Type, ID: r.ID, Seqnum: r.Seqnum, DataCRC32C: r.DataCRC32C}
+			d := Delivery{Source: r.Source, Type: r.Type, ID: r.ID, Seqnum: r.Seqnum, DataCRC32C: r.DataCRC32C, At: r.ReceivedAt}
 			if !yield(d, nil) {
 				return
 			}
