@@ -97,6 +97,10 @@ mod-check: need-go ## Fail if a module file is not tidy or a module's content ha
 mutants: need-postgres bin/versitygw ## Break each invariant on purpose and see its test fail (one: ONLY=order)
 	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw go run ./test/mutants $(ONLY)
 
+.PHONY: faults
+faults: need-postgres bin/versitygw ## Break the running system in 50 random ways and count what is lost (flags: ARGS='--seed 7 --runs 1')
+	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw go run ./test/faults --runs 50 $(ARGS)
+
 .PHONY: cover
 cover: ## Show the statement coverage of the last make test, function by function
 	@go tool cover -func=.cache/cover.out

@@ -114,30 +114,48 @@ func TestStreamUntakenBound(t *testing.T) {
 // TestStreamUntakenEnds: a call whose client takes no answers for BodyTimeout ends, and not
 // with OK, though the client half-closed it before.
 func TestStreamUntakenEnds(t *testing.T) {
-	for name, halfClose := range map[string]bool{"open": false, "half-closed": true} {
-		t.Run(name, func(t *testing.T) {
-			s, stream := mustStreamUntaken(t, func(c *Config) { c.BodyTimeout = 200 * time.Millisecond })
-			if halfClose {
-				if err := stream.CloseSend(); err != nil {
-					t.Fatal(err)
-				}
-			}
-			ended := make(chan struct{})
-			go func() {
-				defer close(ended)
-				s.service.Wait()
-			}()
-			select {
-			case <-ended:
-			case <-time.After(patience):
-				t.Fatal("the call does not end")
-			}
-			checkReleased(t, s.intake)
-			n, err := takeAnswers(t, stream)
-			if status.Code(err) != codes.DeadlineExceeded || n == 0 || n == untakenEvents {
-				t.Errorf("%d answers, then %v", n, err)
-			}
-		})
+	impatient := func(c *Config) { c.BodyTimeout = 200 * time.Millisecond }
+	t.Run("open", func(t *testing.T) {
+		s, stream := mustStreamUntaken(t, impatient)
+		checkEnds(t, s, stream)
+	})
+	t.Run("half-closed", func(t *testing.T) {
+		s, stream := mustStreamUntaken(t, impatient)
+		if err := stream.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+		checkEnds(t, s, stream)
+	})
+	t.Run("paused", func(t *testing.T) {
+		s := mustRPCSite(t, func(c *Config) { impatient(c); c.StreamInFlight = 8 }, grpc.WithStaticStreamWindowSize(64<<10))
+		stream := mustStream(t, s)
+		sent := sendUntaken(stream)
+		s.recorder.waitUnits(t, 128)
+		checkEnds(t, s, stream)
+		if err := <-sent; err == nil {
+			t.Error("all events were sent")
+		}
+	})
+}
+
+// checkEnds fails unless the call ends, though its client has taken no answers, holds
+// nothing then and tells the client.
+func checkEnds(t *testing.T, s *rpcSite, stream clientStream) {
+	t.Helper()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.service.Wait()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Fatal("the call does not end")
+	}
+	checkReleased(t, s.intake)
+	n, err := takeAnswers(t, stream)
+	if status.Code(err) != codes.DeadlineExceeded || n == 0 || n == untakenEvents {
+		t.Errorf("%d answers, then %v", n, err)
 	}
 }
 

@@ -68,17 +68,31 @@ const maxConnections = 1000
 func (f *exhaust) inject(ctx context.Context) error {
 	for range maxConnections {
 		conn, err := pgx.Connect(ctx, f.s.stack.DatabaseURL)
-		if isTooMany(err) {
-			// Whoever connects from now on is turned away as well.
-			return f.s.exec(ctx, `SELECT pg_terminate_backend(pid) FROM (
-				SELECT pid FROM pg_stat_activity WHERE application_name = 'waybill' LIMIT 8) AS some`)
-		}
 		if err != nil {
-			return fmt.Errorf("take a connection: %w", err)
+			return f.full(ctx, err)
 		}
 		f.held = append(f.held, conn)
 	}
 	return errors.New("the server's connections are without limit")
+}
+
+// full turns away whoever connects from now on as well: some lose their connection, and
+// the harness takes it.
+func (f *exhaust) full(ctx context.Context, err error) error {
+	if !isTooMany(err) || len(f.held) == 0 {
+		return fmt.Errorf("take a connection: %w", err)
+	}
+	_, err = f.held[0].Exec(ctx, `SELECT pg_terminate_backend(pid) FROM (
+		SELECT pid FROM pg_stat_activity WHERE application_name = 'waybill' LIMIT 8) AS victims`)
+	if err != nil {
+		return fmt.Errorf("end some connections: %w", err)
+	}
+	for range 8 {
+		if conn, err := pgx.Connect(ctx, f.s.stack.DatabaseURL); err == nil {
+			f.held = append(f.held, conn)
+		}
+	}
+	return nil
 }
 
 func (f *exhaust) heal(ctx context.Context) error {

@@ -226,7 +226,7 @@ func networkKinds() []*kind {
 
 func networkKind(server, name, about string, from []string, f proxy.Fault, e effect) *kind {
 	return &kind{
-		name: server + "-" + name, about: "network to " + server + ": " + about, targets: from,
+		name: "net-" + server + "-" + name, about: "network to " + server + ": " + about, targets: from,
 		min: 2 * second, max: 8 * second, effect: e,
 		parts: func(on string) []string { return []string{on + " to " + server} },
 		make: func(s *system, on string) fault {

@@ -17,9 +17,6 @@ import (
 
 // What must hold, beside what package audit looks for.
 const (
-	// maxDoubleShare is how many of the endpoint's events may be doubles where nothing
-	// explains one.
-	maxDoubleShare = 0.001
 	// maxRSS bounds the memory of each of Waybill's processes, bytes.
 	maxRSS = 200 << 20
 	// maxTakeover bounds how long the lanes of a dead forwarder may be without one.
@@ -33,12 +30,8 @@ type result struct {
 	Rate     float64        `json:"offered_per_second"`
 	Schedule []scheduleStep `json:"schedule"`
 	audit.Report
-	// DoubleShare is the endpoint's doubles per event, DoublesExplained whether a fault
-	// of the run may lead to any.
-	DoubleShare          float64 `json:"ingress_double_share"`
-	DoublesExplained     bool    `json:"ingress_doubles_explained"`
-	RetransmittedBatches int     `json:"retransmitted_batches"`
-	RetransmittedEvents  int     `json:"retransmitted_events"`
+	RetransmittedBatches int `json:"retransmitted_batches"`
+	RetransmittedEvents  int `json:"retransmitted_events"`
 	// RecoverSeconds is from the last fault's end until everything was settled, and
 	// SettledSeconds from the load's end.
 	RecoverSeconds float64            `json:"recover_seconds"`
@@ -80,7 +73,7 @@ func (t *trial) judge(e *evidence, settled error, recovery time.Duration) *resul
 	for _, f := range t.faults {
 		r.violation("the harness: %s", f)
 	}
-	t.judgeEffects(r)
+	t.judgeRetransmits(r)
 	t.system.watch.judge(r, t)
 	return r
 }
@@ -89,20 +82,10 @@ func (r *result) violation(format string, args ...any) {
 	r.Violations = append(r.Violations, fmt.Sprintf(format, args...))
 }
 
-// judgeEffects compares doubles and retransmits with what the faults may lead to.
-func (t *trial) judgeEffects(r *result) {
-	retransmits := false
-	for _, p := range t.steps {
-		r.DoublesExplained = r.DoublesExplained || p.kind.effect.doubles
-		retransmits = retransmits || p.kind.effect.retransmits
-	}
-	if s := r.Sinks[ingressSink]; s.Delivered > 0 {
-		r.DoubleShare = float64(s.Doubled) / float64(s.Delivered)
-	}
-	if r.DoubleShare > maxDoubleShare && !r.DoublesExplained {
-		r.violation("%.2f %% of the endpoint's events are doubles, and no fault explains any", 100*r.DoubleShare)
-	}
-	if r.RetransmittedBatches > 0 && !retransmits {
+// judgeRetransmits compares the retransmits with what the faults may lead to.
+func (t *trial) judgeRetransmits(r *result) {
+	explained := slices.ContainsFunc(t.steps, func(p *played) bool { return p.kind.effect.retransmits })
+	if r.RetransmittedBatches > 0 && !explained {
 		r.violation("%d batches were retransmitted, and no fault took any out of the queue", r.RetransmittedBatches)
 	}
 }
@@ -161,10 +144,10 @@ func (r *result) print(w io.Writer) error {
 	fmt.Fprintf(&b, "  offered %d, acknowledged %d, unknown outcomes %d, stored %d; retransmitted %d batches of %d events\n",
 		r.Offered, r.Acknowledged, r.Unknown, r.Stored, r.RetransmittedBatches, r.RetransmittedEvents)
 	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "  sink\tdelivered\tlost\tgaps\tdoubled\tout of order\tunexplained\tdead letters\t")
+	fmt.Fprintln(table, "  sink\tdelivered\tlost\tgaps\tdoubled\tunexplained\tout of order\tunexplained\tdead letters\t")
 	for _, name := range slices.Sorted(maps.Keys(r.Sinks)) {
 		s := r.Sinks[name]
-		fmt.Fprintf(table, "  %s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t\n", name, s.Delivered, s.Lost, s.Gaps, s.Doubled, s.OutOfOrder, s.Unexplained, counts(s.DeadLetters))
+		fmt.Fprintf(table, "  %s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t\n", name, s.Delivered, s.Lost, s.Gaps, s.Doubled, s.DoubledOutside, s.OutOfOrder, s.Unexplained, counts(s.DeadLetters))
 	}
 	if err := table.Flush(); err != nil {
 		return err

@@ -20,9 +20,13 @@ const (
 	// runLimit is how long a run may take, from the first process to the verdict.
 	runLimit = 75 * time.Second
 	// auditTime is what is kept of it for reading everything back.
-	auditTime = 5 * time.Second
+	auditTime = 3 * time.Second
 	// leastRecovery is what a run gets to recover in any case.
 	leastRecovery = 15 * time.Second
+
+	// aftermath is how long after its end a fault may still lead to doubles: above the
+	// lease of a lane and the pauses between tries.
+	aftermath = 15 * time.Second
 
 	// Keys of the load: sources × types.
 	loadSources, loadTypes = 20, 5
@@ -230,6 +234,9 @@ func (t *trial) gather(ctx context.Context, ledger *roundtrip.Ledger) (*evidence
 	}
 	for _, p := range t.steps {
 		e.Codes = append(e.Codes, p.kind.effect.codes...)
+		if p.kind.effect.doubles {
+			e.Doubling = append(e.Doubling, audit.Window{From: t.loaded.Add(p.injected), To: t.loaded.Add(p.healed + aftermath)})
+		}
 	}
 	for d, err := range roundtrip.FileDeliveries(t.system.recordsFile()) {
 		if err != nil {

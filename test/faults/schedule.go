@@ -20,12 +20,13 @@ func (s step) String() string {
 }
 
 const (
-	// warmUp is load without a fault, at the start; coolDown is what remains at the end.
+	// warmUp is load without a fault, at the start; coolDown at most at the end: receipts
+	// that a dead janitor held come again after 30 s, and the run has to end.
 	warmUp   = 2 * time.Second
-	coolDown = 2 * time.Second
+	coolDown = 6 * time.Second
 	// Gaps between the beginnings of faults.
-	minGap = 1500 * time.Millisecond
-	maxGap = 4 * time.Second
+	minGap = time.Second
+	maxGap = 3500 * time.Millisecond
 	// atOnce is how many faults may be in force together.
 	atOnce = 2
 )
@@ -35,13 +36,14 @@ const (
 func draw(seed uint64, length time.Duration, kinds []*kind) []step {
 	r := rand.New(rand.NewPCG(seed, 0x6661756c7473))
 	var steps []step
-	for at := warmUp; at < length-coolDown; at += between(r, minGap, maxGap) {
+	end := length - min(coolDown, length/6)
+	for at := warmUp; at < end; at += between(r, minGap, maxGap) {
 		k := kinds[int(seed%uint64(len(kinds)))]
 		if len(steps) > 0 {
 			k = kinds[r.IntN(len(kinds))]
 		}
 		s := step{At: at, Hold: between(r, k.min, k.max), kind: k, on: k.targets[r.IntN(len(k.targets))]}
-		if s.At+s.Hold > length-coolDown && len(steps) > 0 {
+		if s.At+s.Hold > end && len(steps) > 0 {
 			continue
 		}
 		if fits(steps, s) {

@@ -25,7 +25,7 @@ type watch struct {
 	log      []string // what the supervisors said, with times
 	stopping bool
 
-	holders   map[int]pipeline.LeaseHolder
+	holders   map[string]pipeline.LeaseHolder
 	orphans   []*orphaned
 	takeovers []takeover
 }
@@ -41,7 +41,7 @@ type expectation struct {
 type orphaned struct {
 	forwarder string
 	since     time.Time
-	left      map[int]string // lane → instance that had it
+	left      map[string]string // lane of a sink → instance that had it
 }
 
 // takeover is how long lanes were without a forwarder.
@@ -53,7 +53,7 @@ type takeover struct {
 }
 
 func newWatch() *watch {
-	return &watch{rss: map[string]int64{}, expected: map[string]expectation{}, holders: map[int]pipeline.LeaseHolder{}}
+	return &watch{rss: map[string]int64{}, expected: map[string]expectation{}, holders: map[string]pipeline.LeaseHolder{}}
 }
 
 // dies says that a part is about to be killed.
@@ -75,7 +75,7 @@ func (w *watch) expect(name string, graceful bool) {
 func (w *watch) lapses(name string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	o := &orphaned{forwarder: name, since: time.Now(), left: map[int]string{}}
+	o := &orphaned{forwarder: name, since: time.Now(), left: map[string]string{}}
 	for lane, h := range w.holders {
 		if h.Forwarder == name {
 			o.left[lane] = h.Instance
@@ -152,7 +152,7 @@ func (w *watch) run(ctx context.Context, s *system) {
 		holders, err := pipeline.LaneHolders(once, s.queue)
 		cancel()
 		if err == nil {
-			w.see(holders)
+			w.see(byName(holders))
 		}
 		sleep(ctx, lookEvery)
 	}
@@ -165,7 +165,7 @@ func (w *watch) sample(name string, bytes int64) {
 }
 
 // see compares who has the lanes with who had them.
-func (w *watch) see(holders map[int]pipeline.LeaseHolder) {
+func (w *watch) see(holders map[string]pipeline.LeaseHolder) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.holders = holders
@@ -185,6 +185,15 @@ func (w *watch) see(holders map[int]pipeline.LeaseHolder) {
 		w.takeovers = append(w.takeovers, takeover{o.forwarder, lanes, time.Since(o.since).Seconds(), o.since})
 	}
 	w.orphans = still
+}
+
+// byName names what a lease is for.
+func byName[K comparable](leases map[K]pipeline.LeaseHolder) map[string]pipeline.LeaseHolder {
+	named := make(map[string]pipeline.LeaseHolder, len(leases))
+	for of, holder := range leases {
+		named[fmt.Sprint(of)] = holder
+	}
+	return named
 }
 
 // peakRSS is the most memory that a process had resident since it began.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/waybillhq/waybill/internal/roundtrip"
 	"github.com/waybillhq/waybill/pipeline"
@@ -25,9 +26,15 @@ type Evidence struct {
 	Heads []Head
 	// Retransmitted are the numbers of the batches that were published again.
 	Retransmitted map[int64]bool
+	// Doubling are the times at which something may lead to doubles in other sinks than the
+	// archive.
+	Doubling []Window
 	// Codes are those that dead letters may have.
 	Codes []string
 }
+
+// Window is a time.
+type Window struct{ From, To time.Time }
 
 // Letter is a dead letter.
 type Letter struct {
@@ -68,6 +75,8 @@ type Sink struct {
 	// Delivered counts events, Doubled deliveries beyond the first of each.
 	Delivered int `json:"delivered"`
 	Doubled   int `json:"doubled"`
+	// DoubledOutside counts the doubles that came while nothing could lead to any.
+	DoubledOutside int `json:"doubled_unexplained"`
 	// Lost counts acknowledged events that are neither in the sink nor dead letters, Gaps
 	// seqnums of any event.
 	Lost int `json:"lost"`
@@ -80,6 +89,10 @@ type Sink struct {
 	// Holes counts places where the archive's offsets are not dense.
 	Holes int `json:"holes,omitempty"`
 }
+
+// maxDoubleShare is how many events of a sink other than the archive may be doubles that
+// nothing explains.
+const maxDoubleShare = 0.001
 
 // maxExamples bounds the examples of a report.
 const maxExamples = 20
@@ -236,6 +249,7 @@ func (a *auditor) judgeDeliveries(name string, out *Sink) map[slot]bool {
 		s := slotOf(d)
 		if has[s] {
 			out.Doubled++
+			out.DoubledOutside += a.outside(name, d)
 			if name == a.evidence.Archive {
 				a.example("%s: event %s (seqnum %d) is there twice, the second time in lane %d at %d", name, d.ID, d.Seqnum, d.Lane, d.Offset)
 			}
@@ -254,6 +268,19 @@ func (a *auditor) judgeDeliveries(name string, out *Sink) map[slot]bool {
 		highest[s.key] = max(highest[s.key], d.Seqnum)
 	}
 	return has
+}
+
+// outside is 1 for a double that nothing led to.
+func (a *auditor) outside(name string, d *roundtrip.Delivery) int {
+	for _, w := range a.evidence.Doubling {
+		if !d.At.Before(w.From) && !d.At.After(w.To) {
+			return 0
+		}
+	}
+	if name != a.evidence.Archive {
+		a.example("%s: event %s (seqnum %d) came again at %s", name, d.ID, d.Seqnum, d.At.Format("15:04:05.000"))
+	}
+	return 1
 }
 
 // judgeLost looks for each acknowledged event.
@@ -349,6 +376,9 @@ func (r Report) Violations(evidence Evidence) []string {
 		bad(s.Lost, "acknowledged events are lost to %s", name)
 		bad(s.Gaps, "seqnums are missing in %s", name)
 		bad(s.Unexplained, "events came to %s out of order without having been retransmitted", name)
+		if share := float64(s.DoubledOutside) / float64(max(s.Delivered, 1)); name != evidence.Archive && share > maxDoubleShare {
+			bad(s.DoubledOutside, "events came to %s again, of %d, and nothing explains that", name, s.Delivered)
+		}
 		bad(s.Holes, "offsets of %s are not dense", name)
 		if name == evidence.Archive {
 			bad(s.Doubled, "events are in %s twice", name)
