@@ -55,6 +55,7 @@ deps: need-go need-postgres need-cc ## Install what is missing, where that is al
 	go list -modfile=$(TOOLS)/go.mod -deps tool >/dev/null
 
 .PHONY: need-go need-postgres need-cc
+need-postgres need-cc: need-go
 need-go need-postgres need-cc: need-%:
 	@RACE='$(RACE)' ARGS='$(ARGS)' scripts/need $*
 

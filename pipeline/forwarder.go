@@ -269,7 +269,7 @@ func (f *Forwarder) note(err error) {
 	case err != nil && (before.err == nil || before.err.Error() != err.Error()):
 		f.log.Warn("lanes cannot be looked after", "error", err)
 	case err == nil && before.err != nil:
-		f.log.Info("lanes are looked after", "failed_for", time.Since(before.since).Round(time.Millisecond))
+		f.log.Info("lanes are looked after", "failed_for", time.Since(before.since).Round(time.Millisecond).String())
 	}
 }
 

@@ -308,7 +308,7 @@ func (in *Ingester) note(err error) {
 	case err != nil && before == nil:
 		in.log.Error("events cannot be committed", "error", err)
 	case err == nil && before != nil:
-		in.log.Info("events are committed again", "failed_for", time.Since(since).Round(time.Millisecond))
+		in.log.Info("events are committed again", "failed_for", time.Since(since).Round(time.Millisecond).String())
 	}
 }
 

@@ -47,7 +47,7 @@ func DefaultJanitorConfig() JanitorConfig {
 	return JanitorConfig{
 		Queue: DefaultQueueConfig(), SettleReceipts: 1000, SettleBatches: 10_000, SettleLinger: 3 * time.Millisecond,
 		UpkeepEvery: time.Second, RetransmitEvery: 2 * time.Second, RetransmitBytes: 32 << 20,
-		BarrierTimeout: 10 * time.Second, ReplayWindow: 24 * time.Hour, TrimEvery: 30 * time.Second,
+		BarrierTimeout: 30 * time.Second, ReplayWindow: 24 * time.Hour, TrimEvery: 30 * time.Second,
 		ShedAbove: 0.9, ShedTo: 0.75, ExpireEvery: 5 * time.Second, DeadLetterTTL: 30 * 24 * time.Hour,
 	}
 }
@@ -147,7 +147,7 @@ func (j *Janitor) note(name string, err error) {
 	case err != nil && !failing:
 		j.log.Warn("task fails and is tried again", "task", name, "error", err)
 	case err == nil && failing:
-		j.log.Info("task works again", "task", name, "failed_for", time.Since(before.since).Round(time.Millisecond))
+		j.log.Info("task works again", "task", name, "failed_for", time.Since(before.since).Round(time.Millisecond).String())
 	}
 }
 

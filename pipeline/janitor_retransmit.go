@@ -148,13 +148,17 @@ func (q *Queue) watermark(ctx context.Context, lane int, floor uint64, now time.
 	}
 }
 
-// retransmitFind is how many stale batches of a lane one walk looks for; retransmitChunk bounds
-// what one claim takes, so that its messages are published within half the grace period.
 const (
-	retransmitFind         = 20_000
-	retransmitChunkBytes   = 4 << 20
-	retransmitChunkBatches = 1000
-	retransmitLanes        = 4 // at once
+	// retransmitFind is how many stale batches of a lane one walk looks for.
+	retransmitFind = 20_000
+	// What is claimed must be published within half the grace period, or it waits for another
+	// pass. So the first chunk of a lane is small, and the next ones as large as the publishing
+	// is quick.
+	retransmitChunkBytes = 4 << 20
+	retransmitFirstChunk = 32
+	retransmitMostChunk  = 1024
+	// retransmitLanes is how many lanes are worked on at once.
+	retransmitLanes = 4
 )
 
 // retransmitLanes works on the lanes, a few at a time. Order within a lane is by batch
@@ -184,21 +188,36 @@ func (j *Janitor) retransmitLane(ctx context.Context, lane int, what *laneStale)
 	if err != nil {
 		return err
 	}
+	size := retransmitFirstChunk
 	for len(found) > 0 && what.budget > 0 && ctx.Err() == nil {
 		var chunk []int64
-		chunk, found = nextChunk(found, min(what.budget, retransmitChunkBytes))
+		chunk, found = nextChunk(found, size, min(what.budget, retransmitChunkBytes))
+		began := time.Now()
 		sent, err := j.retransmitChunk(ctx, chunk, what.stale)
 		if err != nil {
 			return err
 		}
 		what.budget -= sent
+		size = nextSize(size, time.Since(began), j.store.Grace())
 	}
 	return nil
 }
 
-// nextChunk takes batches off the list: one at least, and up to the given bytes.
-func nextChunk(found []staleBatch, bytes int64) (chunk []int64, rest []staleBatch) {
-	for len(found) > 0 && len(chunk) < retransmitChunkBatches && (len(chunk) == 0 || found[0].bytes <= bytes) {
+// nextSize is how many batches the next chunk may have, after one of size took so long.
+func nextSize(size int, took, grace time.Duration) int {
+	switch {
+	case took < grace/16:
+		return min(2*size, retransmitMostChunk)
+	case took > grace/4:
+		return max(size/2, 1)
+	default:
+		return size
+	}
+}
+
+// nextChunk takes batches off the list: one at least, and up to the given number and bytes.
+func nextChunk(found []staleBatch, most int, bytes int64) (chunk []int64, rest []staleBatch) {
+	for len(found) > 0 && len(chunk) < most && (len(chunk) == 0 || found[0].bytes <= bytes) {
 		bytes -= found[0].bytes
 		chunk = append(chunk, found[0].number)
 		found = found[1:]
@@ -206,8 +225,8 @@ func nextChunk(found []staleBatch, bytes int64) (chunk []int64, rest []staleBatc
 	return chunk, found
 }
 
-// retransmitChunk claims batches and publishes them in the order of their numbers. It returns
-// the bytes published.
+// retransmitChunk claims batches and publishes them in the order of their numbers, for as long
+// as they may be. It returns the bytes published.
 func (j *Janitor) retransmitChunk(ctx context.Context, numbers []int64, stale []staleFor) (sent int64, err error) {
 	began := time.Now()
 	batches, damaged, err := j.store.ClaimStale(ctx, numbers, stale)
@@ -218,9 +237,13 @@ func (j *Janitor) retransmitChunk(ctx context.Context, numbers []int64, stale []
 		j.metrics.damaged()
 		j.log.Error("a batch lacks some of its events and cannot be retransmitted; it becomes dead letters when it expires", "batch", id.String())
 	}
+	deadline := began.Add(j.store.Grace() / 2)
 	for i := range batches {
+		if !time.Now().Before(deadline) {
+			return sent, nil // the rest becomes stale again
+		}
 		c := &batches[i]
-		o := outgoing{msg: c.batch.message(c.body), id: c.batch.ID, events: c.batch.count, deadline: began.Add(j.store.Grace() / 2)}
+		o := outgoing{msg: c.batch.message(c.body), id: c.batch.ID, events: c.batch.count, deadline: deadline}
 		switch err := j.queue.publishOnce(ctx, o); {
 		case isTooLarge(err):
 			// Of this batch alone: those behind it must not wait for it.

@@ -42,7 +42,8 @@ func (j *Janitor) settleReceipts(ctx context.Context) error {
 	defer func() {
 		cancel()
 		it.Stop()
-		for range incoming { // until the reader has ended
+		for m := range incoming { // until the reader has ended
+			_ = m.msg.Nak() // another janitor may have it at once; else AckWait sees to it
 		}
 	}()
 	j.note("settle", nil)
@@ -80,6 +81,7 @@ func (j *Janitor) readReceipts(ctx context.Context, it jetstream.MessagesContext
 		select {
 		case out <- receiptMsg{receipt, msg}:
 		case <-ctx.Done():
+			_ = msg.Nak() // another janitor may have it at once; else AckWait sees to it
 			return nil
 		}
 	}

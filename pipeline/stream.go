@@ -158,7 +158,9 @@ func receiptsConfig(cfg QueueConfig) jetstream.StreamConfig {
 func receiptsConsumerConfig(cfg QueueConfig) jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
 		Durable: receiptsConsumer, AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: 30 * time.Second, MaxDeliver: -1, MaxAckPending: 10 * cfg.MaxAckPending,
+		// How long receipts wait that a janitor took with it when it died: retransmits wait
+		// for them. One that is settled twice changes nothing.
+		AckWait: 10 * time.Second, MaxDeliver: -1, MaxAckPending: 10 * cfg.MaxAckPending,
 		DeliverPolicy: jetstream.DeliverAllPolicy,
 	}
 }

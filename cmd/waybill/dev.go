@@ -32,10 +32,10 @@ type devCommand struct {
 	Janitors   int    `default:"1" help:"Number of janitors."`
 	process.Lanes
 
-	DatabaseURL     string `name:"database-url" secret:"" placeholder:"URL" help:"Postgres to use instead of a private one."`
-	NATSURL         string `name:"nats-url" env:"WAYBILL_NATS_URL" secret:"" placeholder:"URL" help:"NATS server to use instead of a private one."`
-	IngressEndpoint string `placeholder:"HOST:PORT" help:"ChipIngress endpoint to deliver to instead of a private one."`
-	EndpointAdmin   string `placeholder:"URL" help:"Admin address of the existing endpoint, if it is a waybill endpoint; --once reads back from it."`
+	DatabaseURL     string `name:"database-url" env:"-" placeholder:"URL" help:"Postgres to use instead of a private one."`
+	NATSURL         string `name:"nats-url" env:"-" placeholder:"URL" help:"NATS server to use instead of a private one."`
+	IngressEndpoint string `env:"-" placeholder:"HOST:PORT" help:"ChipIngress endpoint to deliver to instead of a private one."`
+	EndpointAdmin   string `env:"-" placeholder:"URL" help:"Admin address of the existing endpoint, if it is a waybill endpoint; --once reads back from it."`
 	process.S3
 }
 
@@ -43,6 +43,9 @@ type devCommand struct {
 func (c *devCommand) Run(ctx context.Context, con *console) (err error) {
 	if c.Once < 0 {
 		return fmt.Errorf("--once: %d; want a number of events", c.Once)
+	}
+	if err := refuseForeignServers(os.LookupEnv); err != nil {
+		return err
 	}
 	dir, temporary, err := c.directory()
 	if err != nil {
@@ -68,6 +71,21 @@ func (c *devCommand) Run(ctx context.Context, con *console) (err error) {
 	}
 	screen.line(fmt.Sprintf("ready after %.1f s", time.Since(began).Seconds()))
 	return c.use(ctx, con, screen, stack)
+}
+
+// refuseForeignServers keeps a development system away from servers that somebody exported
+// the address of for another purpose: half of it on those and half on private ones would
+// deliver what waits there to an endpoint that forgets it. Existing servers are used where a
+// flag names them.
+func refuseForeignServers(lookup func(string) (string, bool)) error {
+	for _, name := range []string{"WAYBILL_DATABASE_URL", "WAYBILL_NATS_URL", "WAYBILL_INGRESS_ENDPOINT", "WAYBILL_S3_ENDPOINT", "WAYBILL_S3_BUCKET"} {
+		for _, variable := range []string{name, name + "_FILE"} {
+			if value, _ := lookup(variable); value != "" {
+				return fmt.Errorf("%s is set, and `waybill dev` takes existing servers from flags only: unset it, or name the server with a flag", variable)
+			}
+		}
+	}
+	return nil
 }
 
 // use watches over a started stack while it is used, and stops it.

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/errgroup"
 )
 
 // killBackends ends the processes that serve connections.
@@ -29,13 +31,16 @@ type holdTransaction struct {
 }
 
 func (f *holdTransaction) inject(ctx context.Context) error {
-	conn, err := pgx.Connect(ctx, f.s.stack.DatabaseURL)
+	err := poll(ctx, startLimit, "Postgres takes a connection", func(ctx context.Context) error {
+		conn, err := pgx.Connect(ctx, f.s.stack.DatabaseURL)
+		f.conn = conn
+		return err
+	})
 	if err != nil {
-		return fmt.Errorf("connect to Postgres: %w", err)
+		return err
 	}
-	f.conn = conn
 	for _, statement := range []string{f.begin, f.statement} {
-		if _, err := conn.Exec(ctx, statement); err != nil {
+		if _, err := f.conn.Exec(ctx, statement); err != nil {
 			return fmt.Errorf("hold a transaction: %w", err)
 		}
 	}
@@ -58,31 +63,45 @@ func isTooMany(err error) bool {
 
 // exhaust takes all connections that are left.
 type exhaust struct {
-	s    *system
+	s *system
+
+	mu   sync.Mutex // guards held
 	held []*pgx.Conn
 }
 
-// maxConnections is above the server's own limit.
-const maxConnections = 1000
+// connecting is how many connections are made at once: each costs the server some work.
+const connecting = 8
 
 func (f *exhaust) inject(ctx context.Context) error {
-	for range maxConnections {
-		conn, err := pgx.Connect(ctx, f.s.stack.DatabaseURL)
-		if err != nil {
-			return f.full(ctx, err)
-		}
-		f.held = append(f.held, conn)
+	group, ctx := errgroup.WithContext(ctx)
+	for range connecting {
+		group.Go(func() error {
+			for {
+				conn, err := pgx.Connect(ctx, f.s.stack.DatabaseURL)
+				if isTooMany(err) {
+					return nil
+				}
+				if err != nil {
+					return fmt.Errorf("take a connection: %w", err)
+				}
+				f.mu.Lock()
+				f.held = append(f.held, conn)
+				f.mu.Unlock()
+			}
+		})
 	}
-	return errors.New("the server's connections are without limit")
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return f.turnAway(context.WithoutCancel(ctx))
 }
 
-// full turns away whoever connects from now on as well: some lose their connection, and
-// the harness takes it.
-func (f *exhaust) full(ctx context.Context, err error) error {
-	if !isTooMany(err) || len(f.held) == 0 {
-		return fmt.Errorf("take a connection: %w", err)
+// turnAway lets some processes lose their connections, and takes these.
+func (f *exhaust) turnAway(ctx context.Context) error {
+	if len(f.held) == 0 {
+		return errors.New("there was no connection to take")
 	}
-	_, err = f.held[0].Exec(ctx, `SELECT pg_terminate_backend(pid) FROM (
+	_, err := f.held[0].Exec(ctx, `SELECT pg_terminate_backend(pid) FROM (
 		SELECT pid FROM pg_stat_activity WHERE application_name = 'waybill' LIMIT 8) AS victims`)
 	if err != nil {
 		return fmt.Errorf("end some connections: %w", err)

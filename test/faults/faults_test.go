@@ -24,9 +24,9 @@ func TestThreeSeeds(t *testing.T) {
 		seed   uint64
 		faults []string
 	}{
-		{1, []string{"kill-ingest", "kill-nats", "postgres-kill-backends", "endpoint-refuse", "net-s3-lose"}},
-		{2, []string{"kill-forwarder", "kill-janitor", "postgres-immediate-stop", "endpoint-lost-responses", "net-nats-cut"}},
-		{3, []string{"delete-events-stream", "delete-consumers", "postgres-numbers-back", "endpoint-down", "net-endpoint-reset"}},
+		{265, []string{"kill-ingest", "kill-nats", "postgres-kill-backends", "endpoint-refuse", "net-s3-lose"}},
+		{4, []string{"kill-forwarder", "kill-janitor", "postgres-immediate-stop", "endpoint-lost-responses", "net-nats-cut"}},
+		{2, []string{"delete-events-stream", "delete-consumers", "postgres-numbers-back", "endpoint-down", "net-endpoint-reset"}},
 	} {
 		t.Run(fmt.Sprintf("seed %d", test.seed), func(t *testing.T) {
 			t.Parallel() // most of the time is waiting: for leases, and for what must come again

@@ -32,8 +32,8 @@ type result struct {
 	audit.Report
 	RetransmittedBatches int `json:"retransmitted_batches"`
 	RetransmittedEvents  int `json:"retransmitted_events"`
-	// RecoverSeconds is from the last fault's end until everything was settled, and
-	// SettledSeconds from the load's end.
+	// RecoverSeconds is from the last fault's end until everything was settled; the load
+	// goes on for some seconds of it.
 	RecoverSeconds float64            `json:"recover_seconds"`
 	Takeovers      []takeover         `json:"takeovers"`
 	MaxRSS         map[string]float64 `json:"max_rss_mib"` // by kind of process

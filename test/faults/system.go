@@ -41,55 +41,58 @@ func (s *system) recordsFile() string { return filepath.Join(s.dir, "endpoint-re
 
 // startSystem starts the parts and waits until they are ready. Everything ends with stop,
 // or with this process.
-func startSystem(ctx context.Context, binary string) (_ *system, err error) {
-	// Below the system's own place for such, and open: Postgres runs as another user, who
-	// must be able to pass through.
+func startSystem(ctx context.Context, binary string) (*system, error) {
 	dir, err := os.MkdirTemp("", "waybill-faults-")
 	if err != nil {
 		return nil, fmt.Errorf("scratch directory: %w", err)
 	}
+	// Postgres runs as another user, who must be able to pass through.
 	if err := os.Chmod(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("scratch directory: %w", err)
+		return nil, errors.Join(fmt.Errorf("scratch directory: %w", err), os.RemoveAll(dir))
 	}
 	s := &system{dir: dir, ways: newWays(), watch: newWatch()}
-	config := devrun.DefaultConfig()
-	config.Dir, config.Executable, config.FreePorts = dir, binary, true
-	config.Ingests, config.Forwarders, config.Janitors = len(ingests), len(forwarders), len(janitors)
-	config.ArchiveLinger = 200 * time.Millisecond
-	config.Env = append(os.Environ(), "WAYBILL_ENDPOINT_RECORDS_FILE="+s.recordsFile())
-	config.Say, config.Via = s.watch.hear, s.ways.via
-	if s.stack, err = devrun.New(config); err != nil {
-		return nil, err
+	if s.stack, err = devrun.New(s.config(binary)); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
-	s.stop = sync.OnceValue(func() error {
-		s.watch.ending()
-		if s.nc != nil {
-			s.nc.Close()
-		}
-		// The processes stop while their ways are open.
-		s.watch.stopSupervising()
-		err := s.stack.Stop()
-		cancel()
-		running.Wait()
-		return err
-	})
 	running.Go(func() { s.ways.run(background) })
 	if err := s.stack.Start(ctx); err != nil {
 		cancel()
 		running.Wait()
 		return nil, errors.Join(err, s.remove())
 	}
-	supervise, stopSupervising := context.WithCancel(background)
+	supervising, stopSupervising := context.WithCancel(background)
 	supervised := make(chan struct{})
-	go func() { defer close(supervised); s.stack.Run(supervise) }()
-	s.watch.stopSupervising = func() { stopSupervising(); <-supervised }
+	go func() { defer close(supervised); s.stack.Run(supervising) }()
+	s.stop = sync.OnceValue(func() error {
+		s.watch.ending()
+		stopSupervising()
+		<-supervised
+		err := s.stack.Stop() // while the ways are open
+		cancel()
+		running.Wait()
+		if s.nc != nil {
+			s.nc.Close()
+		}
+		return err
+	})
 	if err := s.connect(ctx); err != nil {
 		return nil, errors.Join(err, s.stop(), s.remove())
 	}
 	running.Go(func() { s.watch.run(background, s) })
 	return s, nil
+}
+
+// config is what the system consists of.
+func (s *system) config(binary string) devrun.Config {
+	c := devrun.DefaultConfig()
+	c.Dir, c.Executable, c.FreePorts = s.dir, binary, true
+	c.Ingests, c.Forwarders, c.Janitors = len(ingests), len(forwarders), len(janitors)
+	c.ArchiveLinger = 200 * time.Millisecond
+	c.Env = append(os.Environ(), "WAYBILL_ENDPOINT_RECORDS_FILE="+s.recordsFile())
+	c.Say, c.Via = s.watch.hear, s.ways.via
+	return c
 }
 
 func (s *system) connect(ctx context.Context) error {

@@ -16,8 +16,6 @@ import (
 // watch looks at the processes while things break: their memory, their ends, and how long
 // the lanes of a forwarder that died are without one.
 type watch struct {
-	stopSupervising func()
-
 	mu       sync.Mutex       // guards what follows
 	rss      map[string]int64 // by part, the highest, bytes
 	expected map[string]expectation
