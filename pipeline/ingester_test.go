@@ -287,3 +287,31 @@ func (r *rig) liveState(t testing.TB) string {
 	}
 	return out
 }
+
+// Invariant 4, through the front door: two ingests, 64 writers.
+func TestTwoIngestsNumberWithoutGaps(t *testing.T) {
+	r := mustRig(t)
+	other, err := NewIngester(DefaultIngesterConfig(), mustStoreAt(t, r.url), r.queue, testLog(t), testMeter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustRun(t, other.Run)
+	const writers, rounds, keys = 64, 20, 5
+	var wg sync.WaitGroup
+	for w := range writers {
+		in := []*Ingester{r.in, other}[w%2]
+		wg.Go(func() {
+			for n := range rounds {
+				var events []Event
+				for k := range 1 + (w*n)%7 {
+					events = append(events, mustEvent(t, fmt.Sprintf("/s/%d", (w+k)%keys), "t", fmt.Sprintf("%d-%d-%d", w, n, k)))
+				}
+				if err := in.Accept(t.Context(), events); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	assertDense(t, r.store)
+}

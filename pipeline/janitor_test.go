@@ -18,6 +18,7 @@ import (
 
 // rig is a store, a server and an ingester, without sinks: the test plays the forwarder.
 type rig struct {
+	url   string // of the database
 	store *Store
 	nats  *devstack.NATS
 	queue *Queue
@@ -35,7 +36,8 @@ func testJanitorConfig() JanitorConfig {
 
 func mustRig(t testing.TB) *rig {
 	t.Helper()
-	r := &rig{store: mustStore(t), nats: mustNATS(t)}
+	url := pgtest.New(t)
+	r := &rig{url: url, store: mustStoreAt(t, url), nats: mustNATS(t)}
 	r.queue, r.nc = mustQueue(t, r.nats)
 	if err := r.queue.ensureStreams(t.Context(), testJanitorConfig().Queue, testSpec.Lanes); err != nil {
 		t.Fatal(err)

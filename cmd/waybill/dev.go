@@ -168,7 +168,7 @@ func introduce(con *console, stack *devrun.Stack) error {
 	}
 	received := "what the receiving endpoint got"
 	if stack.EndpointAdmin != "" {
-		received = fmt.Sprintf("curl %s/events?since=0   # kept in memory only", stack.EndpointAdmin)
+		received = fmt.Sprintf("curl '%s/events?since=0'   # kept in memory only", stack.EndpointAdmin)
 	}
 	_, err := fmt.Fprintf(con.out, `
 send an event
