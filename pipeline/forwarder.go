@@ -28,6 +28,7 @@ type Forwarder struct {
 	vacant   vacancies
 
 	holding sync.WaitGroup // one for each tenure
+	epoch   leaseEpoch     // of rebalance alone
 
 	mu      sync.Mutex // guards what follows
 	running bool
@@ -184,6 +185,12 @@ func (f *Forwarder) share(out *outlet, live []Heartbeat) (missing []int) {
 // takeAll takes the lanes of a sink that are free. A lane that its former holder has not
 // released yet is tried again at the next rebalance.
 func (f *Forwarder) takeAll(ctx context.Context, kv jetstream.KeyValue, ttl time.Duration, out *outlet, lanes []int) error {
+	if len(lanes) == 0 {
+		return nil
+	}
+	if wait, err := f.epoch.unsettled(ctx, f.queue, ttl); err != nil || wait {
+		return err
+	}
 	for _, lane := range lanes {
 		holder := LeaseHolder{Forwarder: f.cfg.ID, Instance: f.instance, Since: time.Now().UTC()}
 		place := SinkLane{out.sink.Name(), lane}
