@@ -244,7 +244,9 @@ func (j *Janitor) trim(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	window, err := j.queue.firstQueuedAt(ctx, "events.*", state, survey.Now.Add(-j.cfg.ReplayWindow))
+	// A consumer hears of a new message a moment after the stream has it, and until then says
+	// that nothing is pending: what is that young stays in any case.
+	window, err := j.queue.firstQueuedAt(ctx, "events.*", state, survey.Now.Add(-max(j.cfg.ReplayWindow, j.store.Grace())))
 	if err != nil {
 		return err
 	}

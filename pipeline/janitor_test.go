@@ -110,9 +110,11 @@ func (r *rig) take(t testing.TB, sink string, lane int, wait time.Duration) (*Ba
 				}
 				return b, msg
 			}
-			if _, err := r.queue.js.ResetConsumer(t.Context(), EventsStream, name); err != nil {
+			reset, cancel := context.WithTimeout(t.Context(), time.Second)
+			if _, err := r.queue.js.ResetConsumer(reset, EventsStream, name); err != nil {
 				t.Logf("reset %s: %v", name, err)
 			}
+			cancel()
 		}
 		if time.Now().After(deadline) {
 			return nil, nil
@@ -125,6 +127,9 @@ func (r *rig) take(t testing.TB, sink string, lane int, wait time.Duration) (*Ba
 // sinks.
 func (r *rig) mustDeliver(t testing.TB, sink string, b *Batch, msg jetstream.Msg) {
 	t.Helper()
+	if b == nil {
+		t.Fatalf("%s: no batch came", sink)
+	}
 	if b.For(sink) {
 		r.mustReceipt(t, Receipt{Sink: sink, Lane: b.Lane, Batches: []BatchReceipt{{ID: b.ID}}})
 	}
@@ -166,7 +171,7 @@ func TestEventReachesBothSinksAndIsSettled(t *testing.T) {
 	r.mustJanitor(t, nil)
 	r.mustAccept(t, laneEvent(t, "a"), laneEvent(t, "b"))
 	for _, sink := range testSpec.Sinks {
-		b, msg := r.take(t, sink, testLane, 5*time.Second)
+		b, msg := r.take(t, sink, testLane, 15*time.Second)
 		if b == nil || len(b.Events) != 2 || b.Attempt != 0 {
 			t.Fatalf("%s got %+v", sink, b)
 		}
@@ -180,7 +185,7 @@ func TestQueuedBatchesAreNotRetransmitted(t *testing.T) {
 	r := mustRig(t)
 	r.mustJanitor(t, nil)
 	r.mustAccept(t, laneEvent(t, "a"))
-	b, msg := r.take(t, "ingress", testLane, 5*time.Second)
+	b, msg := r.take(t, "ingress", testLane, 15*time.Second)
 	r.mustDeliver(t, "ingress", b, msg)
 	time.Sleep(3*testSpec.Grace + 500*time.Millisecond) // several passes beyond the grace period
 	if n := mustCount(t, r.store, `SELECT max(attempts) FROM waybill.batches`); n != 0 {
@@ -203,7 +208,7 @@ func TestUnsettledReceiptsHoldBackTheRetransmit(t *testing.T) {
 	}
 	r.mustAccept(t, laneEvent(t, "a"))
 	for _, sink := range testSpec.Sinks {
-		b, msg := r.take(t, sink, testLane, 5*time.Second)
+		b, msg := r.take(t, sink, testLane, 15*time.Second)
 		r.mustDeliver(t, sink, b, msg)
 	}
 	time.Sleep(testSpec.Grace + 100*time.Millisecond)
@@ -222,10 +227,10 @@ func TestLostMessageIsRetransmittedToTheSinkThatLacksIt(t *testing.T) {
 	r := mustRig(t)
 	r.mustJanitor(t, nil)
 	r.mustAccept(t, laneEvent(t, "a"))
-	b, msg := r.take(t, "ingress", testLane, 5*time.Second)
+	b, msg := r.take(t, "ingress", testLane, 15*time.Second)
 	r.mustDeliver(t, "ingress", b, msg)
 	// The archive loses the message: acked without a receipt.
-	lost, msg := r.take(t, "archive", testLane, 5*time.Second)
+	lost, msg := r.take(t, "archive", testLane, 15*time.Second)
 	if err := msg.DoubleAck(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -337,7 +342,7 @@ func TestConsumersAreMadeWhereTheirSinkNeedsThem(t *testing.T) {
 			if i >= 7 && sink == "archive" {
 				continue
 			}
-			b, msg := r.take(t, sink, testLane, 5*time.Second)
+			b, msg := r.take(t, sink, testLane, 15*time.Second)
 			r.mustDeliver(t, sink, b, msg)
 		}
 	}
@@ -377,10 +382,10 @@ func TestTrimKeepsWhatASinkLacks(t *testing.T) {
 	r.mustJanitor(t, func(c *JanitorConfig) { c.ReplayWindow = 0 })
 	for i := range 10 {
 		r.mustAccept(t, laneEvent(t, fmt.Sprint(i)))
-		b, msg := r.take(t, "ingress", testLane, 5*time.Second)
+		b, msg := r.take(t, "ingress", testLane, 15*time.Second)
 		r.mustDeliver(t, "ingress", b, msg)
 		if i < 4 {
-			b, msg = r.take(t, "archive", testLane, 5*time.Second)
+			b, msg = r.take(t, "archive", testLane, 15*time.Second)
 			r.mustDeliver(t, "archive", b, msg)
 		}
 	}
@@ -403,7 +408,7 @@ func TestTrimKeepsWhatASinkLacks(t *testing.T) {
 func (r *rig) deliverArchive(t testing.TB, n int) {
 	t.Helper()
 	for range n {
-		b, msg := r.take(t, "archive", testLane, 5*time.Second)
+		b, msg := r.take(t, "archive", testLane, 15*time.Second)
 		if b == nil {
 			t.Fatal("the archive's queue is empty")
 		}
