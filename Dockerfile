@@ -6,8 +6,8 @@ ARG BASE_IMAGE=gcr.io/distroless/static-debian12:nonroot
 
 FROM ${GO_IMAGE} AS build
 # Where modules come from, for networks that have a proxy of their own.
-ARG GOPROXY=https://proxy.golang.org,direct
-ARG GOSUMDB=sum.golang.org
+ARG GOPROXY
+ARG GOSUMDB
 WORKDIR /src
 # The modules are a layer of their own, which changes less often than the code.
 COPY go.mod go.sum ./
