@@ -21,6 +21,9 @@ type Config struct {
 	// Env is the environment of the processes, as KEY=value. What the stack itself has
 	// to say to them overrides it.
 	Env []string
+	// EnvOf, which may be nil, is what else stands in the environment of the named process
+	// or server (such as ingest-1 or postgres); it overrides all other.
+	EnvOf func(name string) []string
 	// HTTPAddr and GRPCAddr are the first ingest's. FreePorts replaces their ports, which
 	// otherwise must be free.
 	HTTPAddr, GRPCAddr string
@@ -29,6 +32,8 @@ type Config struct {
 	Ingests, Forwarders, Janitors int
 	// Lanes of the pipeline, fixed when its tables are created.
 	Lanes int
+	// Queue is how streams are made, unless Env says otherwise to the janitors.
+	Queue pipeline.QueueConfig
 	// ArchiveLinger is how long an object waits to be filled, unless Env says otherwise.
 	ArchiveLinger time.Duration
 
@@ -55,7 +60,7 @@ func DefaultConfig() Config {
 		S3:       process.DefaultS3(),
 		HTTPAddr: "127.0.0.1:8080", GRPCAddr: "127.0.0.1:50051",
 		Ingests: 1, Forwarders: 1, Janitors: 1, Lanes: pipeline.DefaultLanes,
-		ArchiveLinger: 2 * time.Second,
+		Queue: pipeline.DefaultQueueConfig(), ArchiveLinger: 2 * time.Second,
 	}
 }
 
@@ -72,6 +77,9 @@ func (c Config) Validate() error {
 		return fmt.Errorf("lanes: %d; want 1 to %d", c.Lanes, pipeline.MaxLanes)
 	case c.ArchiveLinger < 0:
 		return fmt.Errorf("archive linger: %v; want 0 or more", c.ArchiveLinger)
+	}
+	if err := c.Queue.Validate(); err != nil {
+		return err
 	}
 	for _, n := range []struct {
 		name  string

@@ -25,13 +25,24 @@ func (s *Stack) command(name string, settings map[string]string, args ...string)
 	c := devstack.DefaultCommand(name, s.config.Executable, args...)
 	c.LogPath = filepath.Join(s.config.Dir, "logs", name+".log")
 	c.StopTimeout = processStop
+	queue := s.config.Queue
 	c.Env = append([]string{
 		"WAYBILL_LOG_FORMAT=text", "WAYBILL_ARCHIVE_LINGER=" + s.config.ArchiveLinger.String(),
+		"WAYBILL_QUEUE_REPLICAS=" + strconv.Itoa(queue.Replicas), "WAYBILL_LEASE_TTL=" + queue.LeaseTTL.String(),
+		"WAYBILL_QUEUE_BYTES=" + strconv.FormatInt(queue.MaxBytes, 10),
 	}, s.config.Env...)
 	for _, key := range slices.Sorted(maps.Keys(settings)) {
 		c.Env = append(c.Env, key+"="+settings[key]) // of two with one name the last counts
 	}
+	c.Env = append(c.Env, s.envOf(name)...)
 	return c
+}
+
+func (s *Stack) envOf(name string) []string {
+	if s.config.EnvOf == nil {
+		return nil
+	}
+	return s.config.EnvOf(name)
 }
 
 // addProcess adds one of Waybill's three processes, of which there may be several.

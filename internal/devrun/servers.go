@@ -71,6 +71,7 @@ func (s *Stack) addPostgres() error {
 		return nil
 	}
 	options := devstack.DefaultPostgresOptions(filepath.Join(s.config.Dir, "postgres"))
+	options.Env = s.envOf("postgres")
 	var err error
 	if options.Port, err = s.ports.port("postgres"); err != nil {
 		return err

@@ -156,7 +156,7 @@ func (s *Stack) migrate(ctx context.Context) error {
 		return err
 	}
 	defer store.Close()
-	return pipeline.EnsureQueue(ctx, pipeline.DefaultQueueConfig(), store, queue, slog.New(slog.DiscardHandler))
+	return pipeline.EnsureQueue(ctx, s.config.Queue, store, queue, slog.New(slog.DiscardHandler))
 }
 
 // waitReady waits until each process says that it is.

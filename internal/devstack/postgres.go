@@ -46,6 +46,8 @@ type PostgresOptions struct {
 	Fsync bool
 	// Settings are further server settings, as in postgresql.conf.
 	Settings map[string]string
+	// Env is further environment of the server, as KEY=value.
+	Env []string
 	// StartTimeout bounds one start, crash recovery and the wait for the remains of a
 	// killed server included. StopTimeout is how long a stop may take before it becomes
 	// a SIGKILL.
@@ -241,7 +243,7 @@ func (pg *Postgres) command() Command {
 		args = append(args, "-c", name+"="+settings[name])
 	}
 	c := DefaultCommand("Postgres", filepath.Join(pg.install.bin, "postgres"), args...)
-	c.Dir, c.Env = pg.home, postgresEnv()
+	c.Dir, c.Env = pg.home, append(postgresEnv(), pg.options.Env...)
 	c.LogPath = pg.LogPath()
 	c.Credential = pg.account.credential
 	c.Ready, c.ReadyTimeout = pg.answers, pg.options.StartTimeout

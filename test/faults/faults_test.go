@@ -95,6 +95,43 @@ func TestScheduleCoversTheTable(t *testing.T) {
 	}
 }
 
+func TestEverySecondSeedHasAConditionOfTheTable(t *testing.T) {
+	seen := map[string]bool{}
+	for seed := range uint64(2 * len(conditions())) {
+		c, err := settings{}.conditionOf(seed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (seed%2 == 0) != (c.name == noCondition) {
+			t.Errorf("seed %d has the condition %s", seed, c.name)
+		}
+		seen[c.name] = true
+	}
+	for _, c := range conditions() {
+		if !seen[c.name] {
+			t.Errorf("no seed has the condition %s", c.name)
+		}
+		if c.about == "" || len(c.allows(kinds())) == 0 {
+			t.Errorf("%s is not complete, or allows no fault", c.name)
+		}
+	}
+	if c, err := (settings{faults: []string{"kill-ingest"}}).conditionOf(1); err != nil || c.name != noCondition {
+		t.Errorf("named faults have the condition %v (%v)", c, err)
+	}
+}
+
+func TestConditionExcludesFaultsOnWhatItBreaks(t *testing.T) {
+	c, err := settings{condition: "s3-down"}.conditionOf(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range c.allows(kinds()) {
+		if strings.HasPrefix(k.name, "net-s3-") {
+			t.Errorf("%s can take place while S3 is away", k.name)
+		}
+	}
+}
+
 func TestScheduleBreaksNothingTwiceAtOnce(t *testing.T) {
 	for seed := range uint64(200) {
 		steps := draw(seed, 40*time.Second, kinds())
@@ -132,6 +169,7 @@ func TestWrongFlagsAreSaid(t *testing.T) {
 		{"--for 1s", "at least"},
 		{"--runs 0", "at least 1"},
 		{"--rate 0", "positive"},
+		{"--condition nonsense", "no such condition"},
 	} {
 		err := run(t.Context(), strings.Fields(test.args), io.Discard)
 		if err == nil || !strings.Contains(err.Error(), test.want) {

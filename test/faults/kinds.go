@@ -214,13 +214,7 @@ func networkKinds() []*kind {
 		}
 	}
 	all := networkKind("s3", "down", "the S3 server away from all", []string{"all"}, proxy.Fault{Mode: proxy.Cut}, effect{})
-	all.parts = func(string) []string {
-		var names []string
-		for _, p := range users("s3") {
-			names = append(names, p+" to s3")
-		}
-		return names
-	}
+	all.parts = part(s3Ways()...)
 	return append(out, all)
 }
 

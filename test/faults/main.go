@@ -5,11 +5,13 @@
 //
 //	go run ./test/faults --seed 7 --for 40s
 //	go run ./test/faults --seed 1 --fault kill-forwarder --fault lose-endpoint-responses
+//	go run ./test/faults --seed 1 --condition archive-down --fault kill-janitor
 //	go run ./test/faults --seed 1 --runs 50
 //
 // It prints a line per fault and a summary per run, writes <out>/seed-<n>.json, and exits
 // with 1 after a violation; then the logs of that run stay in <out>/seed-<n>/. The schedule
-// depends on the seed, --for and --fault only. --list names the faults.
+// depends on the seed, --for, --condition and --fault only. --list names the conditions and
+// the faults.
 package main
 
 import (
@@ -41,11 +43,14 @@ type settings struct {
 	seed   uint64
 	length time.Duration
 	faults []string
-	runs   int
-	rate   float64
-	out    string
-	binary string
-	keep   bool
+	// condition names what the whole run takes place under; empty: the seed's, or none where
+	// faults are named.
+	condition string
+	runs      int
+	rate      float64
+	out       string
+	binary    string
+	keep      bool
 }
 
 func run(ctx context.Context, args []string, w io.Writer) error {
@@ -57,12 +62,13 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 		s.faults = append(s.faults, name)
 		return nil
 	})
+	flags.StringVar(&s.condition, "condition", "", "what the whole run takes place under; none: \""+noCondition+"\"; default: the seed's, or none with --fault")
 	flags.IntVar(&s.runs, "runs", 1, "how many seeds")
 	flags.Float64Var(&s.rate, "rate", 400, "events offered a second")
 	flags.StringVar(&s.out, "out", filepath.Join(".cache", "faults"), "directory of the results")
 	flags.StringVar(&s.binary, "waybill", "", "the waybill binary; empty: it is built")
 	flags.BoolVar(&s.keep, "keep", false, "keep the logs of runs without a violation too")
-	list := flags.Bool("list", false, "list the faults and end")
+	list := flags.Bool("list", false, "list the conditions and the faults, and end")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
@@ -89,6 +95,9 @@ func (s settings) validate() error {
 		return fmt.Errorf("--runs %d: want at least 1", s.runs)
 	case s.rate <= 0:
 		return fmt.Errorf("--rate %g: want a positive number of events per second", s.rate)
+	}
+	if _, err := s.conditionOf(s.seed); err != nil {
+		return err
 	}
 	_, err := selectKinds(s.faults)
 	return err
@@ -136,6 +145,11 @@ func build(ctx context.Context, dir string) (string, error) {
 }
 
 func listFaults(w io.Writer) error {
+	for _, c := range conditions() {
+		if _, err := fmt.Fprintf(w, "%-28s %s (condition)\n", c.name, c.about); err != nil {
+			return err
+		}
+	}
 	for _, k := range kinds() {
 		if _, err := fmt.Fprintf(w, "%-28s %s (%s)\n", k.name, k.about, strings.Join(k.targets, ", ")); err != nil {
 			return err

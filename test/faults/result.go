@@ -25,10 +25,11 @@ const (
 
 // result is what a run prints and stores.
 type result struct {
-	Seed     uint64         `json:"seed"`
-	For      float64        `json:"for_seconds"`
-	Rate     float64        `json:"offered_per_second"`
-	Schedule []scheduleStep `json:"schedule"`
+	Seed      uint64         `json:"seed"`
+	Condition string         `json:"condition"`
+	For       float64        `json:"for_seconds"`
+	Rate      float64        `json:"offered_per_second"`
+	Schedule  []scheduleStep `json:"schedule"`
 	audit.Report
 	RetransmittedBatches int `json:"retransmitted_batches"`
 	RetransmittedEvents  int `json:"retransmitted_events"`
@@ -53,7 +54,7 @@ type scheduleStep struct {
 // judge makes the result.
 func (t *trial) judge(e *evidence, settled error, recovery time.Duration) *result {
 	r := &result{
-		Seed: t.seed, For: t.settings.length.Seconds(), Rate: t.settings.rate,
+		Seed: t.seed, Condition: t.under.name, For: t.settings.length.Seconds(), Rate: t.settings.rate,
 		Report:               audit.Compare(e.Evidence),
 		RetransmittedBatches: e.retransmittedBatches, RetransmittedEvents: e.retransmittedEvents,
 		RecoverSeconds: recovery.Seconds(), MaxRSS: map[string]float64{}, Violations: []string{},
@@ -75,6 +76,9 @@ func (t *trial) judge(e *evidence, settled error, recovery time.Duration) *resul
 	}
 	t.judgeRetransmits(r)
 	t.system.watch.judge(r, t)
+	if t.under.judge != nil {
+		t.under.judge(t, r, e)
+	}
 	return r
 }
 
@@ -84,7 +88,7 @@ func (r *result) violation(format string, args ...any) {
 
 // judgeRetransmits compares the retransmits with what the faults may lead to.
 func (t *trial) judgeRetransmits(r *result) {
-	explained := slices.ContainsFunc(t.steps, func(p *played) bool { return p.kind.effect.retransmits })
+	explained := t.under.effect.retransmits || slices.ContainsFunc(t.steps, func(p *played) bool { return p.kind.effect.retransmits })
 	if r.RetransmittedBatches > 0 && !explained {
 		r.violation("%d batches were retransmitted, and no fault took any out of the queue", r.RetransmittedBatches)
 	}
@@ -117,6 +121,9 @@ func (w *watch) judge(r *result, t *trial) {
 
 // aloneOnLeases reports whether nothing but a forwarder's death kept lanes from moving.
 func (t *trial) aloneOnLeases(forwarder string, since time.Time) bool {
+	if t.under.effect.leases {
+		return false
+	}
 	died := since.Sub(t.loaded)
 	for _, p := range t.steps {
 		overlaps := p.injected <= died+maxTakeover && p.healed+maxTakeover >= died

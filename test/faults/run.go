@@ -40,6 +40,7 @@ const (
 type trial struct {
 	seed     uint64
 	settings settings
+	under    *condition
 	out      io.Writer
 	system   *system
 	began    time.Time // the run
@@ -62,15 +63,22 @@ func runOne(ctx context.Context, s settings, seed uint64, w io.Writer) (*result,
 	if err != nil {
 		return nil, err
 	}
-	t := &trial{seed: seed, settings: s, out: w, began: time.Now()}
+	under, err := s.conditionOf(seed)
+	if err != nil {
+		return nil, err
+	}
+	if kinds = under.allows(kinds); len(kinds) == 0 {
+		return nil, fmt.Errorf("none of the faults can take place under the condition %s", under.name)
+	}
+	t := &trial{seed: seed, settings: s, under: under, out: w, began: time.Now()}
 	for _, step := range draw(seed, s.length, kinds) {
 		t.steps = append(t.steps, &played{step: step})
 	}
-	t.say("seed %d: %d faults in %v", seed, len(t.steps), s.length)
+	t.say("seed %d: %d faults in %v, condition: %s", seed, len(t.steps), s.length, under.name)
 	for _, step := range t.steps {
 		t.say("  %v", step.step)
 	}
-	if t.system, err = startSystem(ctx, s.binary); err != nil {
+	if t.system, err = startSystem(ctx, s.binary, under); err != nil {
 		return nil, err
 	}
 	result, err := t.run(ctx)
@@ -107,6 +115,10 @@ func (t *trial) say(format string, args ...any) {
 // run puts the load on, breaks and mends things, and judges.
 func (t *trial) run(ctx context.Context) (*result, error) {
 	t.say("  everything runs after %.1f s", time.Since(t.began).Seconds())
+	endCondition, err := t.under.begin(ctx, t.system)
+	if err != nil {
+		return nil, errors.Join(err, endCondition(context.WithoutCancel(ctx)))
+	}
 	stop, sent := make(chan struct{}), make(chan sending, 1)
 	t.loaded = time.Now()
 	sendCtx, cancelSend := context.WithCancel(ctx)
@@ -115,6 +127,9 @@ func (t *trial) run(ctx context.Context) (*result, error) {
 	t.play(ctx)
 	sleep(ctx, time.Until(t.loaded.Add(t.settings.length)))
 	close(stop)
+	if err := endCondition(context.WithoutCancel(ctx)); err != nil {
+		t.fail("end of the condition %s: %v", t.under.name, err)
+	}
 	healed := t.lastHealed()
 	var load sending
 	select {
@@ -198,6 +213,9 @@ func (t *trial) lastHealed() time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	last := time.Duration(0)
+	if t.under.standing != nil {
+		last = time.Since(t.loaded)
+	}
 	for _, p := range t.steps {
 		last = max(last, p.healed)
 	}
@@ -231,6 +249,10 @@ func (t *trial) gather(ctx context.Context, ledger *roundtrip.Ledger) (*evidence
 	e := &evidence{Evidence: audit.Evidence{Archive: archiveSink, Sinks: map[string][]roundtrip.Delivery{}, Retransmitted: map[int64]bool{}}}
 	for entry := range ledger.Entries() {
 		e.Sent = append(e.Sent, entry)
+	}
+	e.Codes = append(e.Codes, t.under.effect.codes...)
+	if t.under.effect.doubles {
+		e.Doubling = append(e.Doubling, audit.Window{From: t.loaded, To: time.Now()})
 	}
 	for _, p := range t.steps {
 		e.Codes = append(e.Codes, p.kind.effect.codes...)

@@ -41,7 +41,7 @@ func (s *system) recordsFile() string { return filepath.Join(s.dir, "endpoint-re
 
 // startSystem starts the parts and waits until they are ready. Everything ends with stop,
 // or with this process.
-func startSystem(ctx context.Context, binary string) (*system, error) {
+func startSystem(ctx context.Context, binary string, under *condition) (*system, error) {
 	dir, err := os.MkdirTemp("", "waybill-faults-")
 	if err != nil {
 		return nil, fmt.Errorf("scratch directory: %w", err)
@@ -51,7 +51,13 @@ func startSystem(ctx context.Context, binary string) (*system, error) {
 		return nil, errors.Join(fmt.Errorf("scratch directory: %w", err), os.RemoveAll(dir))
 	}
 	s := &system{dir: dir, ways: newWays(), watch: newWatch()}
-	if s.stack, err = devrun.New(s.config(binary)); err != nil {
+	config := s.config(binary)
+	if under.setup != nil {
+		if err := under.setup(&config, s); err != nil {
+			return nil, errors.Join(fmt.Errorf("condition %s: %w", under.name, err), os.RemoveAll(dir))
+		}
+	}
+	if s.stack, err = devrun.New(config); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
