@@ -40,8 +40,8 @@ var (
 // retransmitter makes passes that find the batches that wait for a sink and are neither queued
 // for it nor delivered, and publish them again. It compares no clocks but Postgres's own:
 //
-// Receipts precede acks. So once every receipt that was stored when the floors were read
-// has been settled, a batch below a floor that still waits for the sink was never
+// Receipts precede acks. So once every receipt that was stored when the floors and what is above
+// them were read has been settled, a batch below a floor that still waits for the sink was never
 // delivered to it. And the queue is in the order of queued_at but for less than the grace
 // period. So what was queued before the first message above the floor, less grace, is
 // not above the floor either.
@@ -80,11 +80,13 @@ func (r *retransmitter) pass(ctx context.Context, survey Survey) error {
 	if err != nil {
 		return err
 	}
-	if err := r.barrier(ctx); err != nil {
-		return err
-	}
+	// Before the barrier: what a sink has acked meanwhile may be trimmed before it is looked for,
+	// and its receipt must then be among those that the barrier waits for.
 	stale, err := r.watermarks(ctx, survey, f)
 	if err != nil {
+		return err
+	}
+	if err := r.barrier(ctx); err != nil {
 		return err
 	}
 	if again, err := r.queue.readFloors(ctx); err != nil || !again.created.Equal(f.created) {
