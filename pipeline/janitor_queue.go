@@ -48,6 +48,24 @@ func (f *floors) ahead(info *jetstream.ConsumerInfo) bool {
 	return info.Delivered.Stream > last || info.AckFloor.Stream > last
 }
 
+// acked returns the first sequence that a sink may still need, of a stream whose state was read
+// before the floors. A floor that could not be read, or means nothing, makes it false.
+func (f *floors) acked(sinks []string, lanes int, state jetstream.StreamState) (keep uint64, ok bool) {
+	keep = state.LastSeq + 1
+	for _, sink := range sinks {
+		for lane := range lanes {
+			info := f.byName[consumerName(sink, lane)]
+			if info == nil || f.ahead(info) {
+				return 0, false
+			}
+			if info.NumPending > 0 || info.NumAckPending > 0 {
+				keep = min(keep, info.AckFloor.Stream+1)
+			}
+		}
+	}
+	return keep, true
+}
+
 // keeper creates what is missing of the queue and deletes what is no longer wanted.
 type keeper struct {
 	cfg   QueueConfig
@@ -128,14 +146,13 @@ func (k keeper) ensureConsumers(ctx context.Context, sinks []string, f *floors) 
 // waits for the sink. old is a consumer that stands beyond the stream's end, or nil.
 func (k keeper) createConsumer(ctx context.Context, sink string, lane int, old *jetstream.ConsumerInfo, survey *Survey, f *floors) error {
 	name := consumerName(sink, lane)
-	start := f.info.State.LastSeq + 1
-	for _, b := range survey.Backlogs {
-		if b.Sink == sink && b.Lane == lane && !b.OldestQueued.IsZero() {
-			var err error
-			if start, err = k.queue.firstQueuedAt(ctx, eventSubject(lane), f.info.State, b.OldestQueued.Add(-k.store.Grace())); err != nil {
-				return err
-			}
-		}
+	stream, err := k.queue.js.Stream(ctx, EventsStream)
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", EventsStream, err)
+	}
+	start, err := consumerStart(sink, lane, survey, f.info.State, k.store.Grace(), reader(ctx, stream, eventSubject(lane)))
+	if err != nil {
+		return err
 	}
 	if old != nil {
 		// Another janitor may have seen the same and replaced it meanwhile.
@@ -149,7 +166,7 @@ func (k keeper) createConsumer(ctx context.Context, sink string, lane int, old *
 			return fmt.Errorf("delete consumer %s: %w", name, err)
 		}
 	}
-	_, err := k.queue.js.CreateConsumer(ctx, EventsStream, sinkConsumerConfig(k.cfg, sink, lane, start))
+	_, err = k.queue.js.CreateConsumer(ctx, EventsStream, sinkConsumerConfig(k.cfg, sink, lane, start))
 	if errors.Is(err, jetstream.ErrConsumerExists) {
 		return nil // another janitor was faster
 	}
@@ -158,6 +175,18 @@ func (k keeper) createConsumer(ctx context.Context, sink string, lane int, old *
 	}
 	k.log.Info("consumer created", "consumer", name, "start", start)
 	return nil
+}
+
+// consumerStart returns where the work queue of (sink, lane) begins: with the oldest batch that
+// waits for the sink, or after the stream's end when none was queued yet. state was read before
+// the survey; next returns the lane's first message at or after a sequence.
+func consumerStart(sink string, lane int, survey *Survey, state jetstream.StreamState, grace time.Duration, next func(uint64) (*jetstream.RawStreamMsg, error)) (uint64, error) {
+	for _, b := range survey.Backlogs {
+		if b.Sink == sink && b.Lane == lane && !b.OldestQueued.IsZero() {
+			return firstQueuedAt(state, b.OldestQueued.Add(-grace), next)
+		}
+	}
+	return state.LastSeq + 1, nil
 }
 
 // removeConsumers deletes the work queues of sinks that are no longer in the table.
@@ -179,24 +208,42 @@ func (k keeper) removeConsumers(ctx context.Context, sinks []string, f *floors) 
 	return nil
 }
 
-// firstQueuedAt returns the sequence of the subject's first message that was queued at or
-// after t by Postgres's clock, or the one after the stream's last. Messages are in the
-// order of queued_at but for the grace period, which the caller takes off t.
-func (q *Queue) firstQueuedAt(ctx context.Context, subject string, state jetstream.StreamState, t time.Time) (uint64, error) {
+// firstFrom returns the first message of a subject at or after a sequence.
+func (q *Queue) firstFrom(ctx context.Context, subject string, seq uint64) (*jetstream.RawStreamMsg, error) {
 	stream, err := q.js.Stream(ctx, EventsStream)
 	if err != nil {
-		return 0, fmt.Errorf("stream %s: %w", EventsStream, err)
+		return nil, fmt.Errorf("stream %s: %w", EventsStream, err)
 	}
+	return reader(ctx, stream, subject)(seq)
+}
+
+// reader returns a function that returns the first message of a subject at or after a sequence,
+// or jetstream.ErrMsgNotFound.
+func reader(ctx context.Context, stream jetstream.Stream, subject string) func(uint64) (*jetstream.RawStreamMsg, error) {
+	return func(seq uint64) (*jetstream.RawStreamMsg, error) {
+		msg, err := stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject))
+		if err != nil {
+			return nil, fmt.Errorf("read the first message of %s from %d on: %w", subject, seq, err)
+		}
+		return msg, nil
+	}
+}
+
+// firstQueuedAt returns the sequence of the first message that was queued at or after t by
+// Postgres's clock, or the one after the stream's last. Messages are in the order of queued_at
+// but for the grace period, which the caller takes off t. next returns the first message, of
+// those that are looked at, at or after a sequence.
+func firstQueuedAt(state jetstream.StreamState, t time.Time, next func(seq uint64) (*jetstream.RawStreamMsg, error)) (uint64, error) {
 	low, high := max(state.FirstSeq, 1), state.LastSeq+1 // the answer is in [low, high]
 	for low < high {
 		middle := low + (high-low)/2
-		msg, err := stream.GetMsg(ctx, middle, jetstream.WithGetMsgSubject(subject))
+		msg, err := next(middle)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			high = middle
 			continue
 		}
 		if err != nil {
-			return 0, fmt.Errorf("read message %d: %w", middle, err)
+			return 0, err
 		}
 		batch, err := parseHeaders(msg.Header)
 		switch {
@@ -228,17 +275,9 @@ func (j *Janitor) trim(ctx context.Context) error {
 	if !f.created.Equal(stream.CachedInfo().Created) {
 		return nil
 	}
-	keep := state.LastSeq + 1
-	for _, sink := range sinks {
-		for lane := range j.store.Lanes() {
-			info := f.byName[consumerName(sink, lane)]
-			if info == nil || f.ahead(info) {
-				return nil
-			}
-			if info.NumPending > 0 || info.NumAckPending > 0 {
-				keep = min(keep, info.AckFloor.Stream+1)
-			}
-		}
+	keep, ok := f.acked(sinks, j.store.Lanes(), state)
+	if !ok {
+		return nil
 	}
 	survey, err := j.store.Survey(ctx)
 	if err != nil {
@@ -246,7 +285,7 @@ func (j *Janitor) trim(ctx context.Context) error {
 	}
 	// A consumer hears of a new message a moment after the stream has it, and until then says
 	// that nothing is pending: what is that young stays in any case.
-	window, err := j.queue.firstQueuedAt(ctx, "events.*", state, survey.Now.Add(-max(j.cfg.ReplayWindow, j.store.Grace())))
+	window, err := firstQueuedAt(state, survey.Now.Add(-max(j.cfg.ReplayWindow, j.store.Grace())), reader(ctx, stream, "events.*"))
 	if err != nil {
 		return err
 	}
