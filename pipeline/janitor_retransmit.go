@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,39 +20,42 @@ import (
 // delivered to it. And the queue is in the order of queued_at but for less than the grace
 // period. So what was queued before the first message above the floor, less grace, is
 // not above the floor either.
-func (j *Janitor) retransmit(ctx context.Context) error {
+//
+// The survey walks over everything that waits. So that a large backlog does not cost the other
+// sinks their Postgres, the pause after a pass that found nothing stale is in proportion to it.
+func (j *Janitor) retransmit(ctx context.Context) (rest time.Duration, err error) {
+	began := time.Now()
 	survey, err := j.store.Survey(ctx)
 	if err != nil {
-		return err
+		return j.cfg.RetransmitEvery, err
 	}
+	rest = max(j.cfg.RetransmitEvery, surveyShare*time.Since(began))
 	j.mu.Lock()
 	j.survey = survey
 	j.mu.Unlock()
-	overdue := 0
-	for _, b := range survey.Backlogs {
-		if b.Overdue > 0 {
-			overdue++
-		}
-	}
-	if overdue == 0 {
-		return nil
+	if !slices.ContainsFunc(survey.Backlogs, func(b Backlog) bool { return b.Overdue > 0 }) {
+		return rest, nil
 	}
 	f, err := j.queue.readFloors(ctx)
 	if err != nil {
-		return err
+		return rest, err
 	}
 	if err := j.barrier(ctx); err != nil {
-		return err
+		return rest, err
 	}
 	stale, err := j.watermarks(ctx, survey, f)
-	if err != nil {
-		return err
+	if err != nil || len(stale) == 0 {
+		return rest, err
 	}
 	if again, err := j.queue.readFloors(ctx); err != nil || !again.created.Equal(f.created) {
-		return errors.Join(err, errors.New("the stream was recreated during the pass"))
+		return rest, errors.Join(err, errors.New("the stream was recreated during the pass"))
 	}
-	return j.retransmitLanes(ctx, stale)
+	return j.cfg.RetransmitEvery, j.retransmitLanes(ctx, stale)
 }
+
+// surveyShare is how much longer than a survey the pause after it is: two janitors use at most
+// a tenth of one of Postgres's cores for it.
+const surveyShare = 20
 
 // barrier waits until every receipt that is stored now has been settled. It fails when the
 // stream is recreated meanwhile: what its positions meant is gone.
@@ -102,6 +106,10 @@ func (j *Janitor) watermarks(ctx context.Context, survey Survey, f *floors) (map
 		if err != nil {
 			return nil, err
 		}
+		before := mark.Add(-j.store.Grace())
+		if !b.stale(before) {
+			continue // all of it is queued: a walk over it would find nothing
+		}
 		lane := out[b.Lane]
 		if lane == nil {
 			lane = &laneStale{budget: room}
@@ -110,7 +118,7 @@ func (j *Janitor) watermarks(ctx context.Context, survey Survey, f *floors) (map
 		// The larger room: one that is short of it must not hold the other sink up, and is left
 		// out of the next pass.
 		lane.budget = max(lane.budget, room)
-		lane.stale = append(lane.stale, staleFor{b.Sink, mark.Add(-j.store.Grace())})
+		lane.stale = append(lane.stale, staleFor{b.Sink, before})
 	}
 	return out, nil
 }
