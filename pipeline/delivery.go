@@ -145,7 +145,7 @@ func (w *worker) send(ctx context.Context, r *request, pending []int) ([]Result,
 func (w *worker) remember(r *request, done []int) {
 	for _, at := range done {
 		b, refused := r.held[at].batch, len(r.batches[at].refused)
-		w.known.add(b.ID, delivery{attempt: b.Attempt, refusals: refused > 0})
+		w.known.add(b.ID, delivery{attempt: int32(b.Attempt), refusals: refused > 0})
 		w.out.metrics.resolved(b, refused)
 	}
 }

@@ -53,7 +53,7 @@ func NewForwarder(cfg ForwarderConfig, queue *Queue, log *slog.Logger, meter met
 	}
 	for _, s := range cfg.Sinks {
 		f.outlets = append(f.outlets, &outlet{
-			sink: s, limits: s.Limits(), metrics: m.of(s), slots: make(chan struct{}, cfg.InFlight),
+			sink: s, limits: s.Limits(), metrics: m.of(s), slots: make(chan struct{}, cfg.InFlight), memory: cfg.SinkBytes,
 			breaker: newBreaker(cfg.BreakerFailures, cfg.BreakerMin, cfg.BreakerMax),
 		})
 		for lane := range cfg.Lanes {
@@ -234,6 +234,7 @@ func (f *Forwarder) begin(ctx context.Context, place SinkLane, out *outlet, l *l
 	f.mu.Lock()
 	f.held[place] = t
 	f.mu.Unlock()
+	out.workers.Add(1)
 	out.metrics.taken()
 	log.Info("lane taken")
 	f.holding.Go(func() { f.hold(context.WithoutCancel(ctx), t) })
@@ -252,6 +253,7 @@ func (f *Forwarder) hold(ctx context.Context, t *tenure) {
 	f.mu.Lock()
 	delete(f.held, t.place)
 	f.mu.Unlock()
+	t.worker.out.workers.Add(-1)
 	t.worker.out.metrics.givenUp()
 	t.log.Info("lane given up")
 }

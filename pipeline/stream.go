@@ -46,7 +46,7 @@ type QueueConfig struct {
 	// long a process counts as alive after its last heartbeat.
 	LeaseTTL time.Duration
 	// MaxAckPending is how many batches of one (sink, lane) may be delivered and not acked:
-	// more than a request or an object may hold.
+	// more than a request or an object may hold, and no more than a worker remembers.
 	MaxAckPending int
 	// AckWait is a backstop: a worker acks, or resets its consumer.
 	AckWait time.Duration
@@ -56,7 +56,7 @@ type QueueConfig struct {
 func DefaultQueueConfig() QueueConfig {
 	return QueueConfig{
 		Replicas: 1, MaxBytes: 8 << 30, MaxReceiptBytes: 1 << 30,
-		LeaseTTL: 6 * time.Second, MaxAckPending: 20_000, AckWait: 10 * time.Minute,
+		LeaseTTL: 6 * time.Second, MaxAckPending: 16_000, AckWait: 10 * time.Minute,
 	}
 }
 
@@ -71,8 +71,8 @@ func (c QueueConfig) Validate() error {
 		return fmt.Errorf("receipt bytes: %d; want at least 1 MiB", c.MaxReceiptBytes)
 	case c.LeaseTTL < time.Second:
 		return fmt.Errorf("lease time: %v; want at least 1s", c.LeaseTTL)
-	case c.MaxAckPending < 100:
-		return fmt.Errorf("max ack pending: %d; want at least 100", c.MaxAckPending)
+	case c.MaxAckPending < 100 || c.MaxAckPending > deliveredMax:
+		return fmt.Errorf("max ack pending: %d; want 100 to %d", c.MaxAckPending, deliveredMax)
 	case c.AckWait < time.Minute:
 		return fmt.Errorf("ack wait: %v; want at least 1m, since it is a backstop only", c.AckWait)
 	}

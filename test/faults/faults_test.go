@@ -30,7 +30,7 @@ func TestThreeSeeds(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("seed %d", test.seed), func(t *testing.T) {
 			t.Parallel() // most of the time is waiting: for leases, and for what must come again
-			s := settings{length: 12 * time.Second, rate: 200, faults: test.faults, runs: 1, out: t.TempDir(), binary: binary}
+			s := settings{length: 12 * time.Second, rate: 200, faults: test.faults, runs: 1, jobs: 1, out: t.TempDir(), binary: binary}
 			result, err := runOne(t.Context(), s, test.seed, t.Output())
 			if err != nil {
 				t.Fatal(err)
@@ -168,6 +168,7 @@ func TestWrongFlagsAreSaid(t *testing.T) {
 		{"--fault nonsense", "no such fault"},
 		{"--for 1s", "at least"},
 		{"--runs 0", "at least 1"},
+		{"--jobs 0", "at least 1"},
 		{"--rate 0", "positive"},
 		{"--condition nonsense", "no such condition"},
 	} {
@@ -226,7 +227,7 @@ func TestInterruptedRunCleansUp(t *testing.T) {
 	t.Setenv("TMPDIR", dir)
 	ctx, cancel := context.WithCancel(t.Context())
 	out := &interrupting{cancel: cancel, at: "everything runs"}
-	s := settings{length: 20 * time.Second, rate: 100, faults: []string{"pause-ingest"}, runs: 1, out: dir, binary: binary}
+	s := settings{length: 20 * time.Second, rate: 100, faults: []string{"pause-ingest"}, runs: 1, jobs: 1, out: dir, binary: binary}
 	if _, err := runOne(ctx, s, 1, out); err == nil || !strings.Contains(err.Error(), "interrupted") {
 		t.Error(err)
 	}

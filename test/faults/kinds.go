@@ -126,7 +126,7 @@ func processKinds() []*kind {
 		stopped("janitor", janitors, effect{retransmits: true}),
 		{
 			name: "rolling-restart", about: "SIGTERM of every process, one after another", targets: []string{"everything"},
-			min: second, max: second, effect: effect{leases: true, retransmits: true},
+			min: 25 * second, max: 25 * second, effect: effect{leases: true, retransmits: true},
 			parts: func(string) []string { return processes },
 			make:  func(s *system, _ string) fault { return &rolling{s: s} },
 		},

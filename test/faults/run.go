@@ -19,8 +19,8 @@ import (
 const (
 	// runLimit is how long a run may take, from the first process to the verdict.
 	runLimit = 75 * time.Second
-	// auditTime is what is kept of it for reading everything back.
-	auditTime = 3 * time.Second
+	// auditTime is what is kept of it for reading everything back and for stopping.
+	auditTime = 8 * time.Second
 	// leastRecovery is what a run gets to recover in any case.
 	leastRecovery = 15 * time.Second
 
@@ -98,6 +98,9 @@ func (t *trial) end(r *result) error {
 			r.Violations = append(r.Violations, "at the end: "+stopped.Error())
 		}
 		r.Seconds = time.Since(t.began).Seconds()
+		if r.Seconds > runLimit.Seconds() {
+			r.violation("the run took %.1f s; the limit is %v", r.Seconds, runLimit)
+		}
 		if len(r.Violations) > 0 || t.settings.keep {
 			r.Logs, err = t.keepLogs()
 		}
@@ -183,13 +186,13 @@ func (t *trial) playStep(ctx context.Context, p *played) {
 	if ctx.Err() != nil {
 		return
 	}
-	f := p.kind.make(t.system, p.on)
+	f, began := p.kind.make(t.system, p.on), time.Now()
 	t.mark(&p.injected)
 	t.say("  %5.1fs  %s %s", time.Since(t.loaded).Seconds(), p.kind.name, p.on)
 	if err := f.inject(ctx); err != nil && ctx.Err() == nil {
 		t.fail("%s %s: %v", p.kind.name, p.on, err)
 	}
-	sleep(ctx, p.Hold)
+	sleep(ctx, time.Until(began.Add(p.Hold))) // to inject it may take a while
 	if err := f.heal(context.WithoutCancel(ctx)); err != nil {
 		t.fail("mend %s %s: %v", p.kind.name, p.on, err)
 	}
