@@ -22,7 +22,8 @@ type JanitorConfig struct {
 	SettleLinger   time.Duration
 	// UpkeepEvery is the pause between looks at the streams and consumers.
 	UpkeepEvery time.Duration
-	// RetransmitEvery is the pause between passes that find stale batches.
+	// RetransmitEvery is the pause between passes that look for stale batches; it is longer
+	// while so much waits, and is queued, that the look itself takes long.
 	RetransmitEvery time.Duration
 	// RetransmitBytes is how much of a (sink, lane) may be un-acked in the queue for more
 	// to be retransmitted to it.
@@ -109,7 +110,7 @@ func (j *Janitor) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { j.every(ctx, "upkeep", j.cfg.UpkeepEvery, j.upkeep) })
 	wg.Go(func() { j.every(ctx, "settle", publishPause, j.settleReceipts) })
-	wg.Go(func() { j.every(ctx, "retransmit", j.cfg.RetransmitEvery, j.retransmit) })
+	wg.Go(func() { j.paced(ctx, "retransmit", j.retransmit) })
 	wg.Go(func() { j.every(ctx, "trim", j.cfg.TrimEvery, j.trim) })
 	wg.Go(func() { j.every(ctx, "expire", j.cfg.ExpireEvery, j.expire) })
 	wg.Go(func() { j.every(ctx, "purge dead letters", j.cfg.ExpireEvery, j.purge) })
@@ -118,11 +119,16 @@ func (j *Janitor) Run(ctx context.Context) error {
 	return nil
 }
 
-// every runs a task, pauses, and so on until ctx ends. It logs when a task begins to fail
-// and when it works again.
+// every runs a task, pauses, and so on until ctx ends.
 func (j *Janitor) every(ctx context.Context, name string, rest time.Duration, task func(context.Context) error) {
+	j.paced(ctx, name, func(ctx context.Context) (time.Duration, error) { return rest, task(ctx) })
+}
+
+// paced runs a task, pauses for as long as it says, and so on until ctx ends. It logs when a
+// task begins to fail and when it works again.
+func (j *Janitor) paced(ctx context.Context, name string, task func(context.Context) (rest time.Duration, err error)) {
 	for ctx.Err() == nil {
-		err := task(ctx)
+		rest, err := task(ctx)
 		if ctx.Err() != nil {
 			return
 		}
@@ -162,7 +168,8 @@ func (j *Janitor) Health() error {
 	return errors.Join(errs...)
 }
 
-// Pending returns the newest survey of what waits, at most RetransmitEvery old.
+// Pending returns the newest survey of what waits. While little waits it is at most
+// RetransmitEvery old.
 func (j *Janitor) Pending() Survey {
 	j.mu.Lock()
 	defer j.mu.Unlock()

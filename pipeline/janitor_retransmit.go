@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,6 +46,9 @@ var (
 // delivered to it. And the queue is in the order of queued_at but for less than the grace
 // period. So what was queued before the first message above the floor, less grace, is
 // not above the floor either.
+//
+// The survey walks over everything that waits. So that a large backlog does not cost the other
+// sinks their Postgres, the pause after a pass that found nothing stale is in proportion to it.
 type retransmitter struct {
 	cfg     JanitorConfig
 	store   staleStore
@@ -53,46 +57,48 @@ type retransmitter struct {
 	log     *slog.Logger
 }
 
-func (j *Janitor) retransmit(ctx context.Context) error {
+// retransmit makes one pass and says how long the pause after it is to be.
+func (j *Janitor) retransmit(ctx context.Context) (rest time.Duration, err error) {
+	began := time.Now()
 	survey, err := j.store.Survey(ctx)
 	if err != nil {
-		return err
+		return j.cfg.RetransmitEvery, err
 	}
+	rest = max(j.cfg.RetransmitEvery, surveyShare*time.Since(began))
 	j.mu.Lock()
 	j.survey = survey
 	j.mu.Unlock()
 	r := retransmitter{cfg: j.cfg, store: j.store, queue: j.queue, metrics: j.metrics, log: j.log}
-	return r.pass(ctx, survey)
+	worked, err := r.pass(ctx, survey)
+	if worked {
+		rest = j.cfg.RetransmitEvery
+	}
+	return rest, err
 }
 
-// pass retransmits what was stale at the time of the survey, or some of it.
-func (r *retransmitter) pass(ctx context.Context, survey Survey) error {
-	overdue := 0
-	for _, b := range survey.Backlogs {
-		if b.Overdue > 0 {
-			overdue++
-		}
-	}
-	if overdue == 0 {
-		return nil
+// pass retransmits what was stale at the time of the survey, or some of it. It reports whether
+// there was any.
+func (r *retransmitter) pass(ctx context.Context, survey Survey) (worked bool, err error) {
+	if !slices.ContainsFunc(survey.Backlogs, func(b Backlog) bool { return b.Overdue > 0 }) {
+		return false, nil
 	}
 	f, err := r.queue.readFloors(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	// Before the barrier: what a sink has acked meanwhile may be trimmed before it is looked for,
 	// and its receipt must then be among those that the barrier waits for.
 	stale, err := r.watermarks(ctx, survey, f)
-	if err != nil {
-		return err
+	if err != nil || len(stale) == 0 {
+		return false, err
 	}
 	if err := r.barrier(ctx); err != nil {
-		return err
+		return false, err
 	}
 	if again, err := r.queue.readFloors(ctx); err != nil || !again.created.Equal(f.created) {
-		return errors.Join(err, errors.New("the stream was recreated during the pass"))
+		return false, errors.Join(err, errors.New("the stream was recreated during the pass"))
 	}
-	return r.lanes(ctx, stale)
+	return true, r.lanes(ctx, stale)
 }
 
 // receipts describes the stream of receipts.
@@ -103,6 +109,10 @@ func (q *Queue) receipts(ctx context.Context) (*jetstream.StreamInfo, error) {
 	}
 	return stream.CachedInfo(), nil
 }
+
+// surveyShare is how much longer than a survey the pause after it is: two janitors use at most
+// a tenth of one of Postgres's cores for it.
+const surveyShare = 20
 
 // barrier waits until every receipt that is stored now has been settled. It fails when the
 // stream is recreated meanwhile: what its positions meant is gone.
@@ -153,6 +163,10 @@ func (r *retransmitter) watermarks(ctx context.Context, survey Survey, f *floors
 		if err != nil {
 			return nil, err
 		}
+		before := mark.Add(-r.store.Grace())
+		if !b.stale(before) {
+			continue // all of it is queued: a walk over it would find nothing
+		}
 		lane := out[b.Lane]
 		if lane == nil {
 			lane = &laneStale{budget: room}
@@ -161,7 +175,7 @@ func (r *retransmitter) watermarks(ctx context.Context, survey Survey, f *floors
 		// The larger room: one that is short of it must not hold the other sink up, and is left
 		// out of the next pass.
 		lane.budget = max(lane.budget, room)
-		lane.stale = append(lane.stale, staleFor{b.Sink, mark.Add(-r.store.Grace())})
+		lane.stale = append(lane.stale, staleFor{b.Sink, before})
 	}
 	return out, nil
 }

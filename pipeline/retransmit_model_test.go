@@ -196,7 +196,7 @@ func (w *world) runPass(janitor int) {
 	survey := w.survey()
 	go func() {
 		defer close(p.ended)
-		_ = r.pass(ctx, survey) // a pass that fails is followed by another
+		_, _ = r.pass(ctx, survey) // a pass that fails is followed by another
 	}()
 }
 
@@ -233,7 +233,7 @@ func (k *worldWorker) step(w *world) bool {
 	switch k.next {
 	case sendIt:
 		w.has[fate{b.ID.Number, k.sink}] = true
-		k.known.add(b.ID, delivery{attempt: b.Attempt})
+		k.known.add(b.ID, delivery{attempt: int32(b.Attempt)})
 		k.next = receiptIt
 	case receiptIt:
 		r := &w.receipts

@@ -35,6 +35,8 @@ type Backlog struct {
 	OldestExpires  time.Time // zero: none expires
 	// Overdue counts the batches that were queued longer ago than the grace period.
 	Overdue int64
+	// Unqueued counts the requeued ones that were not queued yet.
+	Unqueued int64
 }
 
 // Survey is what waits, as of one moment by Postgres's clock.
@@ -50,19 +52,25 @@ func (s Survey) BySink() map[string]Backlog {
 		sum, seen := out[b.Sink]
 		if !seen {
 			sum = b
-			sum.Batches, sum.Events, sum.Bytes, sum.Overdue = 0, 0, 0, 0
+			sum.Batches, sum.Events, sum.Bytes, sum.Overdue, sum.Unqueued = 0, 0, 0, 0, 0
 		}
 		sum.Lane = -1
 		sum.Batches += b.Batches
 		sum.Events += b.Events
 		sum.Bytes += b.Bytes
 		sum.Overdue += b.Overdue
+		sum.Unqueued += b.Unqueued
 		sum.OldestQueued = earlier(sum.OldestQueued, b.OldestQueued)
 		sum.OldestAccepted = earlier(sum.OldestAccepted, b.OldestAccepted)
 		sum.OldestExpires = earlier(sum.OldestExpires, b.OldestExpires)
 		out[b.Sink] = sum
 	}
 	return out
+}
+
+// stale reports whether any of it was queued before a time, as of the survey.
+func (b Backlog) stale(before time.Time) bool {
+	return b.Unqueued > 0 || (!b.OldestQueued.IsZero() && b.OldestQueued.Before(before))
 }
 
 // earlier ignores zero times.
@@ -115,7 +123,7 @@ func scanBacklog(row pgx.CollectableRow) (Backlog, error) {
 	var b Backlog
 	var lane int16
 	var queued, expires *time.Time
-	err := row.Scan(&b.Sink, &lane, &b.Batches, &b.Events, &b.Bytes, &queued, &b.OldestAccepted, &expires, &b.Overdue)
+	err := row.Scan(&b.Sink, &lane, &b.Batches, &b.Events, &b.Bytes, &queued, &b.OldestAccepted, &expires, &b.Overdue, &b.Unqueued)
 	b.Lane = int(lane)
 	if queued != nil {
 		b.OldestQueued = *queued

@@ -12,6 +12,8 @@
 // with 1 after a violation; then the logs of that run stay in <out>/seed-<n>/. The schedule
 // depends on the seed, --for, --condition and --fault only. --list names the conditions and
 // the faults.
+//
+// `go run ./test/faults isolation` is another program: it measures. See isolation.
 package main
 
 import (
@@ -57,6 +59,9 @@ type settings struct {
 }
 
 func run(ctx context.Context, args []string, w io.Writer) error {
+	if len(args) > 0 && args[0] == "isolation" {
+		return runIsolation(ctx, args[1:], w)
+	}
 	s := settings{}
 	flags := flag.NewFlagSet("faults", flag.ContinueOnError)
 	flags.Uint64Var(&s.seed, "seed", 1, "seed of the first run; the others count up from it")
