@@ -19,6 +19,11 @@ type fault interface {
 	heal(ctx context.Context) error
 }
 
+// proven is a fault that knows how often it took place, once it was healed.
+type proven interface {
+	proof() (n int, what string)
+}
+
 // kind is a row of the table of faults.
 type kind struct {
 	name, about string
@@ -67,7 +72,7 @@ func part(names ...string) func(string) []string { return func(string) []string 
 
 // kinds is the table of all faults.
 func kinds() []*kind {
-	return slices.Concat(processKinds(), postgresKinds(), natsKinds(), endpointKinds(), networkKinds())
+	return slices.Concat(processKinds(), postgresKinds(), natsKinds(), endpointKinds(), networkKinds(), streamKinds(), poisonKinds())
 }
 
 // selectKinds returns the named faults, or all.
