@@ -13,7 +13,10 @@ type kill struct {
 	on string
 }
 
-func (f *kill) inject(context.Context) error {
+func (f *kill) inject(ctx context.Context) error {
+	if err := f.s.awaitStart(ctx, f.on); err != nil { // after an earlier one
+		return err
+	}
 	f.s.watch.dies(f.on)
 	return f.s.signal(f.on, endSignal(f.on))
 }
