@@ -235,7 +235,7 @@ func (j *Janitor) retransmitChunk(ctx context.Context, numbers []int64, stale []
 	}
 	for _, id := range damaged {
 		j.metrics.damaged()
-		j.log.Error("a batch lacks some of its events and cannot be retransmitted; it becomes dead letters when it expires", "batch", id.String())
+		j.log.Error("events of a batch are damaged in Postgres; they are dead letters now, and its other events are retransmitted one by one", "batch", id.String())
 	}
 	deadline := began.Add(j.store.Grace() / 2)
 	for i := range batches {
