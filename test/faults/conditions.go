@@ -62,7 +62,7 @@ func (s settings) conditionOf(seed uint64) (*condition, error) {
 // allows returns the kinds of faults that can take place under a condition.
 func (c *condition) allows(kinds []*kind) []*kind {
 	return slices.DeleteFunc(slices.Clone(kinds), func(k *kind) bool {
-		if c.excludes != nil && c.excludes(k) {
+		if k.only != "" && k.only != c.name || c.excludes != nil && c.excludes(k) {
 			return true
 		}
 		return slices.ContainsFunc(k.targets, func(on string) bool {

@@ -15,6 +15,14 @@ const smallQueueBytes = 64 << 20
 func natsConditions() []*condition {
 	return []*condition{
 		{
+			name: clusterCondition, about: "three nats-servers, and three replicas of everything",
+			setup: func(c *devrun.Config, _ *system) error {
+				c.NATSServers, c.Queue.Replicas = len(natsServers), len(natsServers)
+				return nil
+			},
+			excludes: needsOneServer,
+		},
+		{
 			name: "small-queue", about: "a queue of 64 MiB, events of up to 128 KB, and the endpoint down until the load has ended",
 			setup: func(c *devrun.Config, _ *system) error {
 				c.Queue.MaxBytes = smallQueueBytes

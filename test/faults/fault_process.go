@@ -76,6 +76,20 @@ func (f *together) heal(ctx context.Context) error {
 	return err
 }
 
+// proof and testify are the second one's.
+func (f *together) proof() (int, string) {
+	if then, ok := f.then.(proven); ok {
+		return then.proof()
+	}
+	return 0, ""
+}
+
+func (f *together) testify(e *evidence) {
+	if then, ok := f.then.(witness); ok {
+		then.testify(e)
+	}
+}
+
 // rolling restarts every process, each once the one before it is ready again.
 type rolling struct{ s *system }
 

@@ -55,6 +55,7 @@ type trial struct {
 type played struct {
 	step
 	injected, healed time.Duration
+	fault            fault
 	proof            string // of what it did, where it can tell
 	idle             bool   // it can tell, and did nothing
 }
@@ -210,9 +211,12 @@ func (t *trial) prove(p *played, f fault) {
 		return
 	}
 	n, what := told.proof()
+	if what == "" {
+		return
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	p.idle, p.proof = n == 0, fmt.Sprintf("%d %s", n, what)
+	p.fault, p.idle, p.proof = f, n == 0, fmt.Sprintf("%d %s", n, what)
 }
 
 func (t *trial) mark(at *time.Duration) {
@@ -295,7 +299,13 @@ func (t *trial) gather(ctx context.Context, ledger *roundtrip.Ledger) (*evidence
 		}
 		e.Sinks[archiveSink] = append(e.Sinks[archiveSink], d)
 	}
-	return e, t.system.untilPostgres(ctx, e.readPostgres)
+	err = t.system.untilPostgres(ctx, e.readPostgres)
+	for _, p := range t.steps {
+		if w, ok := p.fault.(witness); ok {
+			w.testify(e)
+		}
+	}
+	return e, err
 }
 
 // keepLogs moves what tells of the run to the directory of the results.
