@@ -148,7 +148,7 @@ func newJanitorMetrics(m metric.Meter, j *Janitor) (*janitorMetrics, error) {
 	out.late = counter("waybill.delivered_late", "{event}", "Expired events whose receipt came after all")
 	out.bad = counter("waybill.receipts.malformed", "{receipt}", "Receipts dropped as malformed")
 	out.retransmits = counter("waybill.retransmit.events", "{event}", "Events published again because they were no longer queued")
-	out.damagedCount = counter("waybill.batches.damaged", "{batch}", "Claims of batches that lack some of their events")
+	out.damagedCount = counter("waybill.batches.damaged", "{batch}", "Batches with events that were damaged in Postgres and became dead letters")
 	out.tooLarge = counter("waybill.batches.too_large", "{batch}", "Retransmits that failed because the batch is larger than the NATS server's max_payload")
 	out.shedCount = counter("waybill.shed.batches", "{batch}", "Batches taken out of a queue that was nearly full")
 	h, err := m.Float64Histogram("waybill.settle.duration", metric.WithUnit("s"), metric.WithDescription("Time of one settle transaction"), secondsBuckets)

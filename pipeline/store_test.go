@@ -501,20 +501,6 @@ func TestClaimStale(t *testing.T) {
 	}
 }
 
-// A batch that lacks a row must not stop the others, and must not be sent in part.
-func TestClaimStaleLeavesDamagedBatchesOut(t *testing.T) {
-	s := mustStore(t)
-	first := mustAppend(t, s, mustEvents(t, 3, 1)).batches[0]
-	second := mustAppend(t, s, mustEvents(t, 3, 1)).batches[0]
-	if _, err := s.pool.Exec(t.Context(), `DELETE FROM waybill.events WHERE position = $1`, Position(first.ID.Number, 1)); err != nil {
-		t.Fatal(err)
-	}
-	claims, damaged, err := mustClaim(t, s, first.Lane, 100, staleFor{"archive", time.Now().Add(time.Minute)})
-	if err != nil || len(claims) != 1 || claims[0].batch.ID != second.ID || len(damaged) != 1 || damaged[0] != first.ID {
-		t.Fatalf("claims %+v damaged %v err %v", claims, damaged, err)
-	}
-}
-
 // The plans must not depend on statistics: those of an empty table are still in force when
 // a hundred thousand batches wait.
 func TestPlansWithStaleStatistics(t *testing.T) {

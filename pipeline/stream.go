@@ -24,6 +24,9 @@ const (
 	// sinkMetadata marks the consumers that are sinks' work queues.
 	sinkMetadata = "waybill-sink"
 
+	// againMetadata marks a leases' bucket that stands in for one that was lost.
+	againMetadata = "waybill-again"
+
 	leasesBucket     = "waybill_leases"
 	heartbeatsBucket = "waybill_heartbeats"
 	cursorsBucket    = "waybill_cursors"
@@ -115,6 +118,12 @@ func ConnectNATS(url, name string, opts ...nats.Option) (*nats.Conn, error) {
 // to cfg where that is possible. It never deletes anything. lanes is kept in the stream's
 // metadata; a stream with another number is an error.
 func (q *Queue) ensureStreams(ctx context.Context, cfg QueueConfig, lanes int) error {
+	return q.ensureAll(ctx, cfg, lanes, false)
+}
+
+// ensureAll is ensureStreams. again says that a running pipeline is looked after: what is
+// missing was there before.
+func (q *Queue) ensureAll(ctx context.Context, cfg QueueConfig, lanes int, again bool) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
@@ -127,6 +136,9 @@ func (q *Queue) ensureStreams(ctx context.Context, cfg QueueConfig, lanes int) e
 		return err
 	}
 	for _, bucket := range bucketConfigs(cfg) {
+		if again && bucket.Bucket == leasesBucket {
+			bucket.Metadata = map[string]string{againMetadata: "true"}
+		}
 		if err := q.ensureBucket(ctx, bucket); err != nil {
 			return err
 		}

@@ -19,10 +19,22 @@ type fault interface {
 	heal(ctx context.Context) error
 }
 
+// proven is a fault that knows how often it took place, once it was healed.
+type proven interface {
+	proof() (n int, what string)
+}
+
+// witness is a fault that knows more than can be read back of what it destroyed.
+type witness interface {
+	proven
+	testify(e *evidence)
+}
+
 // kind is a row of the table of faults.
 type kind struct {
 	name, about string
 	targets     []string
+	only        string        // the condition that it needs; empty: any
 	min, max    time.Duration // how long it is in force
 	make        func(s *system, on string) fault
 	parts       func(on string) []string // what nothing else may break meanwhile
@@ -67,7 +79,7 @@ func part(names ...string) func(string) []string { return func(string) []string 
 
 // kinds is the table of all faults.
 func kinds() []*kind {
-	return slices.Concat(processKinds(), postgresKinds(), natsKinds(), endpointKinds(), networkKinds())
+	return slices.Concat(processKinds(), postgresKinds(), natsKinds(), endpointKinds(), networkKinds(), streamKinds(), poisonKinds(), clusterKinds())
 }
 
 // selectKinds returns the named faults, or all.

@@ -39,8 +39,10 @@ type result struct {
 	Takeovers      []takeover         `json:"takeovers"`
 	MaxRSS         map[string]float64 `json:"max_rss_mib"` // by kind of process
 	Seconds        float64            `json:"seconds"`
-	Violations     []string           `json:"violations"`
-	Logs           string             `json:"logs,omitempty"`
+	// Seen is what took place of the condition and the faults, where they can tell.
+	Seen       []string `json:"seen,omitempty"`
+	Violations []string `json:"violations"`
+	Logs       string   `json:"logs,omitempty"`
 }
 
 // scheduleStep is a fault as it took place.
@@ -49,6 +51,7 @@ type scheduleStep struct {
 	Target   string  `json:"target"`
 	Injected float64 `json:"injected_seconds"`
 	Healed   float64 `json:"healed_seconds"`
+	Proof    string  `json:"proof,omitempty"` // of what it did
 }
 
 // judge makes the result.
@@ -60,7 +63,7 @@ func (t *trial) judge(e *evidence, settled error, recovery time.Duration) *resul
 		RecoverSeconds: recovery.Seconds(), MaxRSS: map[string]float64{}, Violations: []string{},
 	}
 	for _, p := range t.steps {
-		r.Schedule = append(r.Schedule, scheduleStep{p.kind.name, p.on, p.injected.Seconds(), p.healed.Seconds()})
+		r.Schedule = append(r.Schedule, scheduleStep{p.kind.name, p.on, p.injected.Seconds(), p.healed.Seconds(), p.proof})
 	}
 	if settled != nil {
 		r.violation("%v", settled)
@@ -74,6 +77,7 @@ func (t *trial) judge(e *evidence, settled error, recovery time.Duration) *resul
 	for _, f := range t.faults {
 		r.violation("the harness: %s", f)
 	}
+	t.judgeProofs(r)
 	t.judgeRetransmits(r)
 	t.system.watch.judge(r, t)
 	if t.under.judge != nil {
@@ -84,6 +88,27 @@ func (t *trial) judge(e *evidence, settled error, recovery time.Duration) *resul
 
 func (r *result) violation(format string, args ...any) {
 	r.Violations = append(r.Violations, fmt.Sprintf(format, args...))
+}
+
+func (r *result) seen(format string, args ...any) {
+	r.Seen = append(r.Seen, fmt.Sprintf(format, args...))
+}
+
+// judgeProofs wants a fault that was asked for by name to have taken place; one that was drawn
+// may have met another that was in its way.
+func (t *trial) judgeProofs(r *result) {
+	did := map[string]bool{}
+	for _, p := range t.steps {
+		if p.proof != "" {
+			r.seen("%s %s: %s", p.kind.name, p.on, p.proof)
+			did[p.kind.name] = did[p.kind.name] || !p.idle
+		}
+	}
+	for _, name := range t.settings.faults {
+		if took, tells := did[name]; tells && !took {
+			r.violation("the harness: %s did not take place", name)
+		}
+	}
 }
 
 // judgeRetransmits compares the retransmits with what the faults may lead to.
@@ -167,6 +192,9 @@ func (r *result) print(w io.Writer) error {
 		fmt.Fprintf(&b, "; %d lanes of %s taken over in %.1f s", o.Lanes, o.Forwarder, o.Seconds)
 	}
 	fmt.Fprintln(&b)
+	for _, what := range r.Seen {
+		fmt.Fprintf(&b, "  %s\n", what)
+	}
 	r.printVerdict(&b)
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -55,6 +55,9 @@ type trial struct {
 type played struct {
 	step
 	injected, healed time.Duration
+	fault            fault
+	proof            string // of what it did, where it can tell
+	idle             bool   // it can tell, and did nothing
 }
 
 // runOne runs one seed. The error is one of the harness; violations are in the result.
@@ -168,6 +171,9 @@ func (t *trial) send(ctx context.Context, stop <-chan struct{}) sending {
 	events := int(t.settings.rate * (t.settings.length + runLimit).Seconds())
 	plan := roundtrip.DefaultPlan(fmt.Sprintf("seed-%d", t.seed), events)
 	plan.Seed, plan.Sources, plan.Types, plan.MaxBytes = t.seed, loadSources, loadTypes, loadMaxBytes
+	if t.under.loadBytes > 0 {
+		plan.MaxBytes = t.under.loadBytes
+	}
 	ledger, err := roundtrip.Send(ctx, config, plan)
 	return sending{ledger, err}
 }
@@ -197,7 +203,23 @@ func (t *trial) playStep(ctx context.Context, p *played) {
 		t.fail("mend %s %s: %v", p.kind.name, p.on, err)
 	}
 	t.mark(&p.healed)
+	t.prove(p, f)
 	t.say("  %5.1fs  %s %s is over", time.Since(t.loaded).Seconds(), p.kind.name, p.on)
+}
+
+// prove keeps what a fault says that it did.
+func (t *trial) prove(p *played, f fault) {
+	told, ok := f.(proven)
+	if !ok {
+		return
+	}
+	n, what := told.proof()
+	if what == "" {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p.fault, p.idle, p.proof = f, n == 0, fmt.Sprintf("%d %s", n, what)
 }
 
 func (t *trial) mark(at *time.Duration) {
@@ -280,7 +302,13 @@ func (t *trial) gather(ctx context.Context, ledger *roundtrip.Ledger) (*evidence
 		}
 		e.Sinks[archiveSink] = append(e.Sinks[archiveSink], d)
 	}
-	return e, t.system.untilPostgres(ctx, e.readPostgres)
+	err = t.system.untilPostgres(ctx, e.readPostgres)
+	for _, p := range t.steps {
+		if w, ok := p.fault.(witness); ok {
+			w.testify(e)
+		}
+	}
+	return e, err
 }
 
 // keepLogs moves what tells of the run to the directory of the results.
