@@ -34,6 +34,7 @@ func conditions() []*condition {
 	return slices.Concat(
 		[]*condition{{name: noCondition, about: "nothing but the schedule's faults"}},
 		sinkConditions(),
+		clockConditions(),
 	)
 }
 

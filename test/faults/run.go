@@ -78,7 +78,7 @@ func runOne(ctx context.Context, s settings, seed uint64, w io.Writer) (*result,
 	for _, step := range t.steps {
 		t.say("  %v", step.step)
 	}
-	if t.system, err = startSystem(ctx, s.binary, under); err != nil {
+	if t.system, err = startSystem(ctx, seed, s.binary, under); err != nil {
 		return nil, err
 	}
 	result, err := t.run(ctx)

@@ -23,6 +23,7 @@ import (
 
 // system is everything that a run starts.
 type system struct {
+	seed  uint64 // of the run
 	dir   string
 	stack *devrun.Stack
 	ways  *ways
@@ -41,7 +42,7 @@ func (s *system) recordsFile() string { return filepath.Join(s.dir, "endpoint-re
 
 // startSystem starts the parts and waits until they are ready. Everything ends with stop,
 // or with this process.
-func startSystem(ctx context.Context, binary string, under *condition) (*system, error) {
+func startSystem(ctx context.Context, seed uint64, binary string, under *condition) (*system, error) {
 	dir, err := os.MkdirTemp("", "waybill-faults-")
 	if err != nil {
 		return nil, fmt.Errorf("scratch directory: %w", err)
@@ -50,7 +51,7 @@ func startSystem(ctx context.Context, binary string, under *condition) (*system,
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, errors.Join(fmt.Errorf("scratch directory: %w", err), os.RemoveAll(dir))
 	}
-	s := &system{dir: dir, ways: newWays(), watch: newWatch()}
+	s := &system{seed: seed, dir: dir, ways: newWays(), watch: newWatch()}
 	config := s.config(binary)
 	if under.setup != nil {
 		if err := under.setup(&config, s); err != nil {
