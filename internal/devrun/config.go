@@ -34,6 +34,8 @@ type Config struct {
 	NATSServers int
 	// Lanes of the pipeline, fixed when its tables are created.
 	Lanes int
+	// Grace is the pipeline's grace period, set when its tables are created.
+	Grace time.Duration
 	// Queue is how streams are made, unless Env says otherwise to the janitors.
 	Queue pipeline.QueueConfig
 	// ArchiveLinger is how long an object waits to be filled, unless Env says otherwise.
@@ -62,7 +64,8 @@ func DefaultConfig() Config {
 	return Config{
 		S3:       process.DefaultS3(),
 		HTTPAddr: "127.0.0.1:8080", GRPCAddr: "127.0.0.1:50051",
-		Ingests: 1, Forwarders: 1, Janitors: 1, NATSServers: 1, Lanes: pipeline.DefaultLanes,
+		Ingests: 1, Forwarders: 1, Janitors: 1, NATSServers: 1,
+		Lanes: pipeline.DefaultLanes, Grace: pipeline.DefaultGrace,
 		Queue: pipeline.DefaultQueueConfig(), ArchiveLinger: 2 * time.Second,
 	}
 }

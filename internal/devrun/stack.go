@@ -135,7 +135,7 @@ func startAll(ctx context.Context, members []member) error {
 // migrate creates tables, streams and consumers.
 func (s *Stack) migrate(ctx context.Context) error {
 	spec := pipeline.DefaultSpec()
-	spec.Lanes = s.config.Lanes
+	spec.Lanes, spec.Grace = s.config.Lanes, s.config.Grace
 	if err := pipeline.Migrate(ctx, s.DatabaseURL, spec); err != nil {
 		return err
 	}
@@ -266,6 +266,20 @@ func supervisors(members []member) []*supervisor.Supervisor {
 		out[i] = m.Supervisor
 	}
 	return out
+}
+
+// Hold keeps a part from being started again once it has ended, until Release.
+func (s *Stack) Hold(name string) { s.named(name, (*supervisor.Supervisor).Hold) }
+
+// Release ends a Hold.
+func (s *Stack) Release(name string) { s.named(name, (*supervisor.Supervisor).Release) }
+
+func (s *Stack) named(name string, do func(*supervisor.Supervisor)) {
+	for _, m := range s.members() {
+		if m.Name() == name {
+			do(m.Supervisor)
+		}
+	}
 }
 
 // Part is one part of the stack, for people to look at.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"syscall"
 	"time"
@@ -110,3 +111,29 @@ func (f *rolling) inject(ctx context.Context) error {
 }
 
 func (f *rolling) heal(context.Context) error { return nil }
+
+// pauseAll stops several processes for a while.
+type pauseAll struct {
+	s      *system
+	names  []string
+	paused []*pause
+}
+
+func (f *pauseAll) inject(ctx context.Context) error {
+	for _, name := range f.names {
+		one := &pause{s: f.s, on: name}
+		if err := one.inject(ctx); err != nil {
+			return err
+		}
+		f.paused = append(f.paused, one)
+	}
+	return nil
+}
+
+func (f *pauseAll) heal(ctx context.Context) error {
+	var errs []error
+	for _, one := range f.paused {
+		errs = append(errs, one.heal(ctx))
+	}
+	return errors.Join(errs...)
+}

@@ -31,8 +31,14 @@ type result struct {
 	Rate      float64        `json:"offered_per_second"`
 	Schedule  []scheduleStep `json:"schedule"`
 	audit.Report
-	RetransmittedBatches int `json:"retransmitted_batches"`
-	RetransmittedEvents  int `json:"retransmitted_events"`
+	// RetriedCalls are the calls that producers made again, and RetriedEvents the events in
+	// them: each was told that it may be sent again, or was not answered.
+	RetriedCalls         int64 `json:"retried_calls"`
+	RetriedEvents        int64 `json:"retried_events"`
+	RetransmittedBatches int   `json:"retransmitted_batches"`
+	RetransmittedEvents  int   `json:"retransmitted_events"`
+	// Rebalances are how long it took until new forwarders had their share of the lanes.
+	Rebalances []rebalance `json:"rebalances,omitempty"`
 	// RecoverSeconds is from the last fault's end until everything was settled; the load
 	// goes on for some seconds of it.
 	RecoverSeconds float64            `json:"recover_seconds"`
@@ -132,6 +138,12 @@ func (w *watch) judge(r *result, t *trial) {
 		}
 	}
 	r.Takeovers = append([]takeover{}, w.takeovers...)
+	r.Rebalances = w.rebalances
+	for _, o := range w.rebalances {
+		if o.Seconds > maxTakeover.Seconds() && t.aloneOnLeases("forwarders", o.since) {
+			r.violation("the lanes were spread over %d forwarders after %.1f s", o.Forwarders, o.Seconds)
+		}
+	}
 	for _, o := range w.takeovers {
 		if o.Seconds > maxTakeover.Seconds() && t.aloneOnLeases(o.Forwarder, o.since) {
 			r.violation("the %d lanes of %s were taken over after %.1f s", o.Lanes, o.Forwarder, o.Seconds)
@@ -173,8 +185,8 @@ func (r *result) save(dir string) error {
 
 func (r *result) print(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "  offered %d, acknowledged %d, unknown outcomes %d, stored %d; retransmitted %d batches of %d events\n",
-		r.Offered, r.Acknowledged, r.Unknown, r.Stored, r.RetransmittedBatches, r.RetransmittedEvents)
+	fmt.Fprintf(&b, "  offered %d, acknowledged %d (sent again: %d, in %d calls), unknown outcomes %d, stored %d; retransmitted %d batches of %d events\n",
+		r.Offered, r.Acknowledged, r.RetriedEvents, r.RetriedCalls, r.Unknown, r.Stored, r.RetransmittedBatches, r.RetransmittedEvents)
 	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "  sink\tdelivered\tlost\tgaps\tdoubled\tunexplained\tout of order\tunexplained\tdead letters\t")
 	for _, name := range slices.Sorted(maps.Keys(r.Sinks)) {
@@ -190,6 +202,9 @@ func (r *result) print(w io.Writer) error {
 	}
 	for _, o := range r.Takeovers {
 		fmt.Fprintf(&b, "; %d lanes of %s taken over in %.1f s", o.Lanes, o.Forwarder, o.Seconds)
+	}
+	for _, o := range r.Rebalances {
+		fmt.Fprintf(&b, "; %d forwarders had their lanes in %.1f s", o.Forwarders, o.Seconds)
 	}
 	fmt.Fprintln(&b)
 	for _, what := range r.Seen {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -73,6 +74,7 @@ func runOne(ctx context.Context, s settings, seed uint64, w io.Writer) (*result,
 	if kinds = under.allows(kinds); len(kinds) == 0 {
 		return nil, fmt.Errorf("none of the faults can take place under the condition %s", under.name)
 	}
+	s.length = max(s.length, under.atLeast)
 	t := &trial{seed: seed, settings: s, under: under, out: w, began: time.Now()}
 	for _, step := range draw(seed, s.length, kinds) {
 		t.steps = append(t.steps, &played{step: step})
@@ -81,7 +83,7 @@ func runOne(ctx context.Context, s settings, seed uint64, w io.Writer) (*result,
 	for _, step := range t.steps {
 		t.say("  %v", step.step)
 	}
-	if t.system, err = startSystem(ctx, s.binary, under); err != nil {
+	if t.system, err = startSystem(ctx, seed, s.binary, t.setups()); err != nil {
 		return nil, err
 	}
 	result, err := t.run(ctx)
@@ -90,6 +92,21 @@ func runOne(ctx context.Context, s settings, seed uint64, w io.Writer) (*result,
 		return nil, errors.New("interrupted")
 	}
 	return result, err
+}
+
+// setups are those of the condition and of the kinds of faults in the schedule.
+func (t *trial) setups() []setup {
+	var all []setup
+	if t.under.setup != nil {
+		all = append(all, t.under.setup)
+	}
+	var seen []*kind
+	for _, p := range t.steps {
+		if p.kind.setup != nil && !slices.Contains(seen, p.kind) {
+			all, seen = append(all, p.kind.setup), append(seen, p.kind)
+		}
+	}
+	return all
 }
 
 // end stops everything, completes the result and removes what is not kept.
@@ -156,26 +173,30 @@ func (t *trial) run(ctx context.Context) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return t.judge(evidence, settled, recovery), nil
+	r := t.judge(evidence, settled, recovery)
+	r.RetriedCalls, r.RetriedEvents = load.retried.tries.Load(), load.retried.events.Load()
+	return r, nil
 }
 
-// sending is what Send returns.
+// sending is what became of the load.
 type sending struct {
-	ledger *roundtrip.Ledger
-	err    error
+	ledger  *roundtrip.Ledger
+	err     error
+	retried *retries
 }
 
 func (t *trial) send(ctx context.Context, stop <-chan struct{}) sending {
-	config := roundtrip.DefaultSenderConfig(t.system.stack.HTTP, t.system.stack.GRPC)
-	config.Rate, config.Stop = t.settings.rate, stop
+	out := sending{retried: &retries{}}
+	config := roundtrip.DefaultSenderConfig(t.system.http, t.system.grpc)
+	config.Rate, config.Stop, config.Told = t.settings.rate, stop, out.retried.add
 	events := int(t.settings.rate * (t.settings.length + runLimit).Seconds())
 	plan := roundtrip.DefaultPlan(fmt.Sprintf("seed-%d", t.seed), events)
 	plan.Seed, plan.Sources, plan.Types, plan.MaxBytes = t.seed, loadSources, loadTypes, loadMaxBytes
 	if t.under.loadBytes > 0 {
 		plan.MaxBytes = t.under.loadBytes
 	}
-	ledger, err := roundtrip.Send(ctx, config, plan)
-	return sending{ledger, err}
+	out.ledger, out.err = roundtrip.Send(ctx, config, plan)
+	return out
 }
 
 // play injects and heals every step at its time, and returns when all are healed.

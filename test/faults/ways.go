@@ -27,6 +27,8 @@ func (w *ways) via(process, server, addr string) (string, error) {
 	find := map[string]proxy.Response{
 		"postgres": proxy.PostgresResponse, "nats": proxy.NATSResponse,
 		"endpoint": proxy.HTTP2Response, "s3": proxy.HTTP1Response,
+		// Those of an ingest itself, to which the producers come.
+		"http": proxy.HTTP1Response, "grpc": proxy.HTTP2Response,
 	}
 	kind, _, _ := strings.Cut(server, "-") // of a cluster
 	p, err := proxy.New(addr, find[kind])
