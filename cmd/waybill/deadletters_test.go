@@ -57,6 +57,19 @@ func mustExec(t *testing.T, url, sql string) {
 	}
 }
 
+func mustCount(t *testing.T, url, sql string) (n int) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if err := conn.QueryRow(t.Context(), sql).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 func letters(t *testing.T, url string, args ...string) result {
 	t.Helper()
 	r := command(t, nil, append([]string{"deadletters", args[0], "--database-url", url, "--lanes=4"}, args[1:]...)...)
