@@ -90,6 +90,9 @@ const (
 
 func (c *laneChange) run(ctx context.Context) (LanesChanged, error) {
 	done := LanesChanged{From: c.to, To: c.to}
+	if err := c.alone(ctx); err != nil {
+		return LanesChanged{}, err
+	}
 	if finished, err := c.finished(ctx); err != nil || finished {
 		return done, err
 	}
@@ -106,6 +109,19 @@ func (c *laneChange) run(ctx context.Context) (LanesChanged, error) {
 		return done, fmt.Errorf("the database has %d lanes now and the queue not yet; run the same command again to finish: %w", c.to, err)
 	}
 	return done, nil
+}
+
+// alone makes sure that nobody else changes the lanes as long as this connection lasts: the marks
+// of two could cross.
+func (c *laneChange) alone(ctx context.Context) error {
+	var mine bool
+	if err := c.db.QueryRow(ctx, `SELECT pg_try_advisory_lock(hashtext('waybill change lanes'))`).Scan(&mine); err != nil {
+		return fmt.Errorf("look whether somebody else changes the lanes: %w", err)
+	}
+	if !mine {
+		return errors.New("somebody else is changing the number of lanes: wait for that to end")
+	}
+	return nil
 }
 
 // finished reports that both have the number already.
@@ -244,7 +260,7 @@ func (c *laneChange) obstacles(ctx context.Context, tx pgx.Tx) (out []string, er
 	var sink string
 	var n int
 	if _, err := pgx.ForEachRow(rows, []any{&sink, &n}, func() error {
-		out = append(out, fmt.Sprintf("%d batches wait for %s: start forwarders and a janitor with the old number and wait until `waybill status` shows none", n, sink))
+		out = append(out, fmt.Sprintf("batches wait for %s (%d): start forwarders and a janitor with the old number and wait until `waybill status` shows none", sink, n))
 		return nil
 	}); err != nil {
 		return nil, fmt.Errorf("look for batches that wait: %w", err)
@@ -258,7 +274,7 @@ func (c *laneChange) obstacles(ctx context.Context, tx pgx.Tx) (out []string, er
 		return nil, err
 	}
 	if receipts > 0 {
-		alive = append(alive, fmt.Sprintf("%d receipts are not settled: start a janitor with the old number, wait until it has settled them, and stop it", receipts))
+		alive = append(alive, fmt.Sprintf("receipts are not settled (%d): start a janitor with the old number, wait until it has settled them, and stop it", receipts))
 	}
 	return append(out, alive...), nil
 }
