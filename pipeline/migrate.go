@@ -61,7 +61,7 @@ func (s Spec) Validate() error {
 
 // Migrate brings the database at url to this build's tables and creates the pipeline in
 // it. It may be run by several processes at once and again at any time; it refuses to
-// change the number of lanes.
+// change the number of lanes, which ChangeLanes does.
 func Migrate(ctx context.Context, url string, spec Spec) error {
 	if err := spec.Validate(); err != nil {
 		return err
@@ -101,7 +101,7 @@ func Migrate(ctx context.Context, url string, spec Spec) error {
 		return fmt.Errorf("read the pipeline: %w", err)
 	}
 	if lanes != spec.Lanes {
-		return fmt.Errorf("lanes: the pipeline was created with %d, not %d, and the number is fixed; set WAYBILL_LANES=%d", lanes, spec.Lanes, lanes)
+		return fmt.Errorf("lanes: the pipeline was created with %d, not %d, and the number is fixed; set WAYBILL_LANES=%d (or see --change-lanes)", lanes, spec.Lanes, lanes)
 	}
 	if _, err := db.ExecContext(ctx, `INSERT INTO waybill.sinks (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING`, spec.Sinks); err != nil {
 		return fmt.Errorf("add the sinks: %w", err)

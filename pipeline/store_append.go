@@ -232,6 +232,9 @@ func classifyAppend(err error, committing bool) error {
 		if isNumberTaken(err) {
 			return err
 		}
+		if pgErr.ConstraintName == laneConstraint {
+			return fmt.Errorf("%w: the number of lanes was changed while this process ran; restart it: %w", ErrUnavailable, err)
+		}
 		switch pgErr.Code[:2] {
 		case "22", "23", "54": // data exception, constraint violation, limit exceeded
 			return &dataError{err}

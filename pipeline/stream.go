@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -220,6 +221,9 @@ func streamFits(got, want jetstream.StreamConfig) error {
 	}
 	if got.MaxAge != 0 {
 		return fmt.Errorf("stream %s deletes messages by age (%v), un-acked ones too: set its max age to 0", want.Name, got.MaxAge)
+	}
+	if from, to, changing := strings.Cut(got.Metadata[lanesMetadata], ">"); changing && want.Metadata[lanesMetadata] != "" {
+		return fmt.Errorf("stream %s: a change from %s to %s lanes was begun and not finished; run `waybill migrate --change-lanes --lanes=%s` again", want.Name, from, to, to)
 	}
 	if lanes := want.Metadata[lanesMetadata]; lanes != "" && got.Metadata[lanesMetadata] != lanes {
 		return fmt.Errorf("stream %s was made for %q lanes and this process is configured for %s; set WAYBILL_LANES to the pipeline's number", want.Name, got.Metadata[lanesMetadata], lanes)

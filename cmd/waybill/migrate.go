@@ -23,9 +23,10 @@ type migrateCommand struct {
 	process.NATS
 	process.Lanes
 	process.Streams
-	Sinks []string      `default:"${sinks}" help:"Sinks that events must reach. Those that are missing are added; none is removed."`
-	Grace time.Duration `default:"${grace}" help:"Time after which an event that is no longer queued is retransmitted."`
-	Wait  time.Duration `env:"WAYBILL_MIGRATE_WAIT" default:"1m" help:"How long to wait for servers that are still starting."`
+	Sinks       []string      `default:"${sinks}" help:"Sinks that events must reach. Those that are missing are added; none is removed."`
+	Grace       time.Duration `default:"${grace}" help:"Time after which an event that is no longer queued is retransmitted."`
+	ChangeLanes bool          `env:"-" help:"Change the number of lanes to --lanes. Refused unless the pipeline is drained and all ingests, forwarders and janitors are stopped."`
+	Wait        time.Duration `env:"WAYBILL_MIGRATE_WAIT" default:"1m" help:"How long to wait for servers that are still starting."`
 }
 
 // Run creates the tables and then the streams.
@@ -35,6 +36,11 @@ func (c *migrateCommand) Run(ctx context.Context, con *console) error {
 		return err
 	}
 	deadline := time.Now().Add(c.Wait)
+	if c.ChangeLanes {
+		if err := c.changeLanes(ctx, con, time.Until(deadline)); err != nil {
+			return fmt.Errorf("change lanes: %w", err)
+		}
+	}
 	err := retry(ctx, deadline, postgresIsStarting, con, "Postgres", func() error {
 		return pipeline.Migrate(ctx, c.DatabaseURL, spec)
 	})
@@ -58,6 +64,28 @@ func (c *migrateCommand) Run(ctx context.Context, con *console) error {
 	q := c.QueueConfig()
 	_, err = fmt.Fprintf(con.out, "NATS: streams %s (%d bytes) and %s (%d bytes), a consumer per sink and lane, three buckets; %s\n",
 		pipeline.EventsStream, q.MaxBytes, pipeline.ReceiptsStream, q.MaxReceiptBytes, plural(q.Replicas, "replica"))
+	return err
+}
+
+// changeLanes changes the number before the rest is brought up to date, which then finds it
+// to be what it is configured for.
+func (c *migrateCommand) changeLanes(ctx context.Context, con *console, wait time.Duration) error {
+	queue, nc, err := connectQueue(ctx, c.NATS, wait)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	done, err := pipeline.ChangeLanes(ctx, c.DatabaseURL, queue, c.Lanes.Lanes, func(line string) {
+		_, _ = fmt.Fprintln(con.err, line)
+	})
+	if err != nil {
+		return err
+	}
+	if done.From == done.To {
+		_, err = fmt.Fprintf(con.out, "lanes: %d, as before\n", done.To)
+		return err
+	}
+	_, err = fmt.Fprintf(con.out, "lanes: %d before, %d now; set WAYBILL_LANES=%d for every process and start them\n", done.From, done.To, done.To)
 	return err
 }
 
