@@ -50,6 +50,8 @@ type deduper struct {
 	own          [2]string // the last two transactions that are known to be committed
 	// Of the transaction under way: its number and the snapshot in which it read the log.
 	xid, snapshot string
+	// news counts the fingerprints that it read and that are not of the set before.
+	news int
 
 	size, lost atomic.Int64 // for the metrics: entries, and set.lost in Unix nanoseconds
 }
@@ -71,8 +73,11 @@ func newDeduper(store *Store, maxBytes int) *deduper {
 	return &deduper{store: store, set: newFingerprintSet(store.DedupeWindow(), maxBytes)}
 }
 
-// knowsAny reports whether one of the events was accepted before.
-func (d *deduper) knowsAny(events []Event) bool {
+// learnt reports whether one of the events, none of which was known, was in what was read.
+func (d *deduper) learnt(events []Event) bool {
+	if d.news == 0 {
+		return false
+	}
 	for i := range events {
 		if d.set.has(events[i].Fingerprint) {
 			return true
@@ -122,6 +127,7 @@ func (d *deduper) readArgs() []any {
 func (d *deduper) read(rows pgx.Rows) error {
 	defer rows.Close()
 	now := time.Now()
+	d.news = 0
 	for rows.Next() {
 		var server time.Time
 		var fingerprints []byte
@@ -140,7 +146,9 @@ func (d *deduper) read(rows pgx.Rows) error {
 // add puts a row of the log into the set.
 func (d *deduper) add(fingerprints []byte, at time.Time) {
 	for ; len(fingerprints) >= fingerprintBytes; fingerprints = fingerprints[fingerprintBytes:] {
-		d.set.add(Fingerprint(fingerprints[:fingerprintBytes]), at)
+		if d.set.add(Fingerprint(fingerprints[:fingerprintBytes]), at) {
+			d.news++
+		}
 	}
 }
 

@@ -6,60 +6,81 @@ import (
 	"time"
 )
 
-// A fingerprintSet has up to setGenerations generations: those that are full or old enough to
-// be closed, and one that is open. Each is a quarter of the window, or of the room, whichever
-// comes first.
 const (
-	setGenerations = 5
-	setQuarters    = setGenerations - 1
 	// slotBytes is what one place of a table takes; maxLoad of them, in percent, are taken
-	// before it grows or closes.
+	// before it is swept or grows.
 	slotBytes = 12
 	maxLoad   = 80
-	// minSlots is the size that a generation begins with.
-	minSlots = 1 << 10
+	// The set consists of tables that grow and are swept by themselves, so that neither takes
+	// long, or much memory at a time.
+	setShards  = 64
+	firstSlots = 32
+	// A generation closes after a quarter of the window, or when it has an eighth of the
+	// entries that there is room for. So there are never more than 14 at a time.
+	setQuarters = 4
+	setEighths  = 8
+	// The number of a generation takes the upper 4 bits of an entry.
+	genShift = 28
+	genCount = 1 << 4
+	genMask  = (genCount - 1) << genShift
 )
 
-// minDedupeBytes is room for the five smallest generations that are worth having.
+// minDedupeBytes is the least that is worth having: 50,000 events.
 const minDedupeBytes = 1 << 20
 
-// fingerprintSet is an exact set of fingerprints, bounded in bytes and in time: the oldest
-// generation is dropped as a whole. It keeps what was added within the window, or the newest
-// capacity() of them, whichever are fewer. It belongs to one goroutine.
+// fingerprintSet is an exact set of fingerprints (of their first 92 bits), bounded in bytes
+// and in time. It keeps what was added within the window, or the newest of them, at least
+// capacity(), whichever are fewer. Each entry belongs to a generation; the oldest one is
+// dropped as a whole, and its entries are swept away where their place is needed. It belongs
+// to one goroutine.
 type fingerprintSet struct {
-	maxBytes int
 	window   time.Duration
-	maxSlots int               // of a generation
-	seed     uint64            // odd: nobody outside can choose who shares a place
-	gens     []*fingerprintGen // from the oldest to the one that is open
-	lost     time.Time         // the newest entry that was dropped for want of room
+	maxBytes int
+	maxSlots int    // of a shard
+	seed     uint64 // odd: nobody outside can choose who shares a place
+	shards   [setShards]fingerprintShard
+
+	gens  []fingerprintGen // those that live, from the oldest to the open one
+	next  uint32           // number of the next one
+	live  [genCount]bool
+	count [genCount]int // entries by generation, those of dropped ones included
+	lost  time.Time     // the newest entry that was dropped for want of room
 }
 
-// fingerprintGen is a hash table with open addressing and linear probing.
+// fingerprintShard is a hash table with open addressing and linear probing.
+type fingerprintShard struct {
+	low  []uint64 // 0: the place is free
+	high []uint32 // the generation in the upper bits
+	used int      // entries of dropped generations included
+}
+
 type fingerprintGen struct {
-	low    []uint64 // 0: the place is free
-	high   []uint32
-	used   int
-	opened time.Time // not after any of its entries
-	newest time.Time
+	number         uint32
+	opened, newest time.Time // the first entry, and the last
 }
 
-// newFingerprintSet returns an empty set that takes maxBytes, and an eighth of that more
-// while a table grows.
+// newFingerprintSet returns an empty set that takes maxBytes at most.
 func newFingerprintSet(window time.Duration, maxBytes int) *fingerprintSet {
 	return &fingerprintSet{
-		maxBytes: maxBytes, window: window, maxSlots: max(maxBytes/setGenerations/slotBytes, minSlots), seed: rand.Uint64() | 1,
+		window: window, maxBytes: maxBytes, seed: rand.Uint64() | 1,
+		maxSlots: max(maxBytes/setShards/slotBytes, firstSlots),
 	}
 }
 
-// capacity is how many entries it keeps at least, if they are no older than the window.
-func (s *fingerprintSet) capacity() int { return setQuarters * (s.maxSlots * maxLoad / 100) }
+// limit is how many entries a table of the given size takes.
+func limit(slots int) int { return slots * maxLoad / 100 }
+
+// capacity is how many entries it keeps at least, if they are no older than the window: two
+// eighths may go at a time, and not all shards are equally full.
+func (s *fingerprintSet) capacity() int {
+	return setShards * limit(s.maxSlots) * (setEighths - 2) / setEighths * 98 / 100
+}
 
 // len is how many entries it has.
 func (s *fingerprintSet) len() int {
 	n := 0
 	for _, g := range s.gens {
-		n += g.used
+		n += s.count[g.number]
 	}
 	return n
 }
@@ -67,8 +88,8 @@ func (s *fingerprintSet) len() int {
 // bytes is what its tables take.
 func (s *fingerprintSet) bytes() int {
 	n := 0
-	for _, g := range s.gens {
-		n += slotBytes * len(g.low)
+	for i := range s.shards {
+		n += slotBytes * len(s.shards[i].low)
 	}
 	return n
 }
@@ -81,103 +102,148 @@ func (s *fingerprintSet) covers(now time.Time) time.Duration {
 	return min(s.window, now.Sub(s.lost))
 }
 
+// has reports whether f was added and not dropped.
+func (s *fingerprintSet) has(f Fingerprint) bool {
+	shard, hash := s.shardOf(f)
+	at, found := shard.find(f, hash)
+	return found && s.live[shard.high[at]>>genShift]
+}
+
+// shardOf returns the table of f, and its hash within that.
+func (s *fingerprintSet) shardOf(f Fingerprint) (*fingerprintShard, uint64) {
+	hash := f.low() * s.seed
+	return &s.shards[hash>>32%setShards], hash
+}
+
 // place is where to look first in a table of the given size.
-func (s *fingerprintSet) place(f Fingerprint, size int) int {
-	at, _ := bits.Mul64(f.low()*s.seed, uint64(size))
+func place(hash uint64, slots int) int {
+	at, _ := bits.Mul64(hash, uint64(slots))
 	return int(at)
 }
 
-// has reports whether f was added and not dropped.
-func (s *fingerprintSet) has(f Fingerprint) bool {
-	for i := len(s.gens) - 1; i >= 0; i-- {
-		if _, found := s.find(s.gens[i], f); found {
-			return true
-		}
+// find returns where f is, or where it would be put; at is 0 in a table without places.
+func (t *fingerprintShard) find(f Fingerprint, hash uint64) (at int, found bool) {
+	if len(t.low) == 0 {
+		return 0, false
 	}
-	return false
-}
-
-// find returns where f is, or where it would be put.
-func (s *fingerprintSet) find(g *fingerprintGen, f Fingerprint) (at int, found bool) {
-	low := f.low()
-	for at = s.place(f, len(g.low)); g.low[at] != 0; {
-		if g.low[at] == low && g.high[at] == f.high() {
+	low, high := f.low(), f.high()&^genMask
+	for at = place(hash, len(t.low)); t.low[at] != 0; {
+		if t.low[at] == low && t.high[at]&^genMask == high {
 			return at, true
 		}
-		if at++; at == len(g.low) {
+		if at++; at == len(t.low) {
 			at = 0
 		}
 	}
 	return at, false
 }
 
-// add puts f in as of the given time, which is not before that of earlier ones by more than
-// the clock's own steps. One that is there already stays where it is.
-func (s *fingerprintSet) add(f Fingerprint, at time.Time) {
-	if s.has(f) {
-		return
+// add puts f in as of the given time, which is not before that of earlier ones, and reports
+// whether it is new. One that is there already stays in its generation.
+func (s *fingerprintSet) add(f Fingerprint, at time.Time) bool {
+	shard, hash := s.shardOf(f)
+	i, found := shard.find(f, hash)
+	if found && s.live[shard.high[i]>>genShift] {
+		return false
 	}
-	g := s.open(at)
-	i, _ := s.find(g, f)
-	g.low[i], g.high[i] = f.low(), f.high()
-	g.used++
-	if at.After(g.newest) {
-		g.newest = at
+	gen := s.open(at)
+	if shard.used >= limit(len(shard.low)) {
+		s.makeRoom(shard)
+		found = false // it was of a dropped generation and is swept away, as far as it was there
 	}
+	i, found = shard.find(f, hash) // opening and making room move entries
+	if found {
+		s.count[shard.high[i]>>genShift]--
+	} else {
+		shard.used++
+	}
+	shard.low[i], shard.high[i] = f.low(), f.high()&^genMask|gen<<genShift
+	s.count[gen]++
+	return true
 }
 
-// open returns the generation that takes what is added at the given time, with a free place.
-func (s *fingerprintSet) open(at time.Time) *fingerprintGen {
+// open returns the generation of what is added at the given time.
+func (s *fingerprintSet) open(at time.Time) uint32 {
 	if n := len(s.gens); n > 0 {
-		g := s.gens[n-1]
-		switch full := (g.used+1)*100 > maxLoad*len(g.low); {
-		case at.Sub(g.opened) > s.window/setQuarters, full && len(g.low) == s.maxSlots:
-		case full:
-			s.grow(g)
-			return g
-		default:
-			return g
+		g := &s.gens[n-1]
+		if at.Sub(g.opened) <= s.window/setQuarters && s.count[g.number] < setShards*limit(s.maxSlots)/setEighths {
+			if at.After(g.newest) {
+				g.newest = at
+			}
+			return g.number
 		}
 	}
 	s.expire(at)
-	if len(s.gens) == setGenerations {
-		s.lost = s.gens[0].newest
+	if len(s.gens) == genCount-1 {
 		s.drop()
 	}
-	size := min(minSlots, s.maxSlots)
-	g := &fingerprintGen{low: make([]uint64, size), high: make([]uint32, size), opened: at, newest: at}
-	s.gens = append(s.gens, g)
-	return g
+	number := s.next
+	s.next = (s.next + 1) % genCount
+	if s.count[number] > 0 { // what an earlier one of this number left behind must not come back
+		for i := range s.shards {
+			s.rebuild(&s.shards[i], len(s.shards[i].low))
+		}
+	}
+	s.gens = append(s.gens, fingerprintGen{number: number, opened: at, newest: at})
+	s.live[number] = true
+	return number
 }
 
 // expire drops what is older than the window at now.
 func (s *fingerprintSet) expire(now time.Time) {
 	for len(s.gens) > 0 && now.Sub(s.gens[0].newest) > s.window {
-		s.drop()
+		s.forget()
 	}
 }
 
+// drop drops the oldest generation for want of room.
 func (s *fingerprintSet) drop() {
-	copy(s.gens, s.gens[1:])
-	s.gens[len(s.gens)-1] = nil
-	s.gens = s.gens[:len(s.gens)-1]
+	s.lost = s.gens[0].newest
+	s.forget()
 }
 
-// grow doubles a table, up to the limit.
-func (s *fingerprintSet) grow(g *fingerprintGen) {
-	size := min(2*len(g.low), s.maxSlots)
-	old := *g
-	g.low, g.high = make([]uint64, size), make([]uint32, size)
+func (s *fingerprintSet) forget() {
+	s.live[s.gens[0].number] = false
+	s.gens = append(s.gens[:0], s.gens[1:]...)
+}
+
+// makeRoom sweeps a full table, or lets it grow. At its full size an eighth of it must become
+// free, at the cost of the oldest generations. The open one alone cannot fill it: it has at
+// most an eighth of all entries, and they are spread by a number that nobody outside knows.
+func (s *fingerprintSet) makeRoom(t *fingerprintShard) {
+	s.rebuild(t, len(t.low))
+	if t.used <= limit(len(t.low))*3/4 && len(t.low) > 0 {
+		return
+	}
+	if len(t.low) < s.maxSlots {
+		s.rebuild(t, min(max(2*len(t.low), firstSlots), s.maxSlots))
+		return
+	}
+	for t.used > limit(len(t.low))*(setEighths-1)/setEighths && len(s.gens) > 1 {
+		s.drop()
+		s.rebuild(t, len(t.low))
+	}
+}
+
+// rebuild puts the entries of a table that live into a table of the given size.
+func (s *fingerprintSet) rebuild(t *fingerprintShard, slots int) {
+	old := *t
+	t.low, t.high, t.used = make([]uint64, slots), make([]uint32, slots), 0
 	for i, low := range old.low {
 		if low == 0 {
 			continue
 		}
-		at, _ := bits.Mul64(low*s.seed, uint64(size))
-		for g.low[at] != 0 {
-			if at++; at == uint64(size) {
+		if gen := old.high[i] >> genShift; !s.live[gen] {
+			s.count[gen]--
+			continue
+		}
+		at := place(low*s.seed, slots)
+		for t.low[at] != 0 {
+			if at++; at == slots {
 				at = 0
 			}
 		}
-		g.low[at], g.high[at] = low, old.high[i]
+		t.low[at], t.high[at] = low, old.high[i]
+		t.used++
 	}
 }

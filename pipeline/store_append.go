@@ -187,7 +187,7 @@ func openFlush(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl ti
 	if err := results.Close(); err != nil {
 		return nil, fmt.Errorf("move the heads: %w", err)
 	}
-	if d != nil && d.knowsAny(f.events) {
+	if d != nil && d.learnt(f.events) {
 		return nil, errAcceptedBefore
 	}
 	return meta, nil
