@@ -23,15 +23,16 @@ type migrateCommand struct {
 	process.NATS
 	process.Lanes
 	process.Streams
-	Sinks       []string      `default:"${sinks}" help:"Sinks that events must reach. Those that are missing are added; none is removed."`
-	Grace       time.Duration `default:"${grace}" help:"Time after which an event that is no longer queued is retransmitted."`
-	ChangeLanes bool          `env:"-" help:"Change the number of lanes to --lanes. Refused unless the pipeline is drained and all ingests, forwarders and janitors are stopped."`
-	Wait        time.Duration `env:"WAYBILL_MIGRATE_WAIT" default:"1m" help:"How long to wait for servers that are still starting."`
+	Sinks        []string      `default:"${sinks}" help:"Sinks that events must reach. Those that are missing are added; none is removed."`
+	Grace        time.Duration `default:"${grace}" help:"Time after which an event that is no longer queued is retransmitted."`
+	DedupeWindow time.Duration `default:"${dedupe_window}" help:"How long an accepted event is remembered, so that it is not stored again; 0: not at all."`
+	ChangeLanes  bool          `env:"-" help:"Change the number of lanes to --lanes. Refused unless the pipeline is drained and all ingests, forwarders and janitors are stopped."`
+	Wait         time.Duration `env:"WAYBILL_MIGRATE_WAIT" default:"1m" help:"How long to wait for servers that are still starting."`
 }
 
 // Run creates the tables and then the streams.
 func (c *migrateCommand) Run(ctx context.Context, con *console) error {
-	spec := pipeline.Spec{Lanes: c.Lanes.Lanes, Sinks: c.Sinks, Grace: c.Grace}
+	spec := pipeline.Spec{Lanes: c.Lanes.Lanes, Sinks: c.Sinks, Grace: c.Grace, DedupeWindow: c.DedupeWindow}
 	if err := errors.Join(spec.Validate(), c.QueueConfig().Validate()); err != nil {
 		return err
 	}
@@ -109,8 +110,8 @@ func (c *migrateCommand) printTables(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(con.out, "Postgres: tables are up to date; %s, grace %v, sinks %s\n",
-		plural(store.Lanes(), "lane"), store.Grace(), strings.Join(names, ", "))
+	_, err = fmt.Fprintf(con.out, "Postgres: tables are up to date; %s, grace %v, dedupe window %v, sinks %s\n",
+		plural(store.Lanes(), "lane"), store.Grace(), store.DedupeWindow(), strings.Join(names, ", "))
 	return err
 }
 
