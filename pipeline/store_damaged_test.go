@@ -69,9 +69,9 @@ func TestClaimStaleTakesDamagedBatchesApart(t *testing.T) {
 
 func mustBeLetters(t *testing.T, s *Store, id BatchID, indexes []int, reason string, lost bool) {
 	t.Helper()
-	letters, err := s.ListDeadLetters(t.Context(), "", CodeDamaged, 100)
-	if err != nil || len(letters) != len(indexes) {
-		t.Fatalf("dead letters %+v, %v; want %d", letters, err, len(indexes))
+	letters := mustList(t, s, LetterFilter{Code: CodeDamaged})
+	if len(letters) != len(indexes) {
+		t.Fatalf("dead letters %+v; want %d", letters, len(indexes))
 	}
 	for i, l := range letters {
 		if l.Sink != "ingress" || l.Position != Position(id.Number, indexes[i]) || !strings.Contains(l.Reason, reason) || (l.ID == "") != lost {
@@ -86,8 +86,8 @@ func TestDamagedRequeuedEventGoesBackToItsDeadLetter(t *testing.T) {
 	b := mustAppend(t, s, mustEvents(t, 1, 1)).batches[0]
 	mustSettle(t, s, Receipt{Sink: "ingress", Batches: []BatchReceipt{{ID: b.ID, Refused: []Refusal{{Code: "NO", Reason: "no"}}}}},
 		Receipt{Sink: "archive", Batches: []BatchReceipt{{ID: b.ID}}})
-	if n, err := s.Requeue(t.Context(), "ingress", "", 10, 0); n != 1 || err != nil {
-		t.Fatal(n, err)
+	if n := mustRequeue(t, s, LetterFilter{Sink: "ingress"}); n != 1 {
+		t.Fatalf("requeued %d", n)
 	}
 	if _, err := s.pool.Exec(t.Context(), `UPDATE waybill.events SET event = '\xff'`); err != nil {
 		t.Fatal(err)
@@ -96,12 +96,12 @@ func TestDamagedRequeuedEventGoesBackToItsDeadLetter(t *testing.T) {
 	if err != nil || len(claims) != 0 || len(damaged) != 1 {
 		t.Fatalf("%d claims, damaged %v, %v", len(claims), damaged, err)
 	}
-	letters, err := s.ListDeadLetters(t.Context(), "ingress", "", 10)
-	if err != nil || len(letters) != 1 || letters[0].Code != CodeDamaged || !letters[0].RequeuedAt.IsZero() || len(letters[0].Encoded) < 10 {
-		t.Fatalf("letters %+v, %v", letters, err)
+	letters := mustList(t, s, LetterFilter{Sink: "ingress"})
+	if len(letters) != 1 || letters[0].Code != CodeDamaged || !letters[0].RequeuedAt.IsZero() || len(letters[0].Encoded) < 10 {
+		t.Fatalf("letters %+v", letters)
 	}
-	if n, err := s.Requeue(t.Context(), "ingress", CodeDamaged, 10, 0); n != 1 || err != nil {
-		t.Fatalf("requeued %d, %v: it is sound again", n, err)
+	if n := mustRequeue(t, s, LetterFilter{Sink: "ingress", Code: CodeDamaged}); n != 1 {
+		t.Fatalf("requeued %d: it is sound again", n)
 	}
 	if claims, damaged, err = mustClaim(t, s, b.Lane, 100, staleFor{"ingress", time.Now().Add(time.Minute)}); err != nil || len(claims) != 1 || len(damaged) != 0 {
 		t.Fatalf("%d claims, damaged %v, %v", len(claims), damaged, err)
