@@ -22,6 +22,8 @@ const (
 	headerExpires  = "Waybill-Expires"  // µs; absent: never
 	headerSinks    = "Waybill-Sinks"    // comma-separated; absent: all
 	headerOrigin   = "Waybill-Origin"   // <number>.<token>/<index> of a requeued event
+	// Of a requeued event whose lane is no more; absent: the message's own.
+	headerOriginLane = "Waybill-Origin-Lane"
 )
 
 // maxHeaderBytes is more than the headers of any message take: batch, origin and message
@@ -50,6 +52,9 @@ func (b *Batch) message(body []byte) *nats.Msg {
 	}
 	if b.Origin != nil {
 		h[headerOrigin] = []string{fmt.Sprintf("%s/%d", b.Origin.Batch, b.Origin.Index)}
+		if b.OriginLane != b.Lane {
+			h[headerOriginLane] = []string{strconv.Itoa(b.OriginLane)}
+		}
 	}
 	return &nats.Msg{Subject: eventSubject(b.Lane), Header: h, Data: body}
 }
@@ -62,6 +67,9 @@ func parseMessage(lane int, h nats.Header, body []byte) (*Batch, error) {
 		return nil, err
 	}
 	b.Lane = lane
+	if b.Origin != nil && h.Get(headerOriginLane) == "" {
+		b.OriginLane = lane
+	}
 	if b.Events, err = splitBody(body, b.count); err != nil {
 		return nil, fmt.Errorf("body: %w", err)
 	}
@@ -85,6 +93,9 @@ func parseHeaders(h nats.Header) (*Batch, error) {
 	b.QueuedAt = p.time(headerQueued)
 	if h.Get(headerExpires) != "" {
 		b.ExpiresAt = p.time(headerExpires)
+	}
+	if h.Get(headerOriginLane) != "" {
+		b.OriginLane = int(p.number(headerOriginLane))
 	}
 	if p.err != nil {
 		return nil, p.err

@@ -486,4 +486,13 @@ func TestRequeueOfALaneThatIsNoMore(t *testing.T) {
 	if n := mustCount(t, s, `SELECT count(*) FROM waybill.dead_letters WHERE lane = 13`); n != 2 {
 		t.Error(fmt.Sprint("the letters forgot their lane: ", n))
 	}
+	claims, _, err := mustClaim(t, s, original.Lane, 10, staleFor{"archive", time.Now()})
+	if err != nil || len(claims) != 1 {
+		t.Fatalf("%d claims, %v", len(claims), err)
+	}
+	msg := claims[0].batch.message(claims[0].body)
+	b, err := parseMessage(original.Lane, msg.Header, msg.Data)
+	if err != nil || b.OriginLane != 13 || b.Lane != original.Lane {
+		t.Errorf("%+v, %v", b, err)
+	}
 }
