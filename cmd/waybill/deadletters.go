@@ -128,12 +128,12 @@ const letterStep = 500
 
 // walkLetters calls step until the walk is done or the amount is reached, and says on standard
 // error how far it is. It returns the sum, and whether there may be more.
-func walkLetters(con *console, w *pipeline.LetterWalk, amount letterAmount, what string, step func(limit int) (int, error)) (sum int, more bool, err error) {
+func walkLetters(ctx context.Context, con *console, w *pipeline.LetterWalk, amount letterAmount, what string, step func(limit int) (int, error)) (sum int, more bool, err error) {
 	told := time.Now()
 	for !w.Done() && amount.left(sum) > 0 {
 		n, err := step(amount.left(sum))
 		if err != nil {
-			return sum, true, err
+			return sum, true, interrupted(ctx, err)
 		}
 		sum += n
 		if time.Since(told) > progressEvery {

@@ -79,7 +79,7 @@ func (c *migrateCommand) changeLanes(ctx context.Context, con *console, wait tim
 		_, _ = fmt.Fprintln(con.err, line)
 	})
 	if err != nil {
-		return err
+		return interrupted(ctx, err)
 	}
 	if done.From == done.To {
 		_, err = fmt.Fprintf(con.out, "lanes: %d, as before\n", done.To)
