@@ -221,7 +221,9 @@ func TestLetterPlansWithStaleStatistics(t *testing.T) {
 	for range 4 { // statements have a time limit
 		mustPlant(t, s, n/4)
 	}
+	start := time.Now()
 	mustWalk(t, s, LetterFilter{Type: "nothing"}, timed(t, "look", func(w *LetterWalk) error { _, err := w.List(t.Context(), walkStep, true); return err }))
+	t.Logf("looked through %d dead letters in %v", n, time.Since(start))
 	filter := LetterFilter{Type: "rare"}
 	mustWalk(t, s, filter, timed(t, "list", func(w *LetterWalk) error { _, err := w.List(t.Context(), walkStep, true); return err }))
 	mustWalk(t, s, filter, timed(t, "requeue", func(w *LetterWalk) error { _, err := w.Requeue(t.Context(), walkStep, 0); return err }))
@@ -290,7 +292,8 @@ func TestRequeueTwiceAtOnce(t *testing.T) {
 	}
 }
 
-// A purge that meets a letter that is being requeued waits, and then leaves it alone.
+// A purge that meets a letter that is being requeued waits, and then leaves it alone; and the
+// other way round, a requeue that meets one that is being deleted queues nothing.
 func TestPurgeLosesAgainstRequeue(t *testing.T) {
 	s := mustStore(t)
 	mustAppend(t, s, mustEvents(t, 1, 1))
@@ -331,6 +334,43 @@ func TestPurgeLosesAgainstRequeue(t *testing.T) {
 	}
 	if d := mustListOne(t, s, LetterFilter{Sink: "archive"}); d.State() != LetterRequeued {
 		t.Errorf("%+v", d)
+	}
+	mustRequeueWhilePurged(t, s)
+}
+
+func mustRequeueWhilePurged(t *testing.T, s *Store) {
+	t.Helper()
+	tx, err := s.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if _, err := tx.Exec(t.Context(), `DELETE FROM waybill.dead_letters WHERE sink = 'ingress'`); err != nil {
+		t.Fatal(err)
+	}
+	w, err := s.WalkLetters(t.Context(), LetterFilter{Sink: "ingress"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan Requeued, 1)
+	go func() {
+		sum, err := w.Requeue(context.Background(), 10, 0)
+		if err != nil {
+			t.Error(err)
+		}
+		done <- sum
+	}()
+	eventually(t, 10*time.Second, "the requeue waits for the purge", func() bool {
+		return mustCount(t, s, `SELECT count(*) FROM pg_locks WHERE NOT granted`) > 0
+	})
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if sum := <-done; sum.Letters != 0 || sum.Skipped != 1 {
+		t.Errorf("%+v", sum)
+	}
+	if n := mustCount(t, s, `SELECT count(*) FROM waybill.batches`); n != 1 {
+		t.Errorf("%d batches, want the archive's", n)
 	}
 }
 

@@ -41,6 +41,9 @@ func TestRequeueWhatIsStillQueued(t *testing.T) {
 			eventually(t, 30*time.Second, "no dead letter is left", func() bool { return count() == 0 })
 			p.mustDrain(t, store)
 			p.mustHold(t, 20)
+			if n := p.ingress.times("e-0"); wait && n != 2 {
+				t.Errorf("the endpoint got the event %d times, want the original and the copy", n)
+			}
 			for _, kind := range []string{pipeline.KindIngest, pipeline.KindForwarder, pipeline.KindJanitor} {
 				p.stop(t, kind)
 			}
