@@ -108,6 +108,9 @@ func parseHeaders(h nats.Header) (*Batch, error) {
 			return nil, fmt.Errorf("header %s: %w", headerOrigin, err)
 		}
 	}
+	if b.OriginLane < 0 || b.OriginLane >= MaxLanes {
+		return nil, fmt.Errorf("header %s: %d; want 0 to %d", headerOriginLane, b.OriginLane, MaxLanes-1)
+	}
 	if b.count < 1 || b.count > MaxBatchEvents {
 		return nil, fmt.Errorf("header %s: %d events; want 1 to %d", headerEvents, b.count, MaxBatchEvents)
 	}

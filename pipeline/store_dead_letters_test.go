@@ -541,4 +541,10 @@ func TestRequeueOfALaneThatIsNoMore(t *testing.T) {
 	if err != nil || b.OriginLane != 13 || b.Lane != original.Lane {
 		t.Errorf("%+v, %v", b, err)
 	}
+	for _, bad := range []string{"256", "-1", "x"} {
+		msg.Header.Set(headerOriginLane, bad)
+		if _, err := parseMessage(original.Lane, msg.Header, msg.Data); err == nil || !strings.Contains(err.Error(), headerOriginLane) {
+			t.Errorf("lane %s: %v", bad, err)
+		}
+	}
 }
