@@ -12,7 +12,7 @@ import (
 )
 
 // deadlettersCommand is what operators do with events that a sink refused, or did not take in
-// time. All four commands take the same filter.
+// time. ls, requeue and purge take the same filter; show takes one event.
 //
 // A dead letter is in one of three states: dead, requeued (on its way again; only a receipt
 // clears it) or late (it expired, and a receipt that came later says that the sink has it).
