@@ -229,7 +229,7 @@ func TestLetterPlansWithStaleStatistics(t *testing.T) {
 	mustWalk(t, s, filter, timed(t, "requeue", func(w *LetterWalk) error { _, err := w.Requeue(t.Context(), walkStep, 0); return err }))
 	mustWalk(t, s, LetterFilter{Source: "/s"}, timed(t, "purge", func(w *LetterWalk) error {
 		_, err := w.Purge(t.Context(), walkStep)
-		w.done = w.done || w.Seen > 20*walkPage
+		w.done = w.done || w.Seen > 3*walkPage
 		return err
 	}))
 	if left := mustCount(t, s, `SELECT count(*) FROM waybill.dead_letters WHERE requeued_at IS NOT NULL`); left != n/100 {
