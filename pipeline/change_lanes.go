@@ -37,6 +37,9 @@ type LanesChanged struct {
 	From, To int
 	// Consumers are the work queues of lanes that are no more, which were deleted.
 	Consumers []string
+	// Intruders are processes that started in the moment between the check and the change, and
+	// may have the old number: what they are, and that they must be restarted.
+	Intruders []string
 }
 
 // laneChange is one change of the number of lanes under way.
@@ -108,7 +111,34 @@ func (c *laneChange) run(ctx context.Context) (LanesChanged, error) {
 	if done.Consumers, err = c.inQueue(ctx); err != nil {
 		return done, fmt.Errorf("the database has %d lanes now and the queue not yet; run the same command again to finish: %w", c.to, err)
 	}
-	return done, nil
+	return done, c.intruders(ctx, &done)
+}
+
+// intruders looks once more for processes: one that read the old number just before the change
+// says that it is alive within a TTL.
+func (c *laneChange) intruders(ctx context.Context, done *LanesChanged) error {
+	const act = "the lanes were changed; whether somebody started meanwhile with the old number is not known"
+	if err := c.restABeat(ctx); err != nil {
+		return fmt.Errorf(act+": %w", err)
+	}
+	alive, err := c.alive(ctx)
+	if err != nil {
+		return fmt.Errorf(act+": %w", err)
+	}
+	done.Intruders = alive
+	return nil
+}
+
+// restABeat waits until whoever is alive must have said so.
+func (c *laneChange) restABeat(ctx context.Context) error {
+	_, ttl, err := c.queue.bucket(ctx, heartbeatsBucket)
+	if err != nil {
+		return fmt.Errorf("look for live processes: %w (with the present number of lanes, so that those that are alive can show)", err)
+	}
+	wait := ttl + ttl/3
+	c.log(fmt.Sprintf("looking for processes for %v", wait.Round(100*time.Millisecond)))
+	pause(ctx, wait)
+	return ctx.Err()
 }
 
 // alone makes sure that nobody else changes the lanes as long as this connection lasts: the marks
@@ -140,25 +170,21 @@ func (c *laneChange) finished(ctx context.Context) (bool, error) {
 
 // awaitSilence fails if a process is alive, now or within the TTL of heartbeats.
 func (c *laneChange) awaitSilence(ctx context.Context) error {
-	_, ttl, err := c.queue.bucket(ctx, heartbeatsBucket)
-	if err != nil {
-		return fmt.Errorf("look for live processes: %w (with the present number of lanes, so that those that are alive can show)", err)
+	if err := c.silence(ctx); err != nil {
+		return err
 	}
-	for round := range 2 {
-		alive, err := c.alive(ctx)
-		if err != nil {
-			return err
-		}
-		if len(alive) > 0 {
-			return &NotDrainedError{alive}
-		}
-		if round == 0 {
-			wait := ttl + ttl/3
-			c.log(fmt.Sprintf("nobody is alive; looking again in %v", wait.Round(100*time.Millisecond)))
-			pause(ctx, wait)
-		}
+	if err := c.restABeat(ctx); err != nil {
+		return err
 	}
-	return ctx.Err()
+	return c.silence(ctx)
+}
+
+func (c *laneChange) silence(ctx context.Context) error {
+	alive, err := c.alive(ctx)
+	if err == nil && len(alive) > 0 {
+		err = &NotDrainedError{alive}
+	}
+	return err
 }
 
 // alive names the processes that say they are.

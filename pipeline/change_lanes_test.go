@@ -116,6 +116,22 @@ func TestChangeLanesNeedsSilence(t *testing.T) {
 	r.mustNotChange(t, "lane 3 of ingress is leased to forwarder dead")
 }
 
+// A process that read the old number just before the change, and says so only later, is named.
+func TestChangeLanesNamesWhoSlippedIn(t *testing.T) {
+	r := mustLaneRig(t)
+	looks := 0
+	done, err := ChangeLanes(t.Context(), r.url, r.queue, 2, func(string) {
+		if looks++; looks == 2 {
+			mustRun(t, func(ctx context.Context) error {
+				return RunHeartbeat(ctx, r.queue, slog.New(slog.DiscardHandler), func() Heartbeat { return NewHeartbeat(KindIngest, "late", "test") })
+			})
+		}
+	})
+	if err != nil || len(done.Intruders) != 1 || !strings.Contains(done.Intruders[0], "ingest late is alive") {
+		t.Errorf("%+v, %v", done, err)
+	}
+}
+
 // A transaction that is appending when the check begins is waited for, and then its batch is
 // seen; what comes later waits, and meets the new number.
 func TestChangeLanesLetsNobodySlipIn(t *testing.T) {

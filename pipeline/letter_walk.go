@@ -15,7 +15,7 @@ import (
 var findLettersSQL string
 
 // Bounds of one step of a walk, so that its statements take well under a second: how many
-// letters are looked at, how many are acted on, and how many bytes of events those have.
+// letters are looked at at most, how many are acted on, and how many bytes of events those have.
 const (
 	walkPage  = 10_000
 	walkStep  = 500
@@ -31,6 +31,7 @@ type LetterWalk struct {
 	filter LetterFilter
 	behind letterKey
 	done   bool
+	page   int // letters that the next step looks at
 	// Seen counts the letters looked at, whether they matched or not.
 	Seen int64
 }
@@ -85,7 +86,8 @@ func (w *LetterWalk) next(ctx context.Context, filter LetterFilter, limit int) (
 		since = &filter.Since
 	}
 	limit = min(limit, walkStep)
-	args := append([]any{since, filter.Until, w.behind.failedAt, w.behind.position, w.behind.token, w.behind.sink, walkPage, limit}, filter.args()...)
+	size := max(w.page, limit)
+	args := append([]any{since, filter.Until, w.behind.failedAt, w.behind.position, w.behind.token, w.behind.sink, size, limit}, filter.args()...)
 	var last letterKey
 	seen := int64(0)
 	err = w.store.ordered(ctx, func(tx pgx.Tx) error {
@@ -111,18 +113,18 @@ func (w *LetterWalk) next(ctx context.Context, filter LetterFilter, limit int) (
 	if err != nil {
 		return nil, nil, fmt.Errorf("look for dead letters: %w", err)
 	}
-	page := seen
 	if kept := withinBytes(found, walkBytes); len(kept) < len(found) || len(kept) == limit {
-		found, last = kept, kept[len(kept)-1].letterKey
-		page = walkPage // there may be more behind it
+		// There may be more in the page, which is looked at again: a smaller one will do.
+		return kept, func() {
+			w.behind, w.page = kept[len(kept)-1].letterKey, size/2
+			w.Seen += int64(len(kept))
+		}, nil
 	}
 	return found, func() {
-		if page < walkPage {
-			w.done = true
-		}
-		if page > 0 {
+		if seen > 0 {
 			w.behind = last
 		}
+		w.done, w.page = seen < int64(size), min(2*size, walkPage)
 		w.Seen += seen
 	}, nil
 }

@@ -221,17 +221,25 @@ func TestLetterPlansWithStaleStatistics(t *testing.T) {
 	for range 4 { // statements have a time limit
 		mustPlant(t, s, n/4)
 	}
+	start := time.Now()
 	mustWalk(t, s, LetterFilter{Type: "nothing"}, timed(t, "look", func(w *LetterWalk) error { _, err := w.List(t.Context(), walkStep, true); return err }))
+	t.Logf("looked through %d dead letters in %v", n, time.Since(start))
 	filter := LetterFilter{Type: "rare"}
 	mustWalk(t, s, filter, timed(t, "list", func(w *LetterWalk) error { _, err := w.List(t.Context(), walkStep, true); return err }))
 	mustWalk(t, s, filter, timed(t, "requeue", func(w *LetterWalk) error { _, err := w.Requeue(t.Context(), walkStep, 0); return err }))
 	mustWalk(t, s, LetterFilter{Source: "/s"}, timed(t, "purge", func(w *LetterWalk) error {
 		_, err := w.Purge(t.Context(), walkStep)
-		w.done = w.done || w.Seen > 20*walkPage
+		w.done = w.done || w.Seen > 3*walkPage
 		return err
 	}))
 	if left := mustCount(t, s, `SELECT count(*) FROM waybill.dead_letters WHERE requeued_at IS NOT NULL`); left != n/100 {
 		t.Errorf("%d are on their way, want %d", left, n/100)
+	}
+	for range 3 { // as janitors do
+		start := time.Now()
+		if n, err := s.PurgeDeadLetters(t.Context(), time.Hour, purgeLetters); err != nil || n != purgeLetters || time.Since(start) > 2*time.Second {
+			t.Errorf("by age: %d in %v, %v", n, time.Since(start), err)
+		}
 	}
 	args := append([]any{nil, time.Now(), time.Unix(0, 0), int64(0), int64(0), "", walkPage, walkStep}, filter.args()...)
 	if err := s.ordered(t.Context(), func(tx pgx.Tx) error {
@@ -284,7 +292,8 @@ func TestRequeueTwiceAtOnce(t *testing.T) {
 	}
 }
 
-// A purge that meets a letter that is being requeued waits, and then leaves it alone.
+// A purge that meets a letter that is being requeued waits, and then leaves it alone; and the
+// other way round, a requeue that meets one that is being deleted queues nothing.
 func TestPurgeLosesAgainstRequeue(t *testing.T) {
 	s := mustStore(t)
 	mustAppend(t, s, mustEvents(t, 1, 1))
@@ -325,6 +334,43 @@ func TestPurgeLosesAgainstRequeue(t *testing.T) {
 	}
 	if d := mustListOne(t, s, LetterFilter{Sink: "archive"}); d.State() != LetterRequeued {
 		t.Errorf("%+v", d)
+	}
+	mustRequeueWhilePurged(t, s)
+}
+
+func mustRequeueWhilePurged(t *testing.T, s *Store) {
+	t.Helper()
+	tx, err := s.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if _, err := tx.Exec(t.Context(), `DELETE FROM waybill.dead_letters WHERE sink = 'ingress'`); err != nil {
+		t.Fatal(err)
+	}
+	w, err := s.WalkLetters(t.Context(), LetterFilter{Sink: "ingress"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan Requeued, 1)
+	go func() {
+		sum, err := w.Requeue(context.Background(), 10, 0)
+		if err != nil {
+			t.Error(err)
+		}
+		done <- sum
+	}()
+	eventually(t, 10*time.Second, "the requeue waits for the purge", func() bool {
+		return mustCount(t, s, `SELECT count(*) FROM pg_locks WHERE NOT granted`) > 0
+	})
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if sum := <-done; sum.Letters != 0 || sum.Skipped != 1 {
+		t.Errorf("%+v", sum)
+	}
+	if n := mustCount(t, s, `SELECT count(*) FROM waybill.batches`); n != 1 {
+		t.Errorf("%d batches, want the archive's", n)
 	}
 }
 
@@ -485,5 +531,20 @@ func TestRequeueOfALaneThatIsNoMore(t *testing.T) {
 	}
 	if n := mustCount(t, s, `SELECT count(*) FROM waybill.dead_letters WHERE lane = 13`); n != 2 {
 		t.Error(fmt.Sprint("the letters forgot their lane: ", n))
+	}
+	claims, _, err := mustClaim(t, s, original.Lane, 10, staleFor{"archive", time.Now()})
+	if err != nil || len(claims) != 1 {
+		t.Fatalf("%d claims, %v", len(claims), err)
+	}
+	msg := claims[0].batch.message(claims[0].body)
+	b, err := parseMessage(original.Lane, msg.Header, msg.Data)
+	if err != nil || b.OriginLane != 13 || b.Lane != original.Lane {
+		t.Errorf("%+v, %v", b, err)
+	}
+	for _, bad := range []string{"256", "-1", "x"} {
+		msg.Header.Set(headerOriginLane, bad)
+		if _, err := parseMessage(original.Lane, msg.Header, msg.Data); err == nil || !strings.Contains(err.Error(), headerOriginLane) {
+			t.Errorf("lane %s: %v", bad, err)
+		}
 	}
 }

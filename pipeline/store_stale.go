@@ -238,9 +238,10 @@ func scanClaimed(row pgx.CollectableRow) (claimed, error) {
 	var bytes int64
 	var expires *time.Time
 	var originPosition, originToken *int64
+	var originLane *int16
 	b := &c.batch
 	err := row.Scan(&b.ID.Number, &token, &lane, &events, &bytes, &b.Attempt, &b.AcceptedAt, &b.QueuedAt,
-		&expires, &b.Sinks, &originPosition, &originToken)
+		&expires, &b.Sinks, &originPosition, &originToken, &originLane)
 	if err != nil {
 		return c, err
 	}
@@ -252,6 +253,10 @@ func scanClaimed(row pgx.CollectableRow) (claimed, error) {
 	if originPosition != nil {
 		number, index := SplitPosition(*originPosition)
 		b.Origin = &Origin{Batch: BatchID{Number: number, Token: uint64(*originToken)}, Index: index}
+		b.OriginLane = b.Lane
+		if originLane != nil {
+			b.OriginLane = int(*originLane)
+		}
 	}
 	c.body = make([]byte, 0, int(bytes)+int(events)*maxEventOverhead)
 	return c, nil

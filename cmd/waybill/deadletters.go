@@ -12,7 +12,7 @@ import (
 )
 
 // deadlettersCommand is what operators do with events that a sink refused, or did not take in
-// time. All four commands take the same filter.
+// time. ls, requeue and purge take the same filter; show takes one event.
 //
 // A dead letter is in one of three states: dead, requeued (on its way again; only a receipt
 // clears it) or late (it expired, and a receipt that came later says that the sink has it).
@@ -128,12 +128,12 @@ const letterStep = 500
 
 // walkLetters calls step until the walk is done or the amount is reached, and says on standard
 // error how far it is. It returns the sum, and whether there may be more.
-func walkLetters(con *console, w *pipeline.LetterWalk, amount letterAmount, what string, step func(limit int) (int, error)) (sum int, more bool, err error) {
+func walkLetters(ctx context.Context, con *console, w *pipeline.LetterWalk, amount letterAmount, what string, step func(limit int) (int, error)) (sum int, more bool, err error) {
 	told := time.Now()
 	for !w.Done() && amount.left(sum) > 0 {
 		n, err := step(amount.left(sum))
 		if err != nil {
-			return sum, true, err
+			return sum, true, interrupted(ctx, err)
 		}
 		sum += n
 		if time.Since(told) > progressEvery {

@@ -84,7 +84,7 @@ func (c *lsCommand) Run(ctx context.Context, con *console) error {
 		return err
 	}
 	table := newLetterTable(con, c.outputFlag)
-	_, more, err := walkLetters(con, walk, letterAmount{Limit: c.Limit}, "listed", func(limit int) (int, error) {
+	_, more, err := walkLetters(ctx, con, walk, letterAmount{Limit: c.Limit}, "listed", func(limit int) (int, error) {
 		letters, err := walk.List(ctx, limit, c.ShowData)
 		if err != nil {
 			return 0, err

@@ -68,7 +68,7 @@ func (c *purgeCommand) Run(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
-	n, more, err := walkLetters(con, walk, c.letterAmount, "deleted", func(limit int) (int, error) { return walk.Purge(ctx, limit) })
+	n, more, err := walkLetters(ctx, con, walk, c.letterAmount, "deleted", func(limit int) (int, error) { return walk.Purge(ctx, limit) })
 	if err != nil {
 		return undone(err, n, "deleted")
 	}
@@ -80,7 +80,7 @@ func (c *purgeCommand) count(ctx context.Context, con *console, store *pipeline.
 	if err != nil {
 		return 0, false, err
 	}
-	return walkLetters(con, walk, c.letterAmount, "counted", func(limit int) (int, error) { return walk.Count(ctx, limit) })
+	return walkLetters(ctx, con, walk, c.letterAmount, "counted", func(limit int) (int, error) { return walk.Count(ctx, limit) })
 }
 
 // confirm asks, where there is somebody to ask.

@@ -54,7 +54,7 @@ func (c *requeueCommand) Run(ctx context.Context, con *console) error {
 		return err
 	}
 	result := requeueResult{DryRun: c.DryRun}
-	result.Requeued, result.More, err = walkLetters(con, walk, c.letterAmount, "queued again", func(limit int) (int, error) {
+	result.Requeued, result.More, err = walkLetters(ctx, con, walk, c.letterAmount, "queued again", func(limit int) (int, error) {
 		if c.DryRun {
 			return walk.Count(ctx, limit)
 		}

@@ -69,7 +69,7 @@ func (c *showCommand) find(ctx context.Context, con *console, store *pipeline.St
 		return nil, err
 	}
 	var all []pipeline.DeadLetter
-	_, _, err = walkLetters(con, walk, letterAmount{Limit: showMost}, "found", func(limit int) (int, error) {
+	_, _, err = walkLetters(ctx, con, walk, letterAmount{Limit: showMost}, "found", func(limit int) (int, error) {
 		letters, err := walk.List(ctx, limit, true)
 		n := 0
 		for _, d := range letters {

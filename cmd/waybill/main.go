@@ -3,7 +3,7 @@
 // letters.
 //
 //	waybill dev [--once N]              the whole system on this machine
-//	waybill migrate                     create or update tables and streams
+//	waybill migrate                     create or update tables and streams; change the lanes
 //	waybill emit [-]                    send events, from flags or NDJSON on standard input
 //	waybill status                      what is pending, who works, what was given up
 //	waybill archive cat                 print archived events

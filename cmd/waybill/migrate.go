@@ -80,7 +80,10 @@ func (c *migrateCommand) changeLanes(ctx context.Context, con *console, wait tim
 		_, _ = fmt.Fprintln(con.err, line)
 	})
 	if err != nil {
-		return err
+		return interrupted(ctx, err)
+	}
+	for _, intruder := range done.Intruders {
+		_, _ = fmt.Fprintf(con.err, "started in the moment of the change, perhaps with the old number: %s, and start it again\n", intruder)
 	}
 	if done.From == done.To {
 		_, err = fmt.Fprintf(con.out, "lanes: %d, as before\n", done.To)

@@ -16,4 +16,4 @@ SET attempts = b.attempts + 1, queued_at = now()
 FROM stale s
 WHERE b.batch = s.batch
 RETURNING b.batch, b.token, b.lane, b.events, b.bytes, b.attempts, b.accepted_at, b.queued_at,
-          b.expires_at, s.sinks, b.origin_position, b.origin_token
+          b.expires_at, s.sinks, b.origin_position, b.origin_token, b.origin_lane

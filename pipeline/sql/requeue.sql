@@ -5,11 +5,11 @@
 -- $1..$5: failed_at, position, token and sink of each letter, and the lane it goes into;
 -- $6: TTL in microseconds (NULL: never).
 WITH letter AS MATERIALIZED (
-    SELECT position, token, sink, lane, accepted_at, source, type, event_id, seqnum, event,
+    SELECT position, token, sink, lane, origin_lane, accepted_at, source, type, event_id, seqnum, event,
            nextval('waybill.batch_numbers') AS batch,
            (random() * 9223372036854775807)::bigint AS new_token
     FROM (
-        SELECT d.position, d.token, d.sink, k.lane, d.accepted_at, d.source, d.type, d.event_id, d.seqnum, d.event
+        SELECT d.position, d.token, d.sink, k.lane, d.lane AS origin_lane, d.accepted_at, d.source, d.type, d.event_id, d.seqnum, d.event
         FROM unnest($1::timestamptz[], $2::bigint[], $3::bigint[], $4::text[], $5::smallint[])
              AS k(failed_at, position, token, sink, lane)
         JOIN waybill.dead_letters d ON d.position = k.position AND d.token = k.token AND d.sink = k.sink
@@ -19,9 +19,9 @@ WITH letter AS MATERIALIZED (
         FOR UPDATE OF d) AS waiting
 ), queued AS (
     INSERT INTO waybill.batches (batch, token, lane, events, bytes, accepted_at, queued_at, expires_at,
-                                 waiting_for, origin_position, origin_token)
+                                 waiting_for, origin_position, origin_token, origin_lane)
     SELECT batch, new_token, lane, 1, length(event), accepted_at, 'epoch',
-           now() + $6::bigint * interval '1 microsecond', ARRAY[sink], position, token
+           now() + $6::bigint * interval '1 microsecond', ARRAY[sink], position, token, origin_lane
     FROM letter
 ), stored AS (
     INSERT INTO waybill.events (position, source, type, event_id, seqnum, event)

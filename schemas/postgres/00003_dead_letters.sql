@@ -14,5 +14,9 @@ ALTER TABLE waybill.dead_letters
     ADD CONSTRAINT dead_letters_on_its_way CHECK (requeued_at IS NULL OR requeued_batch IS NOT NULL),
     ADD CONSTRAINT dead_letters_batch CHECK ((requeued_batch IS NULL) = (requeued_token IS NULL));
 
+-- The lane that a requeued event was in before: where a log per lane may have it. It differs from
+-- the batch's own only when the pipeline has that lane no more.
+ALTER TABLE waybill.batches ADD COLUMN origin_lane smallint;
+
 -- How often it was put back into the queue.
 ALTER TABLE waybill.dead_letters ADD COLUMN requeues integer NOT NULL DEFAULT 0;
