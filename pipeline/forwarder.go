@@ -149,8 +149,16 @@ func (f *Forwarder) rebalance(ctx context.Context) error {
 	if ttl <= 0 {
 		return fmt.Errorf("bucket %s has no TTL, so a lane would never leave a dead forwarder: recreate it with `waybill migrate`", leasesBucket)
 	}
+	wait, err := f.epoch.unsettled(ctx, f.queue, ttl) // at every look: it compares with the last one
+	if err != nil {
+		return err
+	}
 	for _, out := range f.outlets {
-		if err := f.takeAll(ctx, kv, ttl, out, f.share(out, live)); err != nil {
+		missing := f.share(out, live)
+		if wait {
+			continue
+		}
+		if err := f.takeAll(ctx, kv, ttl, out, missing); err != nil {
 			return err
 		}
 	}
@@ -185,12 +193,6 @@ func (f *Forwarder) share(out *outlet, live []Heartbeat) (missing []int) {
 // takeAll takes the lanes of a sink that are free. A lane that its former holder has not
 // released yet is tried again at the next rebalance.
 func (f *Forwarder) takeAll(ctx context.Context, kv jetstream.KeyValue, ttl time.Duration, out *outlet, lanes []int) error {
-	if len(lanes) == 0 {
-		return nil
-	}
-	if wait, err := f.epoch.unsettled(ctx, f.queue, ttl); err != nil || wait {
-		return err
-	}
 	for _, lane := range lanes {
 		holder := LeaseHolder{Forwarder: f.cfg.ID, Instance: f.instance, Since: time.Now().UTC()}
 		place := SinkLane{out.sink.Name(), lane}

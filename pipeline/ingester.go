@@ -29,6 +29,10 @@ type IngesterConfig struct {
 	// EventTTL is how long an event may wait for its sinks before it becomes a dead
 	// letter. 0: for ever.
 	EventTTL time.Duration
+	// DedupeBytes bounds the memory in which accepted events are remembered, if the pipeline
+	// has a dedupe window: 15 to 19 bytes each. When it is full, the oldest are forgotten
+	// before the window is over.
+	DedupeBytes int
 	// FlushTimeout bounds one transaction.
 	FlushTimeout time.Duration
 	// StopTimeout bounds how long Run goes on after its context ended, to commit and
@@ -41,7 +45,7 @@ func DefaultIngesterConfig() IngesterConfig {
 	return IngesterConfig{
 		FlushEvents: 8192, FlushBytes: 16 << 20, BatchBytes: 1 << 20,
 		QueueEvents: 100_000, QueueBytes: 256 << 20, PublishBytes: 128 << 20,
-		EventTTL: 7 * 24 * time.Hour, FlushTimeout: 10 * time.Second, StopTimeout: 10 * time.Second,
+		EventTTL: 7 * 24 * time.Hour, DedupeBytes: DefaultDedupeBytes, FlushTimeout: 10 * time.Second, StopTimeout: 10 * time.Second,
 	}
 }
 
@@ -58,6 +62,8 @@ func (c IngesterConfig) Validate() error {
 		return fmt.Errorf("publish bytes: %d; want at least one batch (%d)", c.PublishBytes, c.BatchBytes)
 	case c.EventTTL < 0:
 		return errors.New("event TTL: is negative; 0 means never")
+	case c.DedupeBytes < minDedupeBytes:
+		return fmt.Errorf("dedupe bytes: %d; want at least %d (to remember nothing, set the pipeline's dedupe window to 0)", c.DedupeBytes, minDedupeBytes)
 	case c.FlushTimeout <= 0 || c.StopTimeout <= 0:
 		return errors.New("flush and stop timeouts: must be positive")
 	}
@@ -69,6 +75,7 @@ func (c IngesterConfig) Validate() error {
 type Ingester struct {
 	cfg       IngesterConfig
 	store     *Store
+	dedupe    *deduper // of the goroutine of Run; nil: the pipeline remembers nothing
 	publisher *Publisher
 	log       *slog.Logger
 	metrics   *ingesterMetrics
@@ -108,8 +115,9 @@ func NewIngester(cfg IngesterConfig, store *Store, queue *Queue, log *slog.Logge
 		cfg: cfg, store: store, log: log, metrics: im,
 		publisher: NewPublisher(queue, store.Lanes(), store.Grace(), cfg.PublishBytes, log, pm),
 		wake:      make(chan struct{}, 1),
+		dedupe:    newDeduper(store, cfg.DedupeBytes),
 	}
-	return in, observeFill(meter, in)
+	return in, errors.Join(observeFill(meter, in), observeDedupe(meter, in.dedupe))
 }
 
 // Accept returns once the events are committed, all in one transaction, or with an error
@@ -196,6 +204,9 @@ func (in *Ingester) Run(ctx context.Context) error {
 
 // flushUntil flushes whatever is queued until ctx ends.
 func (in *Ingester) flushUntil(ctx context.Context) {
+	tick := time.NewTicker(catchUpEvery)
+	defer tick.Stop()
+	in.catchUp(ctx) // before the first event waits for it
 	for ctx.Err() == nil {
 		if units := in.take(); len(units) > 0 {
 			in.flush(context.WithoutCancel(ctx), units)
@@ -203,8 +214,23 @@ func (in *Ingester) flushUntil(ctx context.Context) {
 		}
 		select {
 		case <-in.wake:
+		case <-tick.C:
+			in.catchUp(ctx)
 		case <-ctx.Done():
 		}
+	}
+}
+
+// catchUp reads what other ingests accepted while this one had nothing to do. A flush does
+// the same by itself if this fails.
+func (in *Ingester) catchUp(ctx context.Context) {
+	if in.dedupe == nil {
+		return
+	}
+	limited, cancel := context.WithTimeout(ctx, in.cfg.FlushTimeout)
+	defer cancel()
+	if err := in.dedupe.catchUp(limited); ctx.Err() == nil {
+		in.note(err)
 	}
 }
 
@@ -277,8 +303,8 @@ func (in *Ingester) commit(ctx context.Context, units []*unit) error {
 	ctx, cancel := context.WithTimeout(ctx, in.cfg.FlushTimeout)
 	defer cancel()
 	began := time.Now()
-	done, err := in.store.Append(ctx, events, in.cfg.EventTTL, in.cfg.BatchBytes)
-	in.metrics.flushed(len(events), time.Since(began), err)
+	done, stored, err := in.append(ctx, events)
+	in.metrics.flushed(stored, time.Since(began), err)
 	if err != nil {
 		return err
 	}
@@ -286,6 +312,19 @@ func (in *Ingester) commit(ctx context.Context, units []*unit) error {
 		in.publisher.Enqueue(&done.batches[i], done.bodies[i], began)
 	}
 	return nil
+}
+
+// append stores the events that were not accepted before, and says how many those are.
+func (in *Ingester) append(ctx context.Context, events []Event) (done *appended, stored int, err error) {
+	if in.dedupe == nil {
+		done, err = in.store.Append(ctx, events, in.cfg.EventTTL, in.cfg.BatchBytes)
+		return done, len(events), err
+	}
+	done, again, err := in.dedupe.appendOnce(ctx, events, in.cfg.EventTTL, in.cfg.BatchBytes)
+	if err == nil {
+		in.metrics.duplicated(again)
+	}
+	return done, len(events) - again.local - again.log, err
 }
 
 func answer(units []*unit, err error) {

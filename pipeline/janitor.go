@@ -115,6 +115,7 @@ func (j *Janitor) Run(ctx context.Context) error {
 	wg.Go(func() { j.every(ctx, "expire", j.cfg.ExpireEvery, j.expire) })
 	wg.Go(func() { j.every(ctx, "purge dead letters", j.cfg.ExpireEvery, j.purge) })
 	wg.Go(func() { j.every(ctx, "drop removed sinks", j.cfg.ExpireEvery, j.dropRemovedSinks) })
+	wg.Go(func() { j.every(ctx, "forget accepted events", j.forgetEvery(), j.forgetAccepted) })
 	wg.Wait()
 	return nil
 }
@@ -215,6 +216,24 @@ func (j *Janitor) dropRemovedSinks(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// forgetEvery is the pause between looks at the log of accepted events: often enough for its
+// window, and seldom enough that a reader of hours, such as a backup, does not hold up the
+// flushes by more than a hundredth of the time.
+func (j *Janitor) forgetEvery() time.Duration {
+	return min(max(j.store.DedupeWindow()/20, time.Second), 30*time.Second)
+}
+
+// forgetAccepted shortens the log of accepted events. A reader that is in the way only delays
+// that: it is no trouble until the part in question is about to be written to again.
+func (j *Janitor) forgetAccepted(ctx context.Context) error {
+	_, err := bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, j.store.ForgetAccepted(ctx) })
+	if errors.Is(err, errLogInUse) {
+		j.log.Info("the log of accepted events is shortened later", "reason", err)
+		return nil
+	}
+	return err
 }
 
 // statementTimeout bounds one statement of the periodic work.

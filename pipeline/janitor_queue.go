@@ -72,12 +72,13 @@ type keeper struct {
 	store *Store
 	queue *Queue
 	log   *slog.Logger
+	again bool // it looks after a pipeline that runs
 }
 
 // EnsureQueue creates what is missing of streams, buckets and consumers of the pipeline
 // that store is of. It may be run at any time and by several at once.
 func EnsureQueue(ctx context.Context, cfg QueueConfig, store *Store, queue *Queue, log *slog.Logger) error {
-	k := keeper{cfg, store, queue, log}
+	k := keeper{cfg: cfg, store: store, queue: queue, log: log}
 	f, err := k.streams(ctx)
 	if err != nil {
 		return err
@@ -88,7 +89,7 @@ func EnsureQueue(ctx context.Context, cfg QueueConfig, store *Store, queue *Queu
 // upkeep keeps the queue in order. It sheds first: a queue that is full stops everybody, and
 // the rest may take a while.
 func (j *Janitor) upkeep(ctx context.Context) error {
-	k := keeper{j.cfg.Queue, j.store, j.queue, j.log}
+	k := keeper{cfg: j.cfg.Queue, store: j.store, queue: j.queue, log: j.log, again: true}
 	f, err := k.streams(ctx)
 	if err != nil {
 		return err
@@ -101,7 +102,7 @@ func (j *Janitor) upkeep(ctx context.Context) error {
 
 // streams creates missing streams and buckets and returns the positions it finds.
 func (k keeper) streams(ctx context.Context) (*floors, error) {
-	if err := k.queue.ensureStreams(ctx, k.cfg, k.store.Lanes()); err != nil {
+	if err := k.queue.ensureAll(ctx, k.cfg, k.store.Lanes(), k.again); err != nil {
 		return nil, err
 	}
 	return k.queue.readFloors(ctx)

@@ -298,7 +298,7 @@ func (r *retransmitter) chunk(ctx context.Context, numbers []int64, stale []stal
 	}
 	for _, id := range damaged {
 		r.metrics.damaged()
-		r.log.Error("a batch lacks some of its events and cannot be retransmitted; it becomes dead letters when it expires", "batch", id.String())
+		r.log.Error("events of a batch are damaged in Postgres; they are dead letters now, and its other events are retransmitted one by one", "batch", id.String())
 	}
 	deadline := began.Add(r.store.Grace() / 2)
 	for i := range batches {

@@ -208,8 +208,8 @@ func TestRequeuedEventComesWithABacklog(t *testing.T) {
 		return mustCount(t, r.store, `SELECT count(*) FROM waybill.dead_letters`) == 1
 	})
 	r.mustAccept(t, laneEvent(t, "b"))
-	if n, err := r.store.Requeue(t.Context(), "ingress", "NO", 10, 0); err != nil || n != 1 {
-		t.Fatalf("requeued %d, %v", n, err)
+	if n := mustRequeue(t, r.store, LetterFilter{Sink: "ingress", Code: "NO"}); n != 1 {
+		t.Fatalf("requeued %d", n)
 	}
 	if b, _ := r.take(t, "ingress", testLane, 15*time.Second); b == nil || b.Origin != nil {
 		t.Fatalf("the backlog's batch is %+v", b) // it stays un-acked

@@ -19,10 +19,20 @@ var (
 	appendLargeSQL string
 	//go:embed sql/append_events.sql
 	appendEventsSQL string
-	appendSmallSQL  = strings.Replace(appendLargeSQL, "/* stored */", "\n"+appendEventsSQL, 1)
+	//go:embed sql/append_log.sql
+	appendLogSQL   string
+	appendSmallSQL = withParts(appendEventsSQL)
+	// The same, for a pipeline that remembers what it accepted.
+	appendLoggedLargeSQL = withParts(appendLogSQL)
+	appendLoggedSmallSQL = withParts(appendEventsSQL, strings.ReplaceAll(appendLogSQL, "$9", "$16"))
 	//go:embed sql/repair_numbers.sql
 	repairNumbersSQL string
 )
+
+// withParts returns the appending statement with further parts.
+func withParts(parts ...string) string {
+	return strings.Replace(appendLargeSQL, "/* stored */", "\n"+strings.Join(parts, "\n"), 1)
+}
 
 // smallFlush is the number of events up to which one statement beats COPY: COPY takes
 // three round trips.
@@ -43,16 +53,22 @@ type appended struct {
 // cannot be known. Events that Postgres itself finds unacceptable give an error that is
 // neither of the two.
 func (s *Store) Append(ctx context.Context, events []Event, ttl time.Duration, maxBatchBytes int) (*appended, error) {
+	return s.appendWith(ctx, nil, events, ttl, maxBatchBytes)
+}
+
+// appendWith is Append. With a deduper, which must know none of the events, it fails with
+// errServerChanged or errAcceptedBefore, and nothing was stored, where they may be stored already.
+func (s *Store) appendWith(ctx context.Context, d *deduper, events []Event, ttl time.Duration, maxBatchBytes int) (*appended, error) {
 	f, err := newFlush(events, s.lanes, maxBatchBytes)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	meta, err := s.append(ctx, f, ttl)
+	meta, err := s.append(ctx, d, f, ttl)
 	if isNumberTaken(err) {
 		if _, err := s.pool.Exec(ctx, repairNumbersSQL); err != nil {
 			return nil, fmt.Errorf("%w: set the batch numbers past the stored ones: %w", ErrUnavailable, err)
 		}
-		meta, err = s.append(ctx, f, ttl)
+		meta, err = s.append(ctx, d, f, ttl)
 	}
 	if err != nil {
 		return nil, err
@@ -77,16 +93,16 @@ func (f *flush) appended(meta []batchMeta) *appended {
 type batchMeta struct{ queuedAt, expiresAt time.Time }
 
 // append runs the transaction on one connection.
-func (s *Store) append(ctx context.Context, f *flush, ttl time.Duration) ([]batchMeta, error) {
+func (s *Store) append(ctx context.Context, d *deduper, f *flush, ttl time.Duration) ([]batchMeta, error) {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%w: connect to Postgres: %w", ErrUnavailable, err)
 	}
 	defer conn.Release()
-	if len(f.events) <= smallFlush {
+	if d == nil && len(f.events) <= smallFlush {
 		return appendSmall(ctx, conn.Conn(), f, ttl)
 	}
-	meta, committing, err := appendLarge(ctx, conn.Conn(), f, ttl)
+	meta, committing, err := appendInSteps(ctx, conn.Conn(), d, f, ttl)
 	if err != nil {
 		// A connection with a transaction still open is closed by Release.
 		return nil, classifyAppend(err, committing)
@@ -109,29 +125,21 @@ func appendSmall(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duratio
 	return meta, nil
 }
 
-// appendLarge moves the heads, copies the events and commits: three round trips.
-// committing says whether the COMMIT had been sent when the error came.
-func appendLarge(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duration) (meta []batchMeta, committing bool, err error) {
-	start := &pgx.Batch{}
-	start.Queue("BEGIN")
-	start.Queue(appendLargeSQL, f.headArgs(ttl)...)
-	results := conn.SendBatch(ctx, start)
-	defer results.Close()
-	if _, err := results.Exec(); err != nil {
-		return nil, false, fmt.Errorf("begin: %w", err)
+// appendInSteps moves the heads, lets the deduper look at what others accepted, copies the
+// events of a large flush, and commits: two round trips, or three. committing says whether the
+// COMMIT had been sent when the error came.
+func appendInSteps(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl time.Duration) (meta []batchMeta, committing bool, err error) {
+	meta, err = openFlush(ctx, conn, d, f, ttl)
+	if errors.Is(err, errAcceptedBefore) || errors.Is(err, errServerChanged) {
+		_, _ = conn.Exec(ctx, "ROLLBACK") // if it fails, so does the connection
 	}
-	rows, err := results.Query()
 	if err != nil {
-		return nil, false, fmt.Errorf("move the heads: %w", err)
+		return nil, false, err
 	}
-	if meta, err = f.readHeads(rows); err != nil {
-		return nil, false, fmt.Errorf("move the heads: %w", err)
-	}
-	if err := results.Close(); err != nil {
-		return nil, false, fmt.Errorf("move the heads: %w", err)
-	}
-	if _, err := conn.PgConn().CopyFrom(ctx, newCopyReader(f), copyEventsSQL); err != nil {
-		return nil, false, fmt.Errorf("copy the events: %w", err)
+	if len(f.events) > smallFlush {
+		if _, err := conn.PgConn().CopyFrom(ctx, newCopyReader(f), copyEventsSQL); err != nil {
+			return nil, false, fmt.Errorf("copy the events: %w", err)
+		}
 	}
 	tag, err := conn.Exec(ctx, "COMMIT")
 	if err != nil {
@@ -142,6 +150,70 @@ func appendLarge(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duratio
 		return nil, false, fmt.Errorf("commit: Postgres answered %s", tag)
 	}
 	return meta, true, nil
+}
+
+// openFlush is the first round trip: it begins, moves the heads, and then, with the heads
+// locked, reads what was accepted by others.
+func openFlush(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl time.Duration) (meta []batchMeta, err error) {
+	start := &pgx.Batch{}
+	start.Queue("BEGIN")
+	sql, args := f.statement(d != nil, ttl)
+	start.Queue(sql, args...)
+	if d != nil {
+		// A statement of its own: its snapshot is taken after the locks were.
+		start.Queue(readLogSQL, d.readArgs()...)
+	}
+	results := conn.SendBatch(ctx, start)
+	defer results.Close()
+	if _, err := results.Exec(); err != nil {
+		return nil, fmt.Errorf("begin: %w", err)
+	}
+	rows, err := results.Query()
+	if err != nil {
+		return nil, fmt.Errorf("move the heads: %w", err)
+	}
+	if meta, err = f.readHeads(rows); err != nil {
+		return nil, fmt.Errorf("move the heads: %w", err)
+	}
+	if d != nil {
+		rows, err := results.Query()
+		if err != nil {
+			return nil, fmt.Errorf("read what others accepted: %w", err)
+		}
+		if err := d.read(rows); err != nil {
+			return nil, fmt.Errorf("read what others accepted: %w", err)
+		}
+	}
+	if err := results.Close(); err != nil {
+		return nil, fmt.Errorf("move the heads: %w", err)
+	}
+	if d != nil && d.learnt(f.events) {
+		return nil, errAcceptedBefore
+	}
+	return meta, nil
+}
+
+// statement is the one that moves the heads, with its parameters. With logged it notes the
+// fingerprints, and stores the events too where they do not go by COPY.
+func (f *flush) statement(logged bool, ttl time.Duration) (sql string, args []any) {
+	args = f.headArgs(ttl)
+	switch {
+	case !logged:
+		return appendLargeSQL, args
+	case len(f.events) <= smallFlush:
+		return appendLoggedSmallSQL, append(append(args, f.eventArgs()...), f.fingerprints())
+	default:
+		return appendLoggedLargeSQL, append(args, f.fingerprints())
+	}
+}
+
+// fingerprints are those of the events, one after another.
+func (f *flush) fingerprints() []byte {
+	out := make([]byte, 0, fingerprintBytes*len(f.events))
+	for i := range f.events {
+		out = append(out, f.events[i].Fingerprint[:]...)
+	}
+	return out
 }
 
 // headArgs are the parameters that both statements share.
@@ -231,6 +303,9 @@ func classifyAppend(err error, committing bool) error {
 	if errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "ERROR" {
 		if isNumberTaken(err) {
 			return err
+		}
+		if pgErr.ConstraintName == laneConstraint {
+			return fmt.Errorf("%w: the number of lanes was changed while this process ran; restart it: %w", ErrUnavailable, err)
 		}
 		switch pgErr.Code[:2] {
 		case "22", "23", "54": // data exception, constraint violation, limit exceeded

@@ -23,6 +23,8 @@ var (
 	settleRequeuedSQL string
 	//go:embed sql/settle_late.sql
 	settleLateSQL string
+	//go:embed sql/settle_late_requeued.sql
+	settleLateRequeuedSQL string
 	//go:embed sql/delete_batches.sql
 	deleteBatchesSQL string
 	//go:embed sql/delete_events.sql
@@ -242,11 +244,13 @@ func (w *settlement) apply(ctx context.Context, tx pgx.Tx, done *Settled) error 
 	queue(len(r.refusedPositions), settleRefusedSQL, r.refusedPositions, r.refusedSinks, r.refusedCodes, r.refusedReasons)
 	queue(len(r.requeuedBatches), settleRequeuedSQL, r.requeuedBatches, r.requeuedTokens, r.requeuedSinks)
 	refused := append([]int64{}, r.lateRefused...) // never NULL: <> ALL (NULL) would match nothing
-	if q := queue(len(r.lateBatches), settleLateSQL, r.lateBatches, r.lateTokens, r.lateSinks, refused); q != nil {
-		q.Exec(func(tag pgconn.CommandTag) error {
-			done.Late = int(tag.RowsAffected())
-			return nil
-		})
+	for _, sql := range []string{settleLateSQL, settleLateRequeuedSQL} {
+		if q := queue(len(r.lateBatches), sql, r.lateBatches, r.lateTokens, r.lateSinks, refused); q != nil {
+			q.Exec(func(tag pgconn.CommandTag) error {
+				done.Late += int(tag.RowsAffected())
+				return nil
+			})
+		}
 	}
 	queue(len(r.waitingBatches), settleWaitingSQL, r.waitingBatches, r.waitingRemaining)
 	queue(len(r.settled), deleteBatchesSQL, r.settled)

@@ -144,6 +144,7 @@ type staleFor struct {
 type claimed struct {
 	batch Batch
 	body  []byte
+	rows  rows
 }
 
 // staleBatch is a batch that FindStale found.
@@ -179,9 +180,26 @@ func staleArgs(stale []staleFor) (sinks []string, before []time.Time) {
 
 // ClaimStale takes those of the numbered batches that are stale: it counts the attempt up and
 // sets queued_at to now, so that another janitor does not take them too. What is claimed and
-// then not published becomes stale again. Batches whose events are not all there are left out
-// of the result and named in damaged.
+// then not published becomes stale again.
+//
+// A batch of which rows of events are missing or are not what was accepted is left out of the
+// result and taken apart: the damaged events become dead letters with the code CodeDamaged, and
+// each of the others a batch of its own. It is named in damaged.
 func (s *Store) ClaimStale(ctx context.Context, numbers []int64, stale []staleFor) (out []claimed, damaged []BatchID, err error) {
+	out, damaged, err = s.claimStale(ctx, numbers, stale)
+	if isNumberTaken(err) {
+		if _, err := s.pool.Exec(ctx, repairNumbersSQL); err != nil {
+			return nil, nil, fmt.Errorf("set the batch numbers past the stored ones: %w", err)
+		}
+		out, damaged, err = s.claimStale(ctx, numbers, stale)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("claim %d stale batches: %w", len(numbers), err)
+	}
+	return out, damaged, nil
+}
+
+func (s *Store) claimStale(ctx context.Context, numbers []int64, stale []staleFor) (out []claimed, damaged []BatchID, err error) {
 	sinks, before := staleArgs(stale)
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		out, damaged = nil, nil
@@ -195,23 +213,22 @@ func (s *Store) ClaimStale(ctx context.Context, numbers []int64, stale []staleFo
 		}
 		// UPDATE … RETURNING keeps no order, and the lane's is by number.
 		slices.SortFunc(all, func(a, b claimed) int { return cmp.Compare(a.batch.ID.Number, b.batch.ID.Number) })
-		found, err := readBodies(ctx, tx, all)
-		if err != nil {
+		if err := readBodies(ctx, tx, all); err != nil {
 			return err
 		}
 		for _, c := range all {
-			if found[c.batch.ID.Number] == c.batch.count {
+			if c.rows.whole() {
 				out = append(out, c)
-			} else {
-				damaged = append(damaged, c.batch.ID)
+				continue
+			}
+			damaged = append(damaged, c.batch.ID)
+			if err := c.rows.split(ctx, tx, c.batch.ID.Number); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, nil, fmt.Errorf("claim %d stale batches: %w", len(numbers), err)
-	}
-	return out, damaged, nil
+	return out, damaged, err
 }
 
 func scanClaimed(row pgx.CollectableRow) (claimed, error) {
@@ -240,9 +257,9 @@ func scanClaimed(row pgx.CollectableRow) (claimed, error) {
 	return c, nil
 }
 
-// readBodies builds the message bodies, exactly those that ingest built, and returns how
-// many events of each batch it found in their places.
-func readBodies(ctx context.Context, tx pgx.Tx, batches []claimed) (found map[int64]int, err error) {
+// readBodies builds the message bodies, exactly those that ingest built, of the batches whose
+// rows are all there and sound.
+func readBodies(ctx context.Context, tx pgx.Tx, batches []claimed) error {
 	byNumber := make(map[int64]*claimed, len(batches))
 	first, past := make([]int64, len(batches)), make([]int64, len(batches))
 	for i := range batches {
@@ -250,24 +267,27 @@ func readBodies(ctx context.Context, tx pgx.Tx, batches []claimed) (found map[in
 		byNumber[number] = &batches[i]
 		first[i], past[i] = Position(number, 0), Position(number+1, 0)
 	}
-	rows, err := tx.Query(ctx, readEventsSQL, first, past)
+	found, err := tx.Query(ctx, readEventsSQL, first, past)
 	if err != nil {
-		return nil, fmt.Errorf("read the events: %w", err)
+		return fmt.Errorf("read the events: %w", err)
 	}
-	found = make(map[int64]int, len(batches))
 	var position, seqnum int64
+	var source, typ, id string
 	var encoded []byte
-	_, err = pgx.ForEachRow(rows, []any{&position, &seqnum, &encoded}, func() error {
+	_, err = pgx.ForEachRow(found, []any{&position, &source, &typ, &id, &seqnum, &encoded}, func() error {
 		number, index := SplitPosition(position)
-		if index == found[number] {
-			found[number]++
-			c := byNumber[number]
+		c := byNumber[number]
+		c.rows.take(number, index, c.batch.count, damageOf(source, typ, id, encoded))
+		if c.rows.whole() {
 			c.body = appendEvent(c.body, encoded, seqnum)
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read the events: %w", err)
+		return fmt.Errorf("read the events: %w", err)
 	}
-	return found, nil
+	for i := range batches {
+		batches[i].rows.missing(batches[i].batch.ID.Number, batches[i].batch.count)
+	}
+	return nil
 }

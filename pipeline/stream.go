@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -23,6 +24,9 @@ const (
 	lanesMetadata    = "waybill-lanes"
 	// sinkMetadata marks the consumers that are sinks' work queues.
 	sinkMetadata = "waybill-sink"
+
+	// againMetadata marks a leases' bucket that stands in for one that was lost.
+	againMetadata = "waybill-again"
 
 	leasesBucket     = "waybill_leases"
 	heartbeatsBucket = "waybill_heartbeats"
@@ -115,6 +119,12 @@ func ConnectNATS(url, name string, opts ...nats.Option) (*nats.Conn, error) {
 // to cfg where that is possible. It never deletes anything. lanes is kept in the stream's
 // metadata; a stream with another number is an error.
 func (q *Queue) ensureStreams(ctx context.Context, cfg QueueConfig, lanes int) error {
+	return q.ensureAll(ctx, cfg, lanes, false)
+}
+
+// ensureAll is ensureStreams. again says that a running pipeline is looked after: what is
+// missing was there before.
+func (q *Queue) ensureAll(ctx context.Context, cfg QueueConfig, lanes int, again bool) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
@@ -127,6 +137,9 @@ func (q *Queue) ensureStreams(ctx context.Context, cfg QueueConfig, lanes int) e
 		return err
 	}
 	for _, bucket := range bucketConfigs(cfg) {
+		if again && bucket.Bucket == leasesBucket {
+			bucket.Metadata = map[string]string{againMetadata: "true"}
+		}
 		if err := q.ensureBucket(ctx, bucket); err != nil {
 			return err
 		}
@@ -208,6 +221,9 @@ func streamFits(got, want jetstream.StreamConfig) error {
 	}
 	if got.MaxAge != 0 {
 		return fmt.Errorf("stream %s deletes messages by age (%v), un-acked ones too: set its max age to 0", want.Name, got.MaxAge)
+	}
+	if from, to, changing := strings.Cut(got.Metadata[lanesMetadata], ">"); changing && want.Metadata[lanesMetadata] != "" {
+		return fmt.Errorf("stream %s: a change from %s to %s lanes was begun and not finished; run `waybill migrate --change-lanes --lanes=%s` again", want.Name, from, to, to)
 	}
 	if lanes := want.Metadata[lanesMetadata]; lanes != "" && got.Metadata[lanesMetadata] != lanes {
 		return fmt.Errorf("stream %s was made for %q lanes and this process is configured for %s; set WAYBILL_LANES to the pipeline's number", want.Name, got.Metadata[lanesMetadata], lanes)

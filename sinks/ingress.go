@@ -55,7 +55,9 @@ const (
 // Too large for the endpoint: it is halved, and an event that is too large alone is
 // Refused with code TOO_LARGE. INVALID_ARGUMENT: it is halved until the event at fault
 // is alone, which is Refused with that code. Every other status, wrong credentials and
-// overload included, is Retry for the whole request.
+// overload included, is Retry for the whole request, but for an event in it that cannot be
+// decoded as a CloudEvent: no ingest lets such a one in, and no endpoint can take it; it is
+// Refused with the code MALFORMED_EVENT, and the others are sent without it.
 //
 // A Send stops at the first request that leaves something to be retried, since what
 // comes after would overtake it.

@@ -30,8 +30,12 @@ type Config struct {
 	FreePorts          bool
 	// Numbers of processes, each at least 1.
 	Ingests, Forwarders, Janitors int
+	// NATSServers is 1, or the number of servers of a cluster.
+	NATSServers int
 	// Lanes of the pipeline, fixed when its tables are created.
 	Lanes int
+	// Grace is the pipeline's grace period, set when its tables are created.
+	Grace time.Duration
 	// Queue is how streams are made, unless Env says otherwise to the janitors.
 	Queue pipeline.QueueConfig
 	// ArchiveLinger is how long an object waits to be filled, unless Env says otherwise.
@@ -46,7 +50,8 @@ type Config struct {
 
 	// Via, which may be nil, says by which host:port a process reaches a server whose own
 	// is addr: through something that stands between the two. server is postgres, nats, s3
-	// or endpoint.
+	// or endpoint; of a cluster nats-1 and so on, and for these servers among themselves
+	// routes-1 and so on.
 	Via func(process, server, addr string) (string, error)
 
 	// Say receives lines for people: what is slow, ended, or was started again.
@@ -59,7 +64,8 @@ func DefaultConfig() Config {
 	return Config{
 		S3:       process.DefaultS3(),
 		HTTPAddr: "127.0.0.1:8080", GRPCAddr: "127.0.0.1:50051",
-		Ingests: 1, Forwarders: 1, Janitors: 1, Lanes: pipeline.DefaultLanes,
+		Ingests: 1, Forwarders: 1, Janitors: 1, NATSServers: 1,
+		Lanes: pipeline.DefaultLanes, Grace: pipeline.DefaultGrace,
 		Queue: pipeline.DefaultQueueConfig(), ArchiveLinger: 2 * time.Second,
 	}
 }
@@ -84,7 +90,7 @@ func (c Config) Validate() error {
 	for _, n := range []struct {
 		name  string
 		value int
-	}{{"ingests", c.Ingests}, {"forwarders", c.Forwarders}, {"janitors", c.Janitors}} {
+	}{{"ingests", c.Ingests}, {"forwarders", c.Forwarders}, {"janitors", c.Janitors}, {"NATS servers", c.NATSServers}} {
 		if n.value < 1 || n.value > maxOfAKind {
 			return fmt.Errorf("%s: %d; want 1 to %d", n.name, n.value, maxOfAKind)
 		}

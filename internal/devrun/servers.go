@@ -72,6 +72,7 @@ func (s *Stack) addPostgres() error {
 	}
 	options := devstack.DefaultPostgresOptions(filepath.Join(s.config.Dir, "postgres"))
 	options.Env = s.envOf("postgres")
+	options.LogPath = filepath.Join(s.config.Dir, "logs", "postgres.log") // beside the others
 	var err error
 	if options.Port, err = s.ports.port("postgres"); err != nil {
 		return err
@@ -86,6 +87,9 @@ func (s *Stack) addNATS() error {
 	if s.config.NATSURL != "" {
 		s.NATSURL = s.config.NATSURL
 		return nil
+	}
+	if s.config.NATSServers > 1 {
+		return s.addNATSCluster()
 	}
 	port, err := s.ports.port("nats")
 	if err != nil {

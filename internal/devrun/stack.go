@@ -29,7 +29,7 @@ import (
 const readyTimeout = time.Minute
 
 // natsTimeout bounds the wait for an answer of a NATS server that is ready.
-const natsTimeout = 15 * time.Second
+const natsTimeout = 20 * time.Second
 
 // member is one part of a stack.
 type member struct {
@@ -135,7 +135,7 @@ func startAll(ctx context.Context, members []member) error {
 // migrate creates tables, streams and consumers.
 func (s *Stack) migrate(ctx context.Context) error {
 	spec := pipeline.DefaultSpec()
-	spec.Lanes = s.config.Lanes
+	spec.Lanes, spec.Grace = s.config.Lanes, s.config.Grace
 	if err := pipeline.Migrate(ctx, s.DatabaseURL, spec); err != nil {
 		return err
 	}
@@ -156,7 +156,13 @@ func (s *Stack) migrate(ctx context.Context) error {
 		return err
 	}
 	defer store.Close()
-	return pipeline.EnsureQueue(ctx, s.config.Queue, store, queue, slog.New(slog.DiscardHandler))
+	for deadline := time.Now().Add(natsTimeout); ; pause(ctx, 500*time.Millisecond) {
+		err := pipeline.EnsureQueue(ctx, s.config.Queue, store, queue, slog.New(slog.DiscardHandler))
+		// A cluster takes some seconds to agree on its leaders.
+		if err == nil || s.config.NATSServers == 1 || ctx.Err() != nil || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // waitReady waits until each process says that it is.
@@ -260,6 +266,20 @@ func supervisors(members []member) []*supervisor.Supervisor {
 		out[i] = m.Supervisor
 	}
 	return out
+}
+
+// Hold keeps a part from being started again once it has ended, until Release.
+func (s *Stack) Hold(name string) { s.named(name, (*supervisor.Supervisor).Hold) }
+
+// Release ends a Hold.
+func (s *Stack) Release(name string) { s.named(name, (*supervisor.Supervisor).Release) }
+
+func (s *Stack) named(name string, do func(*supervisor.Supervisor)) {
+	for _, m := range s.members() {
+		if m.Name() == name {
+			do(m.Supervisor)
+		}
+	}
 }
 
 // Part is one part of the stack, for people to look at.

@@ -46,6 +46,8 @@ type PostgresOptions struct {
 	Fsync bool
 	// Settings are further server settings, as in postgresql.conf.
 	Settings map[string]string
+	// LogPath is the server's log; empty: postgres.log in Dir.
+	LogPath string
 	// Env is further environment of the server, as KEY=value.
 	Env []string
 	// StartTimeout bounds one start, crash recovery and the wait for the remains of a
@@ -320,7 +322,12 @@ func (pg *Postgres) Port() int { return pg.port }
 func (pg *Postgres) PID() int { return pg.process.PID() }
 
 // LogPath is the server's log.
-func (pg *Postgres) LogPath() string { return filepath.Join(pg.home, "postgres.log") }
+func (pg *Postgres) LogPath() string {
+	if pg.options.LogPath != "" {
+		return pg.options.LogPath
+	}
+	return filepath.Join(pg.home, "postgres.log")
+}
 
 // Done is closed when the server has ended, whatever ended it.
 func (pg *Postgres) Done() <-chan struct{} { return pg.process.Done() }

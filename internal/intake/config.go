@@ -57,6 +57,10 @@ type Config struct {
 	// ones accepted. The rest counts under "other".
 	MetricKeys int
 
+	// DedupeAttribute names the extension attribute that says which events of a source are
+	// the same one. It stands in for the id where an event has it; "" is none.
+	DedupeAttribute string
+
 	// Meter makes the instruments.
 	Meter metric.Meter
 }
@@ -103,6 +107,9 @@ func (c Config) Validate() error {
 	demand(c.MinPing > 0, "MinPing is %v: set it to a positive time, 10s or less", c.MinPing)
 	demand(c.StreamInFlight > 0, "StreamInFlight is %d: set it to 1 or more", c.StreamInFlight)
 	demand(c.MetricKeys >= 0, "MetricKeys is %d: set it to 0 or more", c.MetricKeys)
+	if err := pipeline.CheckIdentifyingAttribute(c.DedupeAttribute); err != nil {
+		errs = append(errs, fmt.Errorf("intake: %w", err))
+	}
 	demand(c.Meter != nil, "Meter is nil: take DefaultConfig's if no metrics are wanted")
 	return errors.Join(errs...)
 }

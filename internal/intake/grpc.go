@@ -128,7 +128,7 @@ func (g *GRPC) RegisterSchema(context.Context, *chipingress.RegisterSchemaReques
 }
 
 func (g *GRPC) encoder(ctx context.Context) *encoder {
-	e := &encoder{maxEventBytes: g.intake.config.MaxEventBytes}
+	e := &encoder{maxEventBytes: g.intake.config.MaxEventBytes, dedupeAttribute: g.intake.config.DedupeAttribute}
 	if md, ok := metadata.FromIncomingContext(ctx); ok {
 		e.trace = traceOf(metadataCarrier(md))
 	}

@@ -108,6 +108,7 @@ func Defaults() kong.Vars {
 	vars := kong.Vars{}
 	for name, value := range map[string]any{
 		"database_conns": store.MaxConns, "lanes": pipeline.DefaultLanes, "grace": pipeline.DefaultGrace,
+		"dedupe_window": pipeline.DefaultDedupeWindow, "dedupe_bytes": in.DedupeBytes,
 		"queue_replicas": queue.Replicas, "queue_bytes": queue.MaxBytes, "lease_ttl": queue.LeaseTTL,
 		"max_event_bytes": front.MaxEventBytes, "max_request_bytes": front.MaxRequestBytes,
 		"max_request_events": front.MaxRequestEvents, "budget_bytes": front.BudgetBytes,

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -39,6 +40,9 @@ type Supervisor struct {
 	part Part
 	say  func(string)
 	pid  atomic.Int64 // of the newest successful start; 0: none
+
+	mu   sync.Mutex    // guards held
+	held chan struct{} // closed by Release; nil: not held
 }
 
 // New returns a supervisor of a part. say receives a line whenever the part ended or was
@@ -63,6 +67,39 @@ func (s *Supervisor) Start(ctx context.Context) error {
 // PID is the process id of the newest start.
 func (s *Supervisor) PID() int { return int(s.pid.Load()) }
 
+// Hold keeps the part from being started again once it has ended, until Release.
+func (s *Supervisor) Hold() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held == nil {
+		s.held = make(chan struct{})
+	}
+}
+
+// Release ends a Hold.
+func (s *Supervisor) Release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held != nil {
+		close(s.held)
+		s.held = nil
+	}
+}
+
+// awaitRelease returns when the part may be started.
+func (s *Supervisor) awaitRelease(ctx context.Context) {
+	s.mu.Lock()
+	held := s.held
+	s.mu.Unlock()
+	if held == nil {
+		return
+	}
+	select {
+	case <-held:
+	case <-ctx.Done():
+	}
+}
+
 // Run starts the part again whenever it ends, until ctx does. It returns with the part
 // running or not; Stop ends it.
 func (s *Supervisor) Run(ctx context.Context) {
@@ -81,6 +118,7 @@ func (s *Supervisor) Run(ctx context.Context) {
 		}
 		s.say(fmt.Sprintf("%s ended: %s; it is started again in %v", s.name, s.part.Why(), pause))
 		sleep(ctx, pause)
+		s.awaitRelease(ctx)
 		pause = min(2*pause, maxPause)
 		since = time.Now()
 		if s.restart(ctx) {

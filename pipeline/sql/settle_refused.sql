@@ -9,4 +9,4 @@ JOIN waybill.events e ON e.position = r.position
 JOIN waybill.batches b ON b.batch = r.position >> 12
 ON CONFLICT (position, token, sink) DO UPDATE
 SET code = excluded.code, reason = excluded.reason, failed_at = now(),
-    requeued_at = NULL, requeued_batch = NULL, requeued_token = NULL
+    requeued_at = NULL

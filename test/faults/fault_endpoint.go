@@ -16,9 +16,9 @@ func (f *misbehave) inject(ctx context.Context) error { return f.s.behave(ctx, f
 
 func (f *misbehave) heal(ctx context.Context) error { return f.s.behave(ctx, `{}`) }
 
-// flap lets the endpoint come and go.
+// flap lets something come and go.
 type flap struct {
-	s      *system
+	set    func(ctx context.Context, down bool) error
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 	err    error // of the goroutine
@@ -31,11 +31,7 @@ func (f *flap) inject(ctx context.Context) error {
 	ctx, f.cancel = context.WithCancel(ctx)
 	f.done.Go(func() {
 		for down := true; ctx.Err() == nil && f.err == nil; down = !down {
-			behaviour := `{}`
-			if down {
-				behaviour = `{"down":true}`
-			}
-			if err := f.s.behave(ctx, behaviour); ctx.Err() == nil {
+			if err := f.set(ctx, down); ctx.Err() == nil {
 				f.err = err
 			}
 			sleep(ctx, flapEvery)
@@ -50,5 +46,15 @@ func (f *flap) heal(ctx context.Context) error {
 	if f.err != nil {
 		return f.err
 	}
-	return f.s.behave(ctx, `{}`)
+	return f.set(ctx, false)
+}
+
+// flapEndpoint lets the endpoint come and go.
+func flapEndpoint(s *system) *flap {
+	return &flap{set: func(ctx context.Context, down bool) error {
+		if down {
+			return s.behave(ctx, `{"down":true}`)
+		}
+		return s.behave(ctx, `{}`)
+	}}
 }

@@ -26,6 +26,8 @@ func (f *network) heal(context.Context) error {
 
 func (f *network) set(fault proxy.Fault) {
 	for _, process := range f.processes {
-		f.s.ways.to(process, f.server).Set(fault)
+		for _, way := range f.s.ways.to(process, f.server) {
+			way.Set(fault)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"syscall"
 	"time"
@@ -13,7 +14,10 @@ type kill struct {
 	on string
 }
 
-func (f *kill) inject(context.Context) error {
+func (f *kill) inject(ctx context.Context) error {
+	if err := f.s.awaitStart(ctx, f.on); err != nil { // after an earlier one
+		return err
+	}
 	f.s.watch.dies(f.on)
 	return f.s.signal(f.on, endSignal(f.on))
 }
@@ -73,6 +77,20 @@ func (f *together) heal(ctx context.Context) error {
 	return err
 }
 
+// proof and testify are the second one's.
+func (f *together) proof() (int, string) {
+	if then, ok := f.then.(proven); ok {
+		return then.proof()
+	}
+	return 0, ""
+}
+
+func (f *together) testify(e *evidence) {
+	if then, ok := f.then.(witness); ok {
+		then.testify(e)
+	}
+}
+
 // rolling restarts every process, each once the one before it is ready again.
 type rolling struct{ s *system }
 
@@ -93,3 +111,29 @@ func (f *rolling) inject(ctx context.Context) error {
 }
 
 func (f *rolling) heal(context.Context) error { return nil }
+
+// pauseAll stops several processes for a while.
+type pauseAll struct {
+	s      *system
+	names  []string
+	paused []*pause
+}
+
+func (f *pauseAll) inject(ctx context.Context) error {
+	for _, name := range f.names {
+		one := &pause{s: f.s, on: name}
+		if err := one.inject(ctx); err != nil {
+			return err
+		}
+		f.paused = append(f.paused, one)
+	}
+	return nil
+}
+
+func (f *pauseAll) heal(ctx context.Context) error {
+	var errs []error
+	for _, one := range f.paused {
+		errs = append(errs, one.heal(ctx))
+	}
+	return errors.Join(errs...)
+}

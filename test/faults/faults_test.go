@@ -83,14 +83,14 @@ func TestScheduleDependsOnTheSeedOnly(t *testing.T) {
 func TestScheduleCoversTheTable(t *testing.T) {
 	all := kinds()
 	seen := map[string]bool{}
-	for seed := range uint64(50) {
+	for seed := range uint64(len(all)) {
 		for _, s := range draw(seed+1, 40*time.Second, all) {
 			seen[s.kind.name] = true
 		}
 	}
 	for _, k := range all {
 		if !seen[k.name] {
-			t.Errorf("50 seeds never inject %s", k.name)
+			t.Errorf("%d seeds never inject %s", len(all), k.name)
 		}
 	}
 }
@@ -128,6 +128,17 @@ func TestConditionExcludesFaultsOnWhatItBreaks(t *testing.T) {
 	for _, k := range c.allows(kinds()) {
 		if strings.HasPrefix(k.name, "net-s3-") {
 			t.Errorf("%s can take place while S3 is away", k.name)
+		}
+	}
+}
+
+func TestClusterFaultsNeedACluster(t *testing.T) {
+	for _, c := range conditions() {
+		for _, k := range c.allows(kinds()) {
+			cluster := c.name == clusterCondition
+			if strings.HasPrefix(k.name, "cluster-") && !cluster || k.name == "kill-nats" && cluster {
+				t.Errorf("%s can take place under the condition %s", k.name, c.name)
+			}
 		}
 	}
 }

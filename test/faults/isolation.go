@@ -86,7 +86,7 @@ func runIsolation(ctx context.Context, args []string, w io.Writer) error {
 			return err
 		}
 	}
-	system, err := startSystem(ctx, config.binary, config.condition())
+	system, err := startSystem(ctx, 0, config.binary, []setup{config.setup})
 	if err != nil {
 		return err
 	}
@@ -107,21 +107,19 @@ func runIsolation(ctx context.Context, args []string, w io.Writer) error {
 	return err
 }
 
-// condition has only the sinks behind proxies, so that nothing else costs time, and the
+// setup has only the sinks behind proxies, so that nothing else costs time, and the
 // endpoint keep its books in memory.
-func (c isolation) condition() *condition {
-	return &condition{name: "isolation", setup: func(d *devrun.Config, s *system) error {
-		events := int((c.rate*c.length.Seconds()+1000)*2)*(2*c.pairs) + 2_000_000
-		d.Env = append(os.Environ(), fmt.Sprintf("WAYBILL_ENDPOINT_MAX_RECORDS=%d", events))
-		d.ArchiveLinger = c.linger
-		d.Via = func(process, server, addr string) (string, error) {
-			if kindOf(process) != "forwarder" || (server != "s3" && server != "endpoint") {
-				return addr, nil
-			}
-			return s.ways.via(process, server, addr)
+func (c isolation) setup(d *devrun.Config, s *system) error {
+	events := int((c.rate*c.length.Seconds()+1000)*2)*(2*c.pairs) + 2_000_000
+	d.Env = append(os.Environ(), fmt.Sprintf("WAYBILL_ENDPOINT_MAX_RECORDS=%d", events))
+	d.ArchiveLinger = c.linger
+	d.Via = func(process, server, addr string) (string, error) {
+		if kindOf(process) != "forwarder" || (server != "s3" && server != "endpoint") {
+			return addr, nil
 		}
-		return nil
-	}}
+		return s.ways.via(process, server, addr)
+	}
+	return nil
 }
 
 // outage is the network between all forwarders and the sink's server cut: connections are

@@ -19,13 +19,28 @@ type fault interface {
 	heal(ctx context.Context) error
 }
 
+// proven is a fault that knows how often it took place, once it was healed.
+type proven interface {
+	proof() (n int, what string)
+}
+
+// witness is a fault that knows more than can be read back of what it destroyed.
+type witness interface {
+	proven
+	testify(e *evidence)
+}
+
 // kind is a row of the table of faults.
 type kind struct {
 	name, about string
 	targets     []string
+	only        string        // the condition that it needs; empty: any
 	min, max    time.Duration // how long it is in force
 	make        func(s *system, on string) fault
 	parts       func(on string) []string // what nothing else may break meanwhile
+	// setup, which may be nil, changes what the system of a run consists of that has it in
+	// its schedule.
+	setup setup
 	// What it may lead to; what no fault of a run explains is a violation.
 	effect effect
 }
@@ -67,7 +82,8 @@ func part(names ...string) func(string) []string { return func(string) []string 
 
 // kinds is the table of all faults.
 func kinds() []*kind {
-	return slices.Concat(processKinds(), postgresKinds(), natsKinds(), endpointKinds(), networkKinds())
+	return slices.Concat(processKinds(), postgresKinds(), natsKinds(), endpointKinds(), networkKinds(),
+		streamKinds(), poisonKinds(), clusterKinds(), producerKinds(), stopKinds(), scaleKinds())
 }
 
 // selectKinds returns the named faults, or all.
@@ -181,7 +197,7 @@ func endpointKinds() []*kind {
 		}
 	}
 	flapping := of("flapping", `{"down":true} now and then`, effect{})
-	flapping.make = func(s *system, _ string) fault { return &flap{s: s} }
+	flapping.make = func(s *system, _ string) fault { return flapEndpoint(s) }
 	return []*kind{
 		of("down", `{"down":true}`, effect{}),
 		of("slow", `{"delay_ms":1000}`, effect{}),
@@ -198,17 +214,7 @@ func endpointKinds() []*kind {
 func networkKinds() []*kind {
 	var out []*kind
 	for _, server := range []string{"postgres", "nats", "endpoint", "s3"} {
-		for _, way := range []struct {
-			name, about string
-			fault       proxy.Fault
-			loses       bool // responses
-		}{
-			{"cut", "connections cut and refused", proxy.Fault{Mode: proxy.Cut}, true},
-			{"slow", "everything 50 ms late", proxy.Fault{Mode: proxy.Slow, Delay: 50 * time.Millisecond}, false},
-			{"hole", "connections taken and nothing forwarded", proxy.Fault{Mode: proxy.BlackHole}, true},
-			{"reset", "responses cut off in the middle", proxy.Fault{Mode: proxy.ResetResponse, Every: 5}, true},
-			{"lose", "requests done and their responses lost", proxy.Fault{Mode: proxy.LoseResponse, Every: 5}, true},
-		} {
+		for _, way := range networkWays() {
 			e := effect{doubles: way.loses && server != "postgres" && server != "s3", retransmits: server == "nats" || server == "postgres", leases: server == "nats"}
 			out = append(out, networkKind(server, way.name, way.about, users(server), way.fault, e))
 		}
@@ -216,6 +222,23 @@ func networkKinds() []*kind {
 	all := networkKind("s3", "down", "the S3 server away from all", []string{"all"}, proxy.Fault{Mode: proxy.Cut}, effect{})
 	all.parts = part(s3Ways()...)
 	return append(out, all)
+}
+
+// networkWay is a way of breaking connections.
+type networkWay struct {
+	name, about string
+	fault       proxy.Fault
+	loses       bool // responses
+}
+
+func networkWays() []networkWay {
+	return []networkWay{
+		{"cut", "connections cut and refused", proxy.Fault{Mode: proxy.Cut}, true},
+		{"slow", "everything 50 ms late", proxy.Fault{Mode: proxy.Slow, Delay: 50 * time.Millisecond}, false},
+		{"hole", "connections taken and nothing forwarded", proxy.Fault{Mode: proxy.BlackHole}, true},
+		{"reset", "responses cut off in the middle", proxy.Fault{Mode: proxy.ResetResponse, Every: 5}, true},
+		{"lose", "requests done and their responses lost", proxy.Fault{Mode: proxy.LoseResponse, Every: 5}, true},
+	}
 }
 
 func networkKind(server, name, about string, from []string, f proxy.Fault, e effect) *kind {

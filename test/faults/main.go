@@ -190,10 +190,16 @@ func (l *labelled) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// build builds the waybill binary of this checkout.
+// build builds the waybill binary of this checkout, with a clock that can be off.
 func build(ctx context.Context, dir string) (string, error) {
 	binary := filepath.Join(dir, "waybill")
-	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", binary, "github.com/waybillhq/waybill/cmd/waybill")
+	overlay, err := clockOverlay(ctx, dir)
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false",
+		"-overlay", overlay,
+		"-o", binary, "github.com/waybillhq/waybill/cmd/waybill")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build waybill: %w\n%s", err, out)
 	}

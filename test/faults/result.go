@@ -31,16 +31,24 @@ type result struct {
 	Rate      float64        `json:"offered_per_second"`
 	Schedule  []scheduleStep `json:"schedule"`
 	audit.Report
-	RetransmittedBatches int `json:"retransmitted_batches"`
-	RetransmittedEvents  int `json:"retransmitted_events"`
+	// RetriedCalls are the calls that producers made again, and RetriedEvents the events in
+	// them: each was told that it may be sent again, or was not answered.
+	RetriedCalls         int64 `json:"retried_calls"`
+	RetriedEvents        int64 `json:"retried_events"`
+	RetransmittedBatches int   `json:"retransmitted_batches"`
+	RetransmittedEvents  int   `json:"retransmitted_events"`
+	// Rebalances are how long it took until new forwarders had their share of the lanes.
+	Rebalances []rebalance `json:"rebalances,omitempty"`
 	// RecoverSeconds is from the last fault's end until everything was settled; the load
 	// goes on for some seconds of it.
 	RecoverSeconds float64            `json:"recover_seconds"`
 	Takeovers      []takeover         `json:"takeovers"`
 	MaxRSS         map[string]float64 `json:"max_rss_mib"` // by kind of process
 	Seconds        float64            `json:"seconds"`
-	Violations     []string           `json:"violations"`
-	Logs           string             `json:"logs,omitempty"`
+	// Seen is what took place of the condition and the faults, where they can tell.
+	Seen       []string `json:"seen,omitempty"`
+	Violations []string `json:"violations"`
+	Logs       string   `json:"logs,omitempty"`
 }
 
 // scheduleStep is a fault as it took place.
@@ -49,6 +57,7 @@ type scheduleStep struct {
 	Target   string  `json:"target"`
 	Injected float64 `json:"injected_seconds"`
 	Healed   float64 `json:"healed_seconds"`
+	Proof    string  `json:"proof,omitempty"` // of what it did
 }
 
 // judge makes the result.
@@ -60,7 +69,7 @@ func (t *trial) judge(e *evidence, settled error, recovery time.Duration) *resul
 		RecoverSeconds: recovery.Seconds(), MaxRSS: map[string]float64{}, Violations: []string{},
 	}
 	for _, p := range t.steps {
-		r.Schedule = append(r.Schedule, scheduleStep{p.kind.name, p.on, p.injected.Seconds(), p.healed.Seconds()})
+		r.Schedule = append(r.Schedule, scheduleStep{p.kind.name, p.on, p.injected.Seconds(), p.healed.Seconds(), p.proof})
 	}
 	if settled != nil {
 		r.violation("%v", settled)
@@ -74,6 +83,7 @@ func (t *trial) judge(e *evidence, settled error, recovery time.Duration) *resul
 	for _, f := range t.faults {
 		r.violation("the harness: %s", f)
 	}
+	t.judgeProofs(r)
 	t.judgeRetransmits(r)
 	t.system.watch.judge(r, t)
 	if t.under.judge != nil {
@@ -84,6 +94,27 @@ func (t *trial) judge(e *evidence, settled error, recovery time.Duration) *resul
 
 func (r *result) violation(format string, args ...any) {
 	r.Violations = append(r.Violations, fmt.Sprintf(format, args...))
+}
+
+func (r *result) seen(format string, args ...any) {
+	r.Seen = append(r.Seen, fmt.Sprintf(format, args...))
+}
+
+// judgeProofs wants a fault that was asked for by name to have taken place; one that was drawn
+// may have met another that was in its way.
+func (t *trial) judgeProofs(r *result) {
+	did := map[string]bool{}
+	for _, p := range t.steps {
+		if p.proof != "" {
+			r.seen("%s %s: %s", p.kind.name, p.on, p.proof)
+			did[p.kind.name] = did[p.kind.name] || !p.idle
+		}
+	}
+	for _, name := range t.settings.faults {
+		if took, tells := did[name]; tells && !took {
+			r.violation("the harness: %s did not take place", name)
+		}
+	}
 }
 
 // judgeRetransmits compares the retransmits with what the faults may lead to.
@@ -107,6 +138,12 @@ func (w *watch) judge(r *result, t *trial) {
 		}
 	}
 	r.Takeovers = append([]takeover{}, w.takeovers...)
+	r.Rebalances = w.rebalances
+	for _, o := range w.rebalances {
+		if o.Seconds > maxTakeover.Seconds() && t.aloneOnLeases("forwarders", o.since) {
+			r.violation("the lanes were spread over %d forwarders after %.1f s", o.Forwarders, o.Seconds)
+		}
+	}
 	for _, o := range w.takeovers {
 		if o.Seconds > maxTakeover.Seconds() && t.aloneOnLeases(o.Forwarder, o.since) {
 			r.violation("the %d lanes of %s were taken over after %.1f s", o.Lanes, o.Forwarder, o.Seconds)
@@ -148,8 +185,8 @@ func (r *result) save(dir string) error {
 
 func (r *result) print(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "  offered %d, acknowledged %d, unknown outcomes %d, stored %d; retransmitted %d batches of %d events\n",
-		r.Offered, r.Acknowledged, r.Unknown, r.Stored, r.RetransmittedBatches, r.RetransmittedEvents)
+	fmt.Fprintf(&b, "  offered %d, acknowledged %d (sent again: %d, in %d calls), unknown outcomes %d, stored %d; retransmitted %d batches of %d events\n",
+		r.Offered, r.Acknowledged, r.RetriedEvents, r.RetriedCalls, r.Unknown, r.Stored, r.RetransmittedBatches, r.RetransmittedEvents)
 	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "  sink\tdelivered\tlost\tgaps\tdoubled\tunexplained\tout of order\tunexplained\tdead letters\t")
 	for _, name := range slices.Sorted(maps.Keys(r.Sinks)) {
@@ -166,7 +203,13 @@ func (r *result) print(w io.Writer) error {
 	for _, o := range r.Takeovers {
 		fmt.Fprintf(&b, "; %d lanes of %s taken over in %.1f s", o.Lanes, o.Forwarder, o.Seconds)
 	}
+	for _, o := range r.Rebalances {
+		fmt.Fprintf(&b, "; %d forwarders had their lanes in %.1f s", o.Forwarders, o.Seconds)
+	}
 	fmt.Fprintln(&b)
+	for _, what := range r.Seen {
+		fmt.Fprintf(&b, "  %s\n", what)
+	}
 	r.printVerdict(&b)
 	_, err := io.WriteString(w, b.String())
 	return err

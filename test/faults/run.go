@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,6 +56,9 @@ type trial struct {
 type played struct {
 	step
 	injected, healed time.Duration
+	fault            fault
+	proof            string // of what it did, where it can tell
+	idle             bool   // it can tell, and did nothing
 }
 
 // runOne runs one seed. The error is one of the harness; violations are in the result.
@@ -70,6 +74,7 @@ func runOne(ctx context.Context, s settings, seed uint64, w io.Writer) (*result,
 	if kinds = under.allows(kinds); len(kinds) == 0 {
 		return nil, fmt.Errorf("none of the faults can take place under the condition %s", under.name)
 	}
+	s.length = max(s.length, under.atLeast)
 	t := &trial{seed: seed, settings: s, under: under, out: w, began: time.Now()}
 	for _, step := range draw(seed, s.length, kinds) {
 		t.steps = append(t.steps, &played{step: step})
@@ -78,7 +83,7 @@ func runOne(ctx context.Context, s settings, seed uint64, w io.Writer) (*result,
 	for _, step := range t.steps {
 		t.say("  %v", step.step)
 	}
-	if t.system, err = startSystem(ctx, s.binary, under); err != nil {
+	if t.system, err = startSystem(ctx, seed, s.binary, t.setups()); err != nil {
 		return nil, err
 	}
 	result, err := t.run(ctx)
@@ -87,6 +92,21 @@ func runOne(ctx context.Context, s settings, seed uint64, w io.Writer) (*result,
 		return nil, errors.New("interrupted")
 	}
 	return result, err
+}
+
+// setups are those of the condition and of the kinds of faults in the schedule.
+func (t *trial) setups() []setup {
+	var all []setup
+	if t.under.setup != nil {
+		all = append(all, t.under.setup)
+	}
+	var seen []*kind
+	for _, p := range t.steps {
+		if p.kind.setup != nil && !slices.Contains(seen, p.kind) {
+			all, seen = append(all, p.kind.setup), append(seen, p.kind)
+		}
+	}
+	return all
 }
 
 // end stops everything, completes the result and removes what is not kept.
@@ -153,23 +173,30 @@ func (t *trial) run(ctx context.Context) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return t.judge(evidence, settled, recovery), nil
+	r := t.judge(evidence, settled, recovery)
+	r.RetriedCalls, r.RetriedEvents = load.retried.tries.Load(), load.retried.events.Load()
+	return r, nil
 }
 
-// sending is what Send returns.
+// sending is what became of the load.
 type sending struct {
-	ledger *roundtrip.Ledger
-	err    error
+	ledger  *roundtrip.Ledger
+	err     error
+	retried *retries
 }
 
 func (t *trial) send(ctx context.Context, stop <-chan struct{}) sending {
-	config := roundtrip.DefaultSenderConfig(t.system.stack.HTTP, t.system.stack.GRPC)
-	config.Rate, config.Stop = t.settings.rate, stop
+	out := sending{retried: &retries{}}
+	config := roundtrip.DefaultSenderConfig(t.system.http, t.system.grpc)
+	config.Rate, config.Stop, config.Told = t.settings.rate, stop, out.retried.add
 	events := int(t.settings.rate * (t.settings.length + runLimit).Seconds())
 	plan := roundtrip.DefaultPlan(fmt.Sprintf("seed-%d", t.seed), events)
 	plan.Seed, plan.Sources, plan.Types, plan.MaxBytes = t.seed, loadSources, loadTypes, loadMaxBytes
-	ledger, err := roundtrip.Send(ctx, config, plan)
-	return sending{ledger, err}
+	if t.under.loadBytes > 0 {
+		plan.MaxBytes = t.under.loadBytes
+	}
+	out.ledger, out.err = roundtrip.Send(ctx, config, plan)
+	return out
 }
 
 // play injects and heals every step at its time, and returns when all are healed.
@@ -197,7 +224,23 @@ func (t *trial) playStep(ctx context.Context, p *played) {
 		t.fail("mend %s %s: %v", p.kind.name, p.on, err)
 	}
 	t.mark(&p.healed)
+	t.prove(p, f)
 	t.say("  %5.1fs  %s %s is over", time.Since(t.loaded).Seconds(), p.kind.name, p.on)
+}
+
+// prove keeps what a fault says that it did.
+func (t *trial) prove(p *played, f fault) {
+	told, ok := f.(proven)
+	if !ok {
+		return
+	}
+	n, what := told.proof()
+	if what == "" {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p.fault, p.idle, p.proof = f, n == 0, fmt.Sprintf("%d %s", n, what)
 }
 
 func (t *trial) mark(at *time.Duration) {
@@ -280,7 +323,13 @@ func (t *trial) gather(ctx context.Context, ledger *roundtrip.Ledger) (*evidence
 		}
 		e.Sinks[archiveSink] = append(e.Sinks[archiveSink], d)
 	}
-	return e, t.system.untilPostgres(ctx, e.readPostgres)
+	err = t.system.untilPostgres(ctx, e.readPostgres)
+	for _, p := range t.steps {
+		if w, ok := p.fault.(witness); ok {
+			w.testify(e)
+		}
+	}
+	return e, err
 }
 
 // keepLogs moves what tells of the run to the directory of the results.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,10 +24,16 @@ import (
 
 // system is everything that a run starts.
 type system struct {
+	seed  uint64 // of the run
 	dir   string
 	stack *devrun.Stack
 	ways  *ways
 	watch *watch
+
+	// Where producers reach the ingests, through proxies: URLs and host:port.
+	http, grpc []string
+	// undo is what setups want done when everything has ended.
+	undo []func() error
 
 	// The harness's own connections, past every proxy.
 	nc    *nats.Conn
@@ -41,7 +48,7 @@ func (s *system) recordsFile() string { return filepath.Join(s.dir, "endpoint-re
 
 // startSystem starts the parts and waits until they are ready. Everything ends with stop,
 // or with this process.
-func startSystem(ctx context.Context, binary string, under *condition) (*system, error) {
+func startSystem(ctx context.Context, seed uint64, binary string, setups []setup) (*system, error) {
 	dir, err := os.MkdirTemp("", "waybill-faults-")
 	if err != nil {
 		return nil, fmt.Errorf("scratch directory: %w", err)
@@ -50,15 +57,15 @@ func startSystem(ctx context.Context, binary string, under *condition) (*system,
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, errors.Join(fmt.Errorf("scratch directory: %w", err), os.RemoveAll(dir))
 	}
-	s := &system{dir: dir, ways: newWays(), watch: newWatch()}
+	s := &system{seed: seed, dir: dir, ways: newWays(), watch: newWatch()}
 	config := s.config(binary)
-	if under.setup != nil {
-		if err := under.setup(&config, s); err != nil {
-			return nil, errors.Join(fmt.Errorf("condition %s: %w", under.name, err), os.RemoveAll(dir))
+	for _, change := range setups {
+		if err := change(&config, s); err != nil {
+			return nil, errors.Join(err, s.remove())
 		}
 	}
 	if s.stack, err = devrun.New(config); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
+		return nil, errors.Join(err, s.remove())
 	}
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
@@ -102,7 +109,10 @@ func (s *system) config(binary string) devrun.Config {
 }
 
 func (s *system) connect(ctx context.Context) error {
-	var err error
+	err := s.addFronts()
+	if err != nil {
+		return err
+	}
 	if s.nc, err = pipeline.ConnectNATS(s.stack.NATSURL, "faults"); err != nil {
 		return err
 	}
@@ -116,7 +126,35 @@ func (s *system) connect(ctx context.Context) error {
 }
 
 // remove deletes what the system stored. Call it after stop.
-func (s *system) remove() error { return errors.Join(s.stack.Remove(), os.RemoveAll(s.dir)) }
+func (s *system) remove() error {
+	var errs []error
+	for _, undo := range slices.Backward(s.undo) {
+		errs = append(errs, undo())
+	}
+	if s.stack != nil {
+		errs = append(errs, s.stack.Remove())
+	}
+	return errors.Join(append(errs, os.RemoveAll(s.dir))...)
+}
+
+// setup changes what a system consists of, before any of it is started.
+type setup func(c *devrun.Config, s *system) error
+
+// addFronts puts proxies between the producers and the ingests.
+func (s *system) addFronts() error {
+	for i, ingest := range ingests {
+		http, err := s.ways.via(ingest, "http", strings.TrimPrefix(s.stack.HTTP[i], "http://"))
+		if err != nil {
+			return err
+		}
+		grpc, err := s.ways.via(ingest, "grpc", s.stack.GRPC[i])
+		if err != nil {
+			return err
+		}
+		s.http, s.grpc = append(s.http, "http://"+http), append(s.grpc, grpc)
+	}
+	return nil
+}
 
 // retransmitsSQL makes Postgres itself keep the books on retransmits: exactly, whoever is
 // killed meanwhile.

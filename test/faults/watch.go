@@ -26,6 +26,41 @@ type watch struct {
 	holders   map[string]pipeline.LeaseHolder
 	orphans   []*orphaned
 	takeovers []takeover
+
+	rebalances []rebalance
+	// troubled are the parts that may end by themselves now, as often as they like.
+	troubled map[string]bool
+}
+
+// rebalance is how long it took until all lanes were spread evenly over new forwarders.
+type rebalance struct {
+	Forwarders int       `json:"forwarders"` // old and new ones
+	Seconds    float64   `json:"rebalance_seconds"`
+	since      time.Time // when the new ones were started
+}
+
+// balanced notes a rebalance that is over.
+func (w *watch) balanced(forwarders int, since time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.rebalances = append(w.rebalances, rebalance{forwarders, time.Since(since).Seconds(), since})
+}
+
+// trouble says whether a part may end by itself.
+func (w *watch) trouble(name string, may bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.troubled[name] = may
+}
+
+// hasEnded is nil once the part that was asked to end did.
+func (w *watch) hasEnded(name string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if e, waiting := w.expected[name]; waiting && !e.ended {
+		return errors.New("it has not ended")
+	}
+	return nil
 }
 
 // expectation is an end that a fault asked for.
@@ -51,7 +86,7 @@ type takeover struct {
 }
 
 func newWatch() *watch {
-	return &watch{rss: map[string]int64{}, expected: map[string]expectation{}, holders: map[string]pipeline.LeaseHolder{}}
+	return &watch{rss: map[string]int64{}, expected: map[string]expectation{}, troubled: map[string]bool{}, holders: map[string]pipeline.LeaseHolder{}}
 }
 
 // dies says that a part is about to be killed.
@@ -114,6 +149,7 @@ func (w *watch) ended(name, how string) {
 	e, expected := w.expected[name]
 	took := time.Since(e.since)
 	switch {
+	case w.troubled[name]:
 	case !expected || e.ended:
 		w.problems = append(w.problems, fmt.Sprintf("%s ended by itself: %s", name, how))
 	case e.graceful && !strings.HasPrefix(how, "exit status 0"):

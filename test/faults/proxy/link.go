@@ -37,7 +37,7 @@ func (l *link) pump(ctx context.Context, to, from *net.TCPConn, response Respons
 		n, err := from.Read(buf)
 		if n > 0 {
 			data := buf[:n]
-			if l.proxy.pass(ctx) != nil {
+			if l.proxy.pass(ctx) != nil || l.holdBack(ctx, data, response) != nil {
 				return
 			}
 			data, hit := l.strike(data, response)
@@ -55,6 +55,15 @@ func (l *link) pump(ctx context.Context, to, from *net.TCPConn, response Respons
 			return
 		}
 	}
+}
+
+// holdBack waits before a response begins, where responses are slow.
+func (l *link) holdBack(ctx context.Context, data []byte, response Response) error {
+	fault, _ := l.proxy.now()
+	if response == nil || fault.Mode != SlowResponse || response(data) < 0 {
+		return nil
+	}
+	return wait(ctx, fault.Delay)
 }
 
 // strike says how much of data goes on, and whether the connection ends after it.

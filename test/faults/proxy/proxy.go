@@ -23,6 +23,8 @@ const (
 	BlackHole
 	// Slow holds each piece of data back for Fault.Delay.
 	Slow
+	// SlowResponse holds each response back for Fault.Delay, once.
+	SlowResponse
 	// ResetResponse ends a connection with a reset in the middle of a response.
 	ResetResponse
 	// LoseResponse lets the server do what was asked, and ends the connection with a
@@ -33,7 +35,7 @@ const (
 // Fault is a mode and its parameters.
 type Fault struct {
 	Mode  Mode
-	Delay time.Duration // of Slow
+	Delay time.Duration // of Slow and SlowResponse
 	Every int           // of the modes of responses: which of them is hit; at least 1
 }
 

@@ -111,6 +111,15 @@ func TestSlow(t *testing.T) {
 	}
 }
 
+func TestSlowResponse(t *testing.T) {
+	p, url, _ := start(t)
+	p.Set(Fault{Mode: SlowResponse, Delay: 100 * time.Millisecond})
+	began := time.Now()
+	if _, err := ask(url, 5*time.Second); err != nil || time.Since(began) < 100*time.Millisecond {
+		t.Errorf("%v after %v", err, time.Since(began))
+	}
+}
+
 func TestLoseResponse(t *testing.T) {
 	p, url, done := start(t)
 	p.Set(Fault{Mode: LoseResponse, Every: 2})
