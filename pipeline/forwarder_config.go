@@ -57,7 +57,7 @@ func DefaultForwarderConfig() ForwarderConfig {
 		Lanes: DefaultLanes, InFlight: 4, ExpiryMargin: 10 * time.Minute,
 		SinkBytes: 32 << 20, PrefetchMessages: 2048, PrefetchBytes: 4 << 20,
 		BackoffMin: 100 * time.Millisecond, BackoffMax: 30 * time.Second,
-		BreakerFailures: 5, BreakerMin: 500 * time.Millisecond, BreakerMax: 5 * time.Second,
+		BreakerFailures: 5, BreakerMin: 500 * time.Millisecond, BreakerMax: 2 * time.Second,
 		RebalanceEvery: time.Second, CheckEvery: 5 * time.Second, StopTimeout: 10 * time.Second,
 	}
 }

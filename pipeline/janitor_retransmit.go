@@ -69,16 +69,16 @@ func (j *Janitor) retransmit(ctx context.Context) (rest time.Duration, err error
 	j.survey = survey
 	j.mu.Unlock()
 	r := retransmitter{cfg: j.cfg, store: j.store, queue: j.queue, metrics: j.metrics, log: j.log}
-	worked, err := r.pass(ctx, survey)
-	if worked {
+	stale, err := r.pass(ctx, survey)
+	if stale {
 		rest = j.cfg.RetransmitEvery
 	}
 	return rest, err
 }
 
 // pass retransmits what was stale at the time of the survey, or some of it. It reports whether
-// there was any.
-func (r *retransmitter) pass(ctx context.Context, survey Survey) (worked bool, err error) {
+// there was any, for which there may not have been room.
+func (r *retransmitter) pass(ctx context.Context, survey Survey) (stale bool, err error) {
 	if !slices.ContainsFunc(survey.Backlogs, func(b Backlog) bool { return b.Overdue > 0 }) {
 		return false, nil
 	}
@@ -88,17 +88,17 @@ func (r *retransmitter) pass(ctx context.Context, survey Survey) (worked bool, e
 	}
 	// Before the barrier: what a sink has acked meanwhile may be trimmed before it is looked for,
 	// and its receipt must then be among those that the barrier waits for.
-	stale, err := r.watermarks(ctx, survey, f)
-	if err != nil || len(stale) == 0 {
-		return false, err
+	lanes, short, err := r.watermarks(ctx, survey, f)
+	if err != nil || len(lanes) == 0 {
+		return short, err
 	}
 	if err := r.barrier(ctx); err != nil {
-		return false, err
+		return true, err
 	}
 	if again, err := r.queue.readFloors(ctx); err != nil || !again.created.Equal(f.created) {
-		return false, errors.Join(err, errors.New("the stream was recreated during the pass"))
+		return true, errors.Join(err, errors.New("the stream was recreated during the pass"))
 	}
-	return true, r.lanes(ctx, stale)
+	return true, r.lanes(ctx, lanes)
 }
 
 // receipts describes the stream of receipts.
@@ -145,27 +145,29 @@ type laneStale struct {
 }
 
 // watermarks returns, by lane, before when a batch must have been queued to be stale, for
-// the sinks that have overdue batches and room in the queue.
-func (r *retransmitter) watermarks(ctx context.Context, survey Survey, f *floors) (map[int]*laneStale, error) {
-	out := map[int]*laneStale{}
+// the sinks that have stale batches and room in the queue. short says that for some there is
+// no room.
+func (r *retransmitter) watermarks(ctx context.Context, survey Survey, f *floors) (out map[int]*laneStale, short bool, err error) {
+	out = map[int]*laneStale{}
 	for _, b := range survey.Backlogs {
 		info := f.byName[consumerName(b.Sink, b.Lane)]
 		if b.Overdue == 0 || info == nil || f.ahead(info) {
 			continue // no readable floor, no watermark
 		}
-		room := r.room(b, info, f)
-		if room <= 0 {
-			continue
-		}
 		mark, err := watermark(info.AckFloor.Stream, survey.Now, func(seq uint64) (*jetstream.RawStreamMsg, error) {
 			return r.queue.firstFrom(ctx, eventSubject(b.Lane), seq)
 		})
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		before := mark.Add(-r.store.Grace())
 		if !b.stale(before) {
 			continue // all of it is queued: a walk over it would find nothing
+		}
+		room := r.room(b, info, f)
+		if room <= 0 {
+			short = true
+			continue
 		}
 		lane := out[b.Lane]
 		if lane == nil {
@@ -177,7 +179,7 @@ func (r *retransmitter) watermarks(ctx context.Context, survey Survey, f *floors
 		lane.budget = max(lane.budget, room)
 		lane.stale = append(lane.stale, staleFor{b.Sink, before})
 	}
-	return out, nil
+	return out, short, nil
 }
 
 // room is how many bytes more may be queued for a (sink, lane), estimated from the number

@@ -25,7 +25,7 @@ import (
 const (
 	// ingressReconnectMax bounds the wait between attempts to connect. gRPC's own
 	// default of two minutes would hold lanes back long after the endpoint is up again.
-	ingressReconnectMax = 5 * time.Second
+	ingressReconnectMax = 2 * time.Second
 	// ingressConnectTimeout bounds one attempt to connect, TLS included.
 	ingressConnectTimeout = 5 * time.Second
 	// maxIngressResponse is far above any response: one that were too large would look

@@ -189,9 +189,9 @@ func (r *isolationResult) judge() {
 	if x := median("latency_p50", func(p *isolationPair) float64 { return p.Ill.P50 / p.Well.P50 }); x > 1+mostChange {
 		r.violation("the median latency of %s was %.3f times as long while %s was down", r.Measured, x, r.Down)
 	}
-	if x := median("latency_p99", func(p *isolationPair) float64 { return p.Ill.P99 / p.Well.P99 }); x > 1+mostChange {
-		r.violation("the 99th percentile of the latency of %s was %.3f times as long while %s was down", r.Measured, x, r.Down)
-	}
+	// Not judged: three or four calls decide it, and it differs more between two measurements
+	// without a fault.
+	median("latency_p99", func(p *isolationPair) float64 { return p.Ill.P99 / p.Well.P99 })
 	if x := median("drain", func(p *isolationPair) float64 { return p.Drain.PerSecond / r.Peak[r.Down] }); x < leastDrain {
 		r.violation("the backlog of %s drained at %.3f of its highest rate", r.Down, x)
 	}
