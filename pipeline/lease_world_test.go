@@ -105,13 +105,14 @@ func (w *leaseWorld) tell(format string, args ...any) {
 	w.story = append(w.story, time.Now().Format("04:05.000 ")+fmt.Sprintf(format, args...))
 }
 
-// wipe loses the bucket, and what is alive with it, and makes it anew.
+// wipe loses the bucket, and what is alive with it, and makes it anew. Its revisions go on, where
+// JetStream's begin with 1 again: see what docs/guarantees.md says of a coincidence of the two.
 func (w *leaseWorld) wipe() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.tell("wiped")
 	w.created, w.wiped = time.Now(), time.Now()
-	w.keys, w.writes, w.beats = map[string]*leaseKey{}, 0, map[string]time.Time{}
+	w.keys, w.beats = map[string]*leaseKey{}, map[string]time.Time{}
 }
 
 // newest returns the revision that the next write of a key must name: 0 for none.
@@ -406,7 +407,9 @@ func (p *leaseProc) pause(d time.Duration) {
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
 	p.w.tell("%s is paused for %v", p.holder.Instance, d)
-	p.paused = time.Now().Add(d)
+	if until := time.Now().Add(d); until.After(p.paused) {
+		p.paused = until
+	}
 	for _, t := range p.held {
 		p.pauses[t.lease] = true
 	}
