@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/metric"
 )
 
@@ -149,16 +148,11 @@ func (f *Forwarder) rebalance(ctx context.Context) error {
 	if ttl <= 0 {
 		return fmt.Errorf("bucket %s has no TTL, so a lane would never leave a dead forwarder: recreate it with `waybill migrate`", leasesBucket)
 	}
-	wait, err := f.epoch.unsettled(ctx, f.queue, ttl) // at every look: it compares with the last one
-	if err != nil {
+	if _, err := f.epoch.look(ctx, f.queue.leaseBucket, ttl); err != nil {
 		return err
 	}
 	for _, out := range f.outlets {
-		missing := f.share(out, live)
-		if wait {
-			continue
-		}
-		if err := f.takeAll(ctx, kv, ttl, out, missing); err != nil {
+		if err := f.takeAll(ctx, leases{kv}, ttl, out, f.share(out, live)); err != nil {
 			return err
 		}
 	}
@@ -192,11 +186,11 @@ func (f *Forwarder) share(out *outlet, live []Heartbeat) (missing []int) {
 
 // takeAll takes the lanes of a sink that are free. A lane that its former holder has not
 // released yet is tried again at the next rebalance.
-func (f *Forwarder) takeAll(ctx context.Context, kv jetstream.KeyValue, ttl time.Duration, out *outlet, lanes []int) error {
+func (f *Forwarder) takeAll(ctx context.Context, kv leaseKV, ttl time.Duration, out *outlet, lanes []int) error {
 	for _, lane := range lanes {
 		holder := LeaseHolder{Forwarder: f.cfg.ID, Instance: f.instance, Since: time.Now().UTC()}
 		place := SinkLane{out.sink.Name(), lane}
-		l, err := takeLease(ctx, kv, ttl, place, holder)
+		l, err := f.epoch.take(ctx, kv, f.queue.leaseBucket, ttl, place, holder)
 		if errors.Is(err, errLeaseTaken) {
 			continue
 		}
@@ -233,6 +227,7 @@ func (f *Forwarder) begin(ctx context.Context, place SinkLane, out *outlet, l *l
 		place: place, lease: l, stop: f.cfg.StopTimeout, log: log, drain: make(chan struct{}),
 	}
 	t.worker = f.newWorker(t, out, log)
+	t.work = t.worker.run
 	f.mu.Lock()
 	f.held[place] = t
 	f.mu.Unlock()
