@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -142,14 +143,16 @@ func (c *laneChange) restABeat(ctx context.Context) error {
 }
 
 // alone makes sure that nobody else changes the lanes as long as this connection lasts: the marks
-// of two could cross.
+// of two could cross. It waits a little, since Postgres may not have noticed yet that an earlier
+// run has ended.
 func (c *laneChange) alone(ctx context.Context) error {
-	var mine bool
-	if err := c.db.QueryRow(ctx, `SELECT pg_try_advisory_lock(hashtext('waybill change lanes'))`).Scan(&mine); err != nil {
-		return fmt.Errorf("look whether somebody else changes the lanes: %w", err)
-	}
-	if !mine {
+	_, err := c.db.Exec(ctx, `SELECT pg_advisory_lock(hashtext('waybill change lanes'))`)
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "55P03" { // lock_timeout
 		return errors.New("somebody else is changing the number of lanes: wait for that to end")
+	}
+	if err != nil {
+		return fmt.Errorf("look whether somebody else changes the lanes: %w", err)
 	}
 	return nil
 }
