@@ -192,6 +192,10 @@ func (f *wipeNode) inject(ctx context.Context) error {
 	if err := f.s.awaitStart(ctx, f.on); err != nil {
 		return err
 	}
+	// What is on this server alone would be gone: a majority must have it.
+	if err := poll(ctx, startLimit, "the cluster is whole", f.s.whole); err != nil {
+		return err
+	}
 	f.s.watch.dies(f.on)
 	if err := f.s.signal(f.on, syscall.SIGKILL); err != nil {
 		return err
@@ -202,6 +206,25 @@ func (f *wipeNode) inject(ctx context.Context) error {
 		return fmt.Errorf("delete the store of %s: %w", f.on, err)
 	}
 	return os.RemoveAll(gone)
+}
+
+// whole reports what keeps the cluster from being able to lose a server.
+func (s *system) whole(ctx context.Context) error {
+	for _, name := range []string{pipeline.EventsStream, pipeline.ReceiptsStream} {
+		info, err := s.streamInfo(ctx, name)
+		if err != nil {
+			return err
+		}
+		if info.Cluster == nil || len(info.Cluster.Replicas) != len(natsServers)-1 {
+			return fmt.Errorf("%s has the replicas %+v", name, info.Cluster)
+		}
+		for _, r := range info.Cluster.Replicas {
+			if !r.Current || r.Offline {
+				return fmt.Errorf("%s is not up to date on %s", name, r.Name)
+			}
+		}
+	}
+	return nil
 }
 
 func (f *wipeNode) heal(ctx context.Context) error { return f.s.awaitStart(ctx, f.on) }

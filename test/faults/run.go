@@ -168,6 +168,11 @@ func (t *trial) run(ctx context.Context) (*result, error) {
 		return nil, load.err
 	}
 	settled := t.settle(ctx)
+	if settled != nil {
+		if err := t.system.writeRemains(ctx); err != nil {
+			t.fail("%v", err)
+		}
+	}
 	recovery := time.Since(healed)
 	evidence, err := t.gather(ctx, load.ledger)
 	if err != nil {
