@@ -25,8 +25,12 @@ var (
 )
 
 // smallFlush is the number of events up to which one statement beats COPY: COPY takes
-// three round trips.
-const smallFlush = 64
+// three round trips. smallFlushBytes bounds their encodings: a statement holds all of its
+// parameters in memory, more than once, and COPY a few rows at a time.
+const (
+	smallFlush      = 64
+	smallFlushBytes = 256 << 10
+)
 
 const copyEventsSQL = `COPY waybill.events (position, source, type, event_id, seqnum, event) FROM STDIN BINARY`
 
@@ -83,7 +87,7 @@ func (s *Store) append(ctx context.Context, f *flush, ttl time.Duration) ([]batc
 		return nil, fmt.Errorf("%w: connect to Postgres: %w", ErrUnavailable, err)
 	}
 	defer conn.Release()
-	if len(f.events) <= smallFlush {
+	if f.isSmall() {
 		return appendSmall(ctx, conn.Conn(), f, ttl)
 	}
 	meta, committing, err := appendLarge(ctx, conn.Conn(), f, ttl)
@@ -92,6 +96,18 @@ func (s *Store) append(ctx context.Context, f *flush, ttl time.Duration) ([]batc
 		return nil, classifyAppend(err, committing)
 	}
 	return meta, nil
+}
+
+// isSmall reports whether a flush goes by one statement.
+func (f *flush) isSmall() bool {
+	if len(f.events) > smallFlush {
+		return false
+	}
+	bytes := 0
+	for i := range f.batches {
+		bytes += f.batches[i].bytes
+	}
+	return bytes <= smallFlushBytes
 }
 
 // appendSmall is one statement, which is its own transaction: any error that is not

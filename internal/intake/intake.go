@@ -30,7 +30,7 @@ func New(config Config, accepter Accepter) (*Intake, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	budget := NewBudget(config.BudgetBytes)
+	budget := NewBudget(config.BudgetBytes, config.patientShare())
 	m, err := newMetrics(config.Meter, config.MetricKeys, budget)
 	if err != nil {
 		return nil, err

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -40,6 +42,7 @@ type Ingest struct {
 	FlushEvents      int           `help:"Most events of one transaction." default:"${flush_events}"`
 	QueueEvents      int           `help:"Events that may wait for a transaction; beyond it producers are told to slow down." default:"${queue_events}"`
 	StopTimeout      time.Duration `help:"How long a stop may take." default:"${stop_timeout}"`
+	MemoryLimit      int64         `help:"Bytes of memory above which garbage is collected eagerly, unless GOMEMLIMIT says so; 0: never." default:"${memory_limit}"`
 }
 
 func (c *Ingest) ingester() pipeline.IngesterConfig {
@@ -61,9 +64,22 @@ func (c *Ingest) front(adm *admin) intake.Config {
 // Run runs an ingest until ctx ends, and then as long as it takes to answer what came in.
 func (c *Ingest) Run(ctx context.Context) error {
 	log := c.logger(os.Stderr, pipeline.KindIngest)
+	limitMemory(c.MemoryLimit)
 	return withAdmin(ctx, c.AdminAddr, log, func(ctx context.Context, adm *admin) error {
 		return c.run(ctx, adm, log)
 	})
+}
+
+// defaultMemoryLimit leaves room below 200 MiB for what the runtime does not count: the
+// program itself, and what is freed and not yet given back.
+const defaultMemoryLimit = 152 << 20
+
+// limitMemory lets the collector keep the process below n bytes as far as it can. A limit
+// that GOMEMLIMIT has set stays.
+func limitMemory(n int64) {
+	if n > 0 && debug.SetMemoryLimit(-1) == math.MaxInt64 {
+		debug.SetMemoryLimit(n)
+	}
 }
 
 func (c *Ingest) run(ctx context.Context, adm *admin, log *slog.Logger) error {
