@@ -27,6 +27,9 @@ func (j *Janitor) retransmit(ctx context.Context) error {
 	j.mu.Lock()
 	j.survey = survey
 	j.mu.Unlock()
+	if err := j.store.SaveWaiting(ctx, survey.Waiting()); err != nil {
+		return err
+	}
 	overdue := 0
 	for _, b := range survey.Backlogs {
 		if b.Overdue > 0 {

@@ -40,6 +40,16 @@ type appended struct {
 	bodies  [][]byte
 }
 
+// counts returns when the flush was committed, by Postgres's clock, and how much it was.
+func (a *appended) counts() (at time.Time, events, bytes int64) {
+	for i := range a.batches {
+		at = a.batches[i].QueuedAt
+		events += int64(a.batches[i].count)
+		bytes += int64(len(a.bodies[i]))
+	}
+	return at, events, bytes
+}
+
 // Append commits the events in one transaction and returns their batches as messages.
 // ttl 0 means that they never expire. maxBatchBytes bounds a message body.
 //

@@ -35,6 +35,9 @@ type Backlog struct {
 	OldestExpires  time.Time // zero: none expires
 	// Overdue counts the batches that were queued longer ago than the grace period.
 	Overdue int64
+
+	// The batches' events and bytes, each divided by the number of sinks it waits for.
+	shareEvents, shareBytes float64
 }
 
 // Survey is what waits, as of one moment by Postgres's clock.
@@ -115,7 +118,8 @@ func scanBacklog(row pgx.CollectableRow) (Backlog, error) {
 	var b Backlog
 	var lane int16
 	var queued, expires *time.Time
-	err := row.Scan(&b.Sink, &lane, &b.Batches, &b.Events, &b.Bytes, &queued, &b.OldestAccepted, &expires, &b.Overdue)
+	err := row.Scan(&b.Sink, &lane, &b.Batches, &b.Events, &b.Bytes, &queued, &b.OldestAccepted, &expires, &b.Overdue,
+		&b.shareEvents, &b.shareBytes)
 	b.Lane = int(lane)
 	if queued != nil {
 		b.OldestQueued = *queued

@@ -12,6 +12,9 @@ import (
 // reserve takes the bytes of a request's body, and of the encodings made of it, before any
 // of it is read: of the declared length, or of the whole limit where none is declared.
 func (h *httpFront) reserve(r *http.Request) (*reservation, *problem) {
+	if refused, ok := h.intake.admit(); !ok {
+		return nil, refused.problem()
+	}
 	limit := int64(h.intake.config.MaxRequestBytes)
 	length := r.ContentLength
 	if length > limit {

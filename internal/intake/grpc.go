@@ -69,23 +69,18 @@ func (g *GRPC) publishOne(in *incoming, ce *pb.CloudEvent) (*chipingress.Publish
 // events[i]: an invalid event has an error there and the others are stored. In a batch with
 // transaction_enabled one invalid event fails the call with INVALID_ARGUMENT and nothing is
 // stored: an OK whose results name one bad event would tell a client that the rest is in.
-func (g *GRPC) publishBatch(in *incoming, batch *encodedBatch) (*chipingress.PublishResponse, error) {
+func (g *GRPC) publishBatch(in *incoming, batch *batchRequest) (*chipingress.PublishResponse, error) {
 	started := time.Now()
-	events, rest, err := batch.split(g.intake.config.MaxRequestEvents)
 	switch {
-	case errors.Is(err, errTooManyEvents):
+	case errors.Is(batch.err, errTooManyEvents):
 		g.intake.metrics.refusedUnread(frontGRPC, "too-many-events")
-		return nil, status.Errorf(codes.InvalidArgument, "the batch holds more than %d events: split it", g.intake.config.MaxRequestEvents)
-	case err != nil:
+		return nil, status.Errorf(codes.InvalidArgument, "the batch holds more than %d events: split it", batch.limit)
+	case batch.err != nil:
 		g.intake.metrics.refusedUnread(frontGRPC, "malformed-body")
-		return nil, status.Errorf(codes.InvalidArgument, "%v; nothing was stored", err)
+		return nil, status.Errorf(codes.InvalidArgument, "%v; nothing was stored", batch.err)
 	}
-	e := g.encoder(in.Context())
-	items := make([]item, len(events))
-	for i, encoded := range events {
-		items[i] = e.protobuf(encoded)
-	}
-	if faults, _ := countFaults(items); faults > 0 && rest.GetOptions().GetTransactionEnabled() {
+	items := batch.items
+	if faults, _ := countFaults(items); faults > 0 && batch.options.GetTransactionEnabled() {
 		g.intake.metrics.refusedAll(items)
 		return nil, invalidArgument(
 			fmt.Sprintf("%d of %d events are not valid and the batch is transactional; nothing was stored", faults, len(items)),

@@ -58,7 +58,8 @@ func (g *GRPC) ServerOptions() []grpc.ServerOption {
 	}
 }
 
-// tap refuses a call that brings events while there is no room for its first window.
+// tap refuses a call that brings events while there is no room for its first window, or for
+// what it brings in Postgres.
 // Pings, health checks and reflection hold next to nothing and are answered. It must not
 // block: it runs in the goroutine that reads the connection.
 func (g *GRPC) tap(ctx context.Context, info *tap.Info) (context.Context, error) {
@@ -66,6 +67,10 @@ func (g *GRPC) tap(ctx context.Context, info *tap.Info) (context.Context, error)
 	if events && !g.intake.budget.hasRoom(governor.Window) {
 		g.intake.metrics.refusedUnread(frontGRPC, "overloaded")
 		return nil, g.intake.overBudget().status()
+	}
+	if refused, ok := g.intake.admit(); events && !ok {
+		g.intake.metrics.refusedUnread(frontGRPC, refused.reason)
+		return nil, refused.status()
 	}
 	ctx, ok := g.governor.Begin(ctx, !events)
 	if !ok {

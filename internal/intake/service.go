@@ -42,7 +42,7 @@ func (g *GRPC) handlePublish(in *incoming) error {
 }
 
 func (g *GRPC) handlePublishBatch(in *incoming) error {
-	batch := new(encodedBatch)
+	batch := &batchRequest{encoder: g.encoder(in.Context()), limit: g.intake.config.MaxRequestEvents}
 	if err := in.RecvMsg(batch); err != nil {
 		return err
 	}

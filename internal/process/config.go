@@ -112,6 +112,7 @@ func Defaults() kong.Vars {
 		"max_event_bytes": front.MaxEventBytes, "max_request_bytes": front.MaxRequestBytes,
 		"max_request_events": front.MaxRequestEvents, "budget_bytes": front.BudgetBytes,
 		"event_ttl": in.EventTTL, "flush_events": in.FlushEvents, "queue_events": in.QueueEvents,
+		"backlog_events": in.BacklogEvents, "backlog_bytes": in.BacklogBytes,
 		"memory_limit": defaultMemoryLimit, "stop_timeout": in.StopTimeout, "replay_window": janitor.ReplayWindow,
 		"dead_letter_ttl": janitor.DeadLetterTTL, "settle_linger": janitor.SettleLinger,
 		"retransmit_every": janitor.RetransmitEvery,

@@ -41,6 +41,8 @@ type Ingest struct {
 	EventTTL         time.Duration `name:"event-ttl" env:"WAYBILL_EVENT_TTL" help:"How long an event may wait for its sinks before it becomes a dead letter; 0: for ever." default:"${event_ttl}"`
 	FlushEvents      int           `help:"Most events of one transaction." default:"${flush_events}"`
 	QueueEvents      int           `help:"Events that may wait for a transaction; beyond it producers are told to slow down." default:"${queue_events}"`
+	BacklogEvents    int64         `help:"Events that may wait in Postgres for their sinks; from there on producers are told to come back later; 0: any number." default:"${backlog_events}"`
+	BacklogBytes     int64         `help:"The same in bytes." default:"${backlog_bytes}"`
 	StopTimeout      time.Duration `help:"How long a stop may take." default:"${stop_timeout}"`
 	MemoryLimit      int64         `help:"Bytes of memory above which garbage is collected eagerly, unless GOMEMLIMIT says so; 0: never." default:"${memory_limit}"`
 }
@@ -48,6 +50,7 @@ type Ingest struct {
 func (c *Ingest) ingester() pipeline.IngesterConfig {
 	in := pipeline.DefaultIngesterConfig()
 	in.EventTTL, in.FlushEvents, in.QueueEvents, in.StopTimeout = c.EventTTL, c.FlushEvents, c.QueueEvents, c.StopTimeout
+	in.BacklogEvents, in.BacklogBytes = c.BacklogEvents, c.BacklogBytes
 	// max_payload is checked against the event limit: a batch of that size fits too.
 	in.BatchBytes = min(in.BatchBytes, max(c.MaxEventBytes, 64<<10))
 	return in
@@ -72,7 +75,7 @@ func (c *Ingest) Run(ctx context.Context) error {
 
 // defaultMemoryLimit leaves room below 200 MiB for what the runtime does not count: the
 // program itself, and what is freed and not yet given back.
-const defaultMemoryLimit = 152 << 20
+const defaultMemoryLimit = 120 << 20
 
 // limitMemory lets the collector keep the process below n bytes as far as it can. A limit
 // that GOMEMLIMIT has set stays.
@@ -103,6 +106,7 @@ func (c *Ingest) run(ctx context.Context, adm *admin, log *slog.Logger) error {
 		return err
 	}
 	adm.add("commit", ingester.Health)
+	adm.degrade("backlog", ingester.BacklogFull)
 	adm.degrade("nats", connected(nc))
 	watch := &ingestWatch{queue: queue, nc: nc, log: log, lanes: c.Lanes.Lanes, maxEventBytes: c.MaxEventBytes}
 	adm.degrade("queue", watch.queueProblem)
