@@ -69,14 +69,17 @@ func TestBacklogLimit(t *testing.T) {
 		t.Error("the ingester does not say that the backlog is full")
 	}
 	r.mustSettleAllBut(t, 97)
-	r.mustSurvey(t)
-	eventually(t, 10*time.Second, "the survey is read", func() bool { events, _ := in.backlog.fill(); return events == 97 })
+	eventually(t, 10*time.Second, "a survey is read", func() bool {
+		r.mustSurvey(t)
+		events, _ := in.backlog.fill()
+		return events == 97
+	})
 	if err := in.Accept(t.Context(), []Event{laneEvent(t, "x")}); !errors.Is(err, ErrBacklogFull) {
 		t.Errorf("%v with 97 of 100 waiting; want ErrBacklogFull until there are less than 95", err)
 	}
 	r.mustSettleAllBut(t, 94)
-	r.mustSurvey(t)
 	eventually(t, 10*time.Second, "events are accepted again", func() bool {
+		r.mustSurvey(t)
 		return in.Accept(t.Context(), []Event{laneEvent(t, "x")}) == nil
 	})
 }
