@@ -10,6 +10,10 @@ import (
 // prefixBytes announce a message: a flag, and its length in four bytes.
 const prefixBytes = 5
 
+// slack is what a client may send beyond the message that was allowed: its last frame may be
+// padded, by 256 bytes at most.
+const slack = 512
+
 // Call is one stream of a connection, from its headers to the end of its handler. Its
 // methods are for the handler, one at a time, but for End, which may be called again.
 type Call struct {
@@ -90,7 +94,7 @@ func (c *Call) Begun(ctx context.Context, alone bool, timeout time.Duration) (si
 // Allow lets the client send the rest of the message that has begun.
 func (c *Call) Allow() {
 	c.conn.mu.Lock()
-	if more := c.left - c.window; more > 0 {
+	if more := c.left + slack - c.window; c.partial && more > 0 {
 		c.advance += more
 		c.pending += more
 	}
@@ -169,7 +173,7 @@ func (c *Call) complete() bool { return len(c.sizes) > 1 || len(c.sizes) == 1 &&
 
 // starved reports that the client may not send the whole of what it has begun, and could if
 // it was given back what was taken.
-func (c *Call) starved() bool { return c.pending > 0 && c.left > c.window }
+func (c *Call) starved() bool { return c.partial && c.pending > 0 && c.left+slack > c.window }
 
 func (c *Call) takePending() int64 {
 	n := c.pending
