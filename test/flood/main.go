@@ -109,8 +109,8 @@ func flood(ctx context.Context, s settings, w io.Writer) (err error) {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(w, "%-12s %5d producers on %4d connections: %5d calls of %d MiB accepted, %6d told to come again, %d MiB at most, small ones through in %v\n",
-			wave.name, wave.producers, wave.connections, result.accepted, callBytes>>20, result.refused, peak, after.Round(time.Millisecond))
+		fmt.Fprintf(w, "%-12s %5d producers on %4d connections: %5d calls of %d MiB accepted, %6d told to come again, %4d given up, %d MiB at most, small ones through in %v\n",
+			wave.name, wave.producers, wave.connections, result.accepted, callBytes>>20, result.refused, result.givenUp, peak, after.Round(time.Millisecond))
 		failures = append(failures, result.check(wave.name)...)
 		if peak >= s.limit {
 			failures = append(failures, fmt.Errorf("%s: ingest had %d MiB resident; the limit is %d", wave.name, peak, s.limit))

@@ -20,6 +20,7 @@ type outcome struct {
 	accepted, refused bool
 	after             time.Duration // how long a refused producer was told to wait
 	err               error         // neither of the two
+	givenUp           bool          // the producer lost patience
 }
 
 // wave is many producers at once.
@@ -54,14 +55,18 @@ func openAll(sys *system, n int, open func(*system, int) (sender, error)) ([]sen
 
 // result is what became of a wave's calls.
 type result struct {
-	accepted, refused int
-	bySource          map[string]int // accepted calls
-	unknown           map[string]bool
-	errs              map[string]int
+	accepted, refused, givenUp int
+
+	bySource map[string]int // accepted calls
+	unknown  map[string]bool
+	errs     map[string]int
 }
 
-// send lets every producer send one call after another until length has passed; a call that
-// is under way then may end.
+// grace is how long after a wave's end a call that is under way may still end; then its
+// producer gives it up, as one that loses patience does.
+const grace = 3 * time.Second
+
+// send lets every producer send one call after another until length has passed.
 func (w wave) send(ctx context.Context, sys *system, length time.Duration) (*result, error) {
 	senders, err := w.open(sys)
 	defer func() {
@@ -76,13 +81,16 @@ func (w wave) send(ctx context.Context, sys *system, length time.Duration) (*res
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	begin := make(chan struct{})
+	patience, giveUp := context.WithCancel(ctx) // and not a deadline, which calls would see before it is over
+	defer giveUp()
 	for i := range w.producers {
 		source := fmt.Sprintf("/flood/%s/%d", w.name, i)
 		wg.Go(func() {
 			<-begin
 			until := time.Now().Add(length)
 			for n := 0; time.Now().Before(until) && ctx.Err() == nil; n++ {
-				o := senders[i%len(senders)].send(ctx, source, fmt.Sprint(n))
+				o := senders[i%len(senders)].send(patience, source, fmt.Sprint(n))
+				o.givenUp = patience.Err() != nil
 				mu.Lock()
 				r.add(source, o)
 				mu.Unlock()
@@ -93,6 +101,7 @@ func (w wave) send(ctx context.Context, sys *system, length time.Duration) (*res
 		})
 	}
 	close(begin)
+	defer time.AfterFunc(length+grace, giveUp).Stop()
 	wg.Wait()
 	return r, ctx.Err()
 }
@@ -104,6 +113,9 @@ func (r *result) add(source string, o outcome) {
 		r.bySource[source]++
 	case o.refused:
 		r.refused++
+	case o.givenUp:
+		r.givenUp++
+		r.unknown[source] = true
 	default:
 		r.errs[o.err.Error()]++
 		r.unknown[source] = true
