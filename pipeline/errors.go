@@ -11,6 +11,9 @@ var (
 	// ErrOverloaded means that a bounded buffer is full: nothing was stored, retry
 	// later (HTTP 429, gRPC RESOURCE_EXHAUSTED).
 	ErrOverloaded = errors.New("overloaded")
+	// ErrBacklogFull is the ErrOverloaded of events that are refused because too many wait in
+	// Postgres for their sinks: that takes longer to pass than a full buffer.
+	ErrBacklogFull = fmt.Errorf("%w: the backlog is full", ErrOverloaded)
 	// ErrUnavailable means that nothing was stored because Postgres refused or could
 	// not be reached, or because this process is stopping (HTTP 503, gRPC UNAVAILABLE).
 	ErrUnavailable = errors.New("unavailable")

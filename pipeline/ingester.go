@@ -26,6 +26,10 @@ type IngesterConfig struct {
 	// PublishBytes bounds what is committed and waits to be published; beyond it batches
 	// are left to the janitor.
 	PublishBytes int64
+	// BacklogEvents and BacklogBytes bound what waits in Postgres for the sinks, of this
+	// process and all others; from there on Submit answers ErrBacklogFull. 0: no bound.
+	BacklogEvents int64
+	BacklogBytes  int64
 	// EventTTL is how long an event may wait for its sinks before it becomes a dead
 	// letter. 0: for ever.
 	EventTTL time.Duration
@@ -43,8 +47,11 @@ type IngesterConfig struct {
 // DefaultIngesterConfig returns the settings of ingest.
 func DefaultIngesterConfig() IngesterConfig {
 	return IngesterConfig{
-		FlushEvents: 8192, FlushBytes: 16 << 20, BatchBytes: 1 << 20,
-		QueueEvents: 100_000, QueueBytes: 256 << 20, PublishBytes: 128 << 20,
+		// Their bytes and the intake's budget together fit ingest's 200 MiB: docs/operations.md.
+		FlushEvents: 8192, FlushBytes: 8 << 20, BatchBytes: 1 << 20,
+		QueueEvents: 100_000, QueueBytes: 64 << 20, PublishBytes: 16 << 20,
+		// A disk's worth, and what a janitor can still survey.
+		BacklogEvents: 100_000_000, BacklogBytes: 32 << 30,
 		EventTTL: 7 * 24 * time.Hour, DedupeBytes: DefaultDedupeBytes, FlushTimeout: 10 * time.Second, StopTimeout: 10 * time.Second,
 	}
 }
@@ -60,6 +67,8 @@ func (c IngesterConfig) Validate() error {
 		return errors.New("queue limits: must be positive")
 	case c.PublishBytes < int64(c.BatchBytes):
 		return fmt.Errorf("publish bytes: %d; want at least one batch (%d)", c.PublishBytes, c.BatchBytes)
+	case c.BacklogEvents < 0 || c.BacklogBytes < 0:
+		return errors.New("backlog limits: must not be negative; 0 means none")
 	case c.EventTTL < 0:
 		return errors.New("event TTL: is negative; 0 means never")
 	case c.DedupeBytes < minDedupeBytes:
@@ -77,6 +86,7 @@ type Ingester struct {
 	store     *Store
 	dedupe    *deduper // of the goroutine of Run; nil: the pipeline remembers nothing
 	publisher *Publisher
+	backlog   *backlogLimit
 	log       *slog.Logger
 	metrics   *ingesterMetrics
 	wake      chan struct{} // capacity 1
@@ -89,6 +99,8 @@ type Ingester struct {
 	stopped      bool
 	failing      error // of the newest flush, nil when it committed
 	failingSince time.Time
+
+	backlogUnread bool // the newest read of it failed
 }
 
 // unit is what one Submit handed over: committed together or not at all.
@@ -114,6 +126,7 @@ func NewIngester(cfg IngesterConfig, store *Store, queue *Queue, log *slog.Logge
 	in := &Ingester{
 		cfg: cfg, store: store, log: log, metrics: im,
 		publisher: NewPublisher(queue, store.Lanes(), store.Grace(), cfg.PublishBytes, log, pm),
+		backlog:   &backlogLimit{maxEvents: cfg.BacklogEvents, maxBytes: cfg.BacklogBytes},
 		wake:      make(chan struct{}, 1),
 		dedupe:    newDeduper(store, cfg.DedupeBytes),
 	}
@@ -164,6 +177,9 @@ func (in *Ingester) push(u *unit) error {
 	case len(in.queue) > 0 && (in.queuedEvents+len(u.events) > in.cfg.QueueEvents || in.queuedBytes+u.bytes > in.cfg.QueueBytes):
 		return fmt.Errorf("%w: %d events wait to be committed", ErrOverloaded, in.queuedEvents)
 	}
+	if err := in.backlog.check(int64(in.queuedEvents), int64(in.queuedBytes)); err != nil {
+		return err
+	}
 	in.queue = append(in.queue, u)
 	in.queuedEvents += len(u.events)
 	in.queuedBytes += u.bytes
@@ -188,7 +204,13 @@ func (in *Ingester) Run(ctx context.Context) error {
 		defer close(published)
 		_ = in.publisher.Run(publishing) // it returns no error
 	}()
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		in.backlog.watch(ctx, in.store, in.noteBacklog)
+	}()
 	in.flushUntil(ctx)
+	<-watched
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), in.cfg.StopTimeout)
 	defer cancel()
 	in.drain(stop)
@@ -308,6 +330,7 @@ func (in *Ingester) commit(ctx context.Context, units []*unit) error {
 	if err != nil {
 		return err
 	}
+	in.backlog.accepted(done.counts())
 	for i := range done.batches {
 		in.publisher.Enqueue(&done.batches[i], done.bodies[i], began)
 	}

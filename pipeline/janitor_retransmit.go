@@ -68,12 +68,13 @@ func (j *Janitor) retransmit(ctx context.Context) (rest time.Duration, err error
 	j.mu.Lock()
 	j.survey = survey
 	j.mu.Unlock()
+	saved := j.store.SaveWaiting(ctx, survey.Waiting())
 	r := retransmitter{cfg: j.cfg, store: j.store, queue: j.queue, metrics: j.metrics, log: j.log}
 	stale, err := r.pass(ctx, survey)
 	if stale {
 		rest = j.cfg.RetransmitEvery
 	}
-	return rest, err
+	return rest, errors.Join(err, saved)
 }
 
 // pass retransmits what was stale at the time of the survey, or some of it. It reports whether

@@ -70,10 +70,12 @@ func newIngesterMetrics(m metric.Meter) (*ingesterMetrics, error) {
 
 // observeFill exports how full the ingester's two bounded buffers are.
 func observeFill(m metric.Meter, in *Ingester) error {
-	var errs [2]error
-	var events, bytes metric.Int64ObservableGauge
+	var errs [4]error
+	var events, bytes, backlogEvents, backlogBytes metric.Int64ObservableGauge
 	events, errs[0] = m.Int64ObservableGauge("waybill.queue.events", metric.WithUnit("{event}"), metric.WithDescription("Events that wait for a transaction; the limit is an attribute"))
 	bytes, errs[1] = m.Int64ObservableGauge("waybill.publish.queue", metric.WithUnit("By"), metric.WithDescription("Committed bytes that wait to be published; the limit is an attribute"))
+	backlogEvents, errs[2] = m.Int64ObservableGauge("waybill.backlog.events", metric.WithUnit("{event}"), metric.WithDescription("Events that wait in Postgres for any sink, as far as this process knows; the limit is an attribute"))
+	backlogBytes, errs[3] = m.Int64ObservableGauge("waybill.backlog.bytes", metric.WithUnit("By"), metric.WithDescription("Bytes of the events that wait in Postgres for any sink; the limit is an attribute"))
 	if err := metricsError(errs[:]); err != nil {
 		return err
 	}
@@ -82,8 +84,11 @@ func observeFill(m metric.Meter, in *Ingester) error {
 		o.ObserveInt64(events, int64(waiting), metric.WithAttributes(attribute.Int("limit", limit)))
 		held, most := in.publisher.queueFill()
 		o.ObserveInt64(bytes, held, metric.WithAttributes(attribute.Int64("limit", most)))
+		e, b := in.backlog.fill()
+		o.ObserveInt64(backlogEvents, e, metric.WithAttributes(attribute.Int64("limit", in.cfg.BacklogEvents)))
+		o.ObserveInt64(backlogBytes, b, metric.WithAttributes(attribute.Int64("limit", in.cfg.BacklogBytes)))
 		return nil
-	}, events, bytes)
+	}, events, bytes, backlogEvents, backlogBytes)
 	if err != nil {
 		return fmt.Errorf("observe the queues: %w", err)
 	}

@@ -35,8 +35,12 @@ func withParts(parts ...string) string {
 }
 
 // smallFlush is the number of events up to which one statement beats COPY: COPY takes
-// three round trips.
-const smallFlush = 64
+// three round trips. smallFlushBytes bounds their encodings: a statement holds all of its
+// parameters in memory, more than once, and COPY a few rows at a time.
+const (
+	smallFlush      = 64
+	smallFlushBytes = 256 << 10
+)
 
 const copyEventsSQL = `COPY waybill.events (position, source, type, event_id, seqnum, event) FROM STDIN BINARY`
 
@@ -44,6 +48,16 @@ const copyEventsSQL = `COPY waybill.events (position, source, type, event_id, se
 type appended struct {
 	batches []Batch
 	bodies  [][]byte
+}
+
+// counts returns when the flush was committed, by Postgres's clock, and how much it was.
+func (a *appended) counts() (at time.Time, events, bytes int64) {
+	for i := range a.batches {
+		at = a.batches[i].QueuedAt
+		events += int64(a.batches[i].count)
+		bytes += int64(len(a.bodies[i]))
+	}
+	return at, events, bytes
 }
 
 // Append commits the events in one transaction and returns their batches as messages.
@@ -99,7 +113,7 @@ func (s *Store) append(ctx context.Context, d *deduper, f *flush, ttl time.Durat
 		return nil, fmt.Errorf("%w: connect to Postgres: %w", ErrUnavailable, err)
 	}
 	defer conn.Release()
-	if d == nil && len(f.events) <= smallFlush {
+	if d == nil && f.isSmall() {
 		return appendSmall(ctx, conn.Conn(), f, ttl)
 	}
 	meta, committing, err := appendInSteps(ctx, conn.Conn(), d, f, ttl)
@@ -108,6 +122,18 @@ func (s *Store) append(ctx context.Context, d *deduper, f *flush, ttl time.Durat
 		return nil, classifyAppend(err, committing)
 	}
 	return meta, nil
+}
+
+// isSmall reports whether a flush goes by one statement.
+func (f *flush) isSmall() bool {
+	if len(f.events) > smallFlush {
+		return false
+	}
+	bytes := 0
+	for i := range f.batches {
+		bytes += f.batches[i].bytes
+	}
+	return bytes <= smallFlushBytes
 }
 
 // appendSmall is one statement, which is its own transaction: any error that is not
@@ -136,7 +162,7 @@ func appendInSteps(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, tt
 	if err != nil {
 		return nil, false, err
 	}
-	if len(f.events) > smallFlush {
+	if !f.isSmall() {
 		if _, err := conn.PgConn().CopyFrom(ctx, newCopyReader(f), copyEventsSQL); err != nil {
 			return nil, false, fmt.Errorf("copy the events: %w", err)
 		}
@@ -200,7 +226,7 @@ func (f *flush) statement(logged bool, ttl time.Duration) (sql string, args []an
 	switch {
 	case !logged:
 		return appendLargeSQL, args
-	case len(f.events) <= smallFlush:
+	case f.isSmall():
 		return appendLoggedSmallSQL, append(append(args, f.eventArgs()...), f.fingerprints())
 	default:
 		return appendLoggedLargeSQL, append(args, f.fingerprints())

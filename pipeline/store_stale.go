@@ -37,6 +37,9 @@ type Backlog struct {
 	Overdue int64
 	// Unqueued counts the requeued ones that were not queued yet.
 	Unqueued int64
+
+	// The batches' events and bytes, each divided by the number of sinks it waits for.
+	shareEvents, shareBytes float64
 }
 
 // Survey is what waits, as of one moment by Postgres's clock.
@@ -123,7 +126,8 @@ func scanBacklog(row pgx.CollectableRow) (Backlog, error) {
 	var b Backlog
 	var lane int16
 	var queued, expires *time.Time
-	err := row.Scan(&b.Sink, &lane, &b.Batches, &b.Events, &b.Bytes, &queued, &b.OldestAccepted, &expires, &b.Overdue, &b.Unqueued)
+	err := row.Scan(&b.Sink, &lane, &b.Batches, &b.Events, &b.Bytes, &queued, &b.OldestAccepted, &expires, &b.Overdue,
+		&b.Unqueued, &b.shareEvents, &b.shareBytes)
 	b.Lane = int(lane)
 	if queued != nil {
 		b.OldestQueued = *queued

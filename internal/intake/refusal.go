@@ -25,6 +25,10 @@ type refusal struct {
 // outcome: to call it anything else might promise that nothing was stored.
 func (in *Intake) refusalOf(err error) refusal {
 	switch {
+	case errors.Is(err, pipeline.ErrBacklogFull):
+		r := in.overloaded("the backlog is full: as many events wait for the sinks as may")
+		r.retryAfter = in.config.UnavailableRetryAfter
+		return r
 	case errors.Is(err, pipeline.ErrOverloaded):
 		return in.overloaded("the queue of events that wait for the database is full")
 	case errors.Is(err, pipeline.ErrUnavailable):

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -41,13 +43,17 @@ type Ingest struct {
 	QueueEvents      int           `help:"Events that may wait for a transaction; beyond it producers are told to slow down." default:"${queue_events}"`
 	DedupeAttribute  string        `help:"Extension attribute, such as idempotencykey, that says which events are the same one; of an event without it the id does. The same for all ingests."`
 	DedupeBytes      int           `help:"Memory in which accepted events are remembered for the pipeline's dedupe window, 15 to 19 bytes each." default:"${dedupe_bytes}"`
+	BacklogEvents    int64         `help:"Events that may wait in Postgres for their sinks; from there on producers are told to come back later; 0: any number." default:"${backlog_events}"`
+	BacklogBytes     int64         `help:"The same in bytes." default:"${backlog_bytes}"`
 	StopTimeout      time.Duration `help:"How long a stop may take." default:"${stop_timeout}"`
+	MemoryLimit      int64         `help:"Bytes of memory above which garbage is collected eagerly, unless GOMEMLIMIT says so; 0: never." default:"${memory_limit}"`
 }
 
 func (c *Ingest) ingester() pipeline.IngesterConfig {
 	in := pipeline.DefaultIngesterConfig()
 	in.EventTTL, in.FlushEvents, in.QueueEvents, in.StopTimeout = c.EventTTL, c.FlushEvents, c.QueueEvents, c.StopTimeout
 	in.DedupeBytes = c.DedupeBytes
+	in.BacklogEvents, in.BacklogBytes = c.BacklogEvents, c.BacklogBytes
 	// max_payload is checked against the event limit: a batch of that size fits too.
 	in.BatchBytes = min(in.BatchBytes, max(c.MaxEventBytes, 64<<10))
 	return in
@@ -65,9 +71,22 @@ func (c *Ingest) front(adm *admin) intake.Config {
 // Run runs an ingest until ctx ends, and then as long as it takes to answer what came in.
 func (c *Ingest) Run(ctx context.Context) error {
 	log := c.logger(os.Stderr, pipeline.KindIngest)
+	limitMemory(c.MemoryLimit)
 	return withAdmin(ctx, c.AdminAddr, log, func(ctx context.Context, adm *admin) error {
 		return c.run(ctx, adm, log)
 	})
+}
+
+// defaultMemoryLimit leaves room below 200 MiB for what the runtime does not count: the
+// program itself, and what is freed and not yet given back.
+const defaultMemoryLimit = 120 << 20
+
+// limitMemory lets the collector keep the process below n bytes as far as it can. A limit
+// that GOMEMLIMIT has set stays.
+func limitMemory(n int64) {
+	if n > 0 && debug.SetMemoryLimit(-1) == math.MaxInt64 {
+		debug.SetMemoryLimit(n)
+	}
 }
 
 func (c *Ingest) run(ctx context.Context, adm *admin, log *slog.Logger) error {
@@ -91,6 +110,7 @@ func (c *Ingest) run(ctx context.Context, adm *admin, log *slog.Logger) error {
 		return err
 	}
 	adm.add("commit", ingester.Health)
+	adm.degrade("backlog", ingester.BacklogFull)
 	adm.degrade("nats", connected(nc))
 	watch := &ingestWatch{queue: queue, nc: nc, log: log, lanes: c.Lanes.Lanes, maxEventBytes: c.MaxEventBytes}
 	adm.degrade("queue", watch.queueProblem)
