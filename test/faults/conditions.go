@@ -41,6 +41,7 @@ func conditions() []*condition {
 		clockConditions(),
 		badSinkConditions(),
 		longConditions(),
+		storageConditions(),
 	)
 }
 

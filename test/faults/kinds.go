@@ -71,7 +71,7 @@ func part(names ...string) func(string) []string { return func(string) []string 
 // kinds is the table of all faults.
 func kinds() []*kind {
 	return slices.Concat(processKinds(), postgresKinds(), natsKinds(), endpointKinds(), networkKinds(),
-		producerKinds(), stopKinds(), scaleKinds())
+		producerKinds(), stopKinds(), scaleKinds(), clockKinds(), storageKinds(), requeueKinds())
 }
 
 // selectKinds returns the named faults, or all.
