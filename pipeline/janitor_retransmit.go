@@ -102,6 +102,11 @@ func (j *Janitor) watermarks(ctx context.Context, survey Survey, f *floors) (map
 		if err != nil {
 			return nil, err
 		}
+		if mark.After(survey.Now.Add(j.store.Grace())) {
+			// Postgres's clock has jumped back, and what came since would all be taken for
+			// stale, in every pass. It is behind this message, which must go first anyway.
+			continue
+		}
 		lane := out[b.Lane]
 		if lane == nil {
 			lane = &laneStale{budget: room}
