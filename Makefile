@@ -37,7 +37,7 @@ run: need-postgres build bin/versitygw ## Run the whole system on this machine (
 	exec bin/waybill dev $(ARGS)
 
 .PHONY: test
-test: need-postgres need-cc bin/versitygw ## Run all tests (some: PKGS=./pipeline TESTFLAGS='-run Settle')
+test: need-postgres need-cc need-faketime bin/versitygw ## Run all tests (some: PKGS=./pipeline TESTFLAGS='-run Settle')
 	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw RACE='$(RACE)' TESTFLAGS='$(TESTFLAGS)' scripts/test $(PKGS)
 
 .PHONY: build
@@ -50,13 +50,13 @@ bin/versitygw: $(TOOLS)/go.mod $(TOOLS)/go.sum | need-go
 	@touch $@
 
 .PHONY: deps
-deps: need-go need-postgres need-cc ## Install what is missing, where that is allowed, and download the modules
+deps: need-go need-postgres need-cc need-faketime ## Install what is missing, where that is allowed, and download the modules
 	go list -deps -test ./... >/dev/null
 	go list -modfile=$(TOOLS)/go.mod -deps tool >/dev/null
 
-.PHONY: need-go need-postgres need-cc
-need-postgres need-cc: need-go
-need-go need-postgres need-cc: need-%:
+.PHONY: need-go need-postgres need-cc need-faketime
+need-postgres need-cc need-faketime: need-go
+need-go need-postgres need-cc need-faketime: need-%:
 	@RACE='$(RACE)' ARGS='$(ARGS)' scripts/need $*
 
 ##@ Check
@@ -99,7 +99,7 @@ mutants: need-postgres bin/versitygw ## Break each invariant on purpose and see 
 	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw go run ./test/mutants $(ONLY)
 
 .PHONY: faults
-faults: need-postgres bin/versitygw ## Break the running system in 50 random ways and count what is lost (flags: ARGS='--seed 7 --runs 1')
+faults: need-postgres need-faketime bin/versitygw ## Break the running system in 50 random ways and count what is lost (flags: ARGS='--seed 7 --runs 1')
 	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw go run ./test/faults --runs 50 --jobs 2 $(ARGS)
 
 .PHONY: isolation

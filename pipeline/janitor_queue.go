@@ -66,6 +66,21 @@ func (f *floors) acked(sinks []string, lanes int, state jetstream.StreamState) (
 	return keep, true
 }
 
+// lostSince reports that positions mean nothing any more: that the stream was made anew, or that
+// it or a consumer stands before where it stood.
+func (f *floors) lostSince(again *floors) bool {
+	if !again.created.Equal(f.created) || again.info.State.LastSeq < f.info.State.LastSeq {
+		return true
+	}
+	for name, before := range f.byName {
+		// A cluster may leave one out of its list for a moment: that says nothing.
+		if now := again.byName[name]; now != nil && (!now.Created.Equal(before.Created) || now.AckFloor.Stream < before.AckFloor.Stream) {
+			return true
+		}
+	}
+	return false
+}
+
 // keeper creates what is missing of the queue and deletes what is no longer wanted.
 type keeper struct {
 	cfg   QueueConfig

@@ -96,8 +96,12 @@ func (r *retransmitter) pass(ctx context.Context, survey Survey) (stale bool, er
 	if err := r.barrier(ctx); err != nil {
 		return true, err
 	}
-	if again, err := r.queue.readFloors(ctx); err != nil || !again.created.Equal(f.created) {
-		return true, errors.Join(err, errors.New("the stream was recreated during the pass"))
+	again, err := r.queue.readFloors(ctx)
+	if err != nil {
+		return true, err
+	}
+	if f.lostSince(again) {
+		return true, errors.New("the stream was recreated, or lost its newest part, during the pass")
 	}
 	return true, r.lanes(ctx, lanes)
 }
@@ -162,6 +166,11 @@ func (r *retransmitter) watermarks(ctx context.Context, survey Survey, f *floors
 			return nil, false, err
 		}
 		before := mark.Add(-r.store.Grace())
+		if mark.After(survey.Now.Add(r.store.Grace())) {
+			// Postgres's clock has jumped back, and what came since would all be taken for
+			// stale, in every pass. It is behind this message, which must go first anyway.
+			continue
+		}
 		if !b.stale(before) {
 			continue // all of it is queued: a walk over it would find nothing
 		}

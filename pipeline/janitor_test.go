@@ -238,6 +238,49 @@ func TestBacklogKnowsWhatMayBeStale(t *testing.T) {
 	}
 }
 
+// Invariant 9, with a clock of Postgres that jumped back: what was queued since is behind a
+// message of the future, and all of it is older than that.
+func TestQueueFromTheFutureIsNotRetransmitted(t *testing.T) {
+	r := mustRig(t)
+	future := mustAppend(t, r.store, []Event{laneEvent(t, "future")})
+	b := future.batches[0]
+	b.QueuedAt = b.QueuedAt.Add(5 * time.Minute)
+	if _, err := r.store.pool.Exec(t.Context(), `UPDATE waybill.batches SET queued_at = $1`, b.QueuedAt); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.queue.js.PublishMsg(t.Context(), b.message(future.bodies[0])); err != nil {
+		t.Fatal(err)
+	}
+	r.mustJanitor(t, nil)
+	for i := range 5 {
+		r.mustAccept(t, laneEvent(t, fmt.Sprint(i)))
+	}
+	time.Sleep(3*testSpec.Grace + 500*time.Millisecond) // several passes beyond the grace period
+	if n := mustCount(t, r.store, `SELECT max(attempts) FROM waybill.batches`); n != 0 {
+		t.Fatalf("a batch that waits behind one of the future was claimed %d times", n)
+	}
+	r.deliverAll(t, 6)
+}
+
+// Invariant 3, with a clock of Postgres that jumped back: what was queued in the future and is
+// in no queue comes again at once, not when the clock has passed that time.
+func TestLostBatchFromTheFutureIsRetransmitted(t *testing.T) {
+	r := mustRig(t)
+	mustAppend(t, r.store, []Event{laneEvent(t, "future")})
+	if _, err := r.store.pool.Exec(t.Context(), `UPDATE waybill.batches SET queued_at = now() + interval '5 minutes'`); err != nil {
+		t.Fatal(err)
+	}
+	r.mustJanitor(t, nil)
+	for _, sink := range testSpec.Sinks {
+		b, msg := r.take(t, sink, testLane, 15*time.Second)
+		if b == nil || b.Attempt != 1 {
+			t.Fatalf("%s got %+v, want a retransmit", sink, b)
+		}
+		r.mustDeliver(t, sink, b, msg)
+	}
+	eventually(t, 30*time.Second, "settled", func() bool { return r.pending(t) == 0 })
+}
+
 // Invariant 9: what was delivered and is not settled yet is not retransmitted.
 func TestUnsettledReceiptsHoldBackTheRetransmit(t *testing.T) {
 	r := mustRig(t)

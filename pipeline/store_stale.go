@@ -33,9 +33,11 @@ type Backlog struct {
 	OldestQueued   time.Time // zero: none was queued yet
 	OldestAccepted time.Time
 	OldestExpires  time.Time // zero: none expires
-	// Overdue counts the batches that were queued longer ago than the grace period.
+	// Overdue counts the batches that were queued longer ago than the grace period, or, by a
+	// clock that jumped back since, later than it from now.
 	Overdue int64
-	// Unqueued counts the requeued ones that were not queued yet.
+	// Unqueued counts the requeued ones that were not queued yet, and those that were queued in
+	// the future, by a clock that jumped back since.
 	Unqueued int64
 
 	// The batches' events and bytes, each divided by the number of sinks it waits for.
@@ -160,7 +162,7 @@ func (s *Store) FindStale(ctx context.Context, lane int, stale []staleFor, limit
 	var out []staleBatch
 	sinks, before := staleArgs(stale)
 	err := s.scan(ctx, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, findStaleSQL, int16(lane), sinks, before, limit)
+		rows, err := tx.Query(ctx, findStaleSQL, int16(lane), sinks, before, limit, s.grace.Microseconds())
 		if err != nil {
 			return err
 		}
@@ -207,7 +209,7 @@ func (s *Store) claimStale(ctx context.Context, numbers []int64, stale []staleFo
 	sinks, before := staleArgs(stale)
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		out, damaged = nil, nil
-		rows, err := tx.Query(ctx, claimStaleSQL, numbers, sinks, before)
+		rows, err := tx.Query(ctx, claimStaleSQL, numbers, sinks, before, s.grace.Microseconds())
 		if err != nil {
 			return err
 		}

@@ -1,13 +1,17 @@
 -- Takes those of the batches that find_stale found which are still stale.
--- $1: batches; $2, $3: sink, and the time before which a batch queued for it is stale.
+-- $1: batches; $2, $3: sink, and the time before which a batch queued for it is stale;
+-- $4: the grace period in microseconds.
 WITH stale AS MATERIALIZED (
     SELECT b.batch, ARRAY(
         SELECT w.sink FROM unnest($2::text[], $3::timestamptz[]) AS w(sink, before)
-        WHERE w.sink = ANY (b.waiting_for) AND b.queued_at < w.before ORDER BY w.sink) AS sinks
+        WHERE w.sink = ANY (b.waiting_for)
+          AND (b.queued_at < w.before OR b.queued_at > now() + $4::bigint * interval '1 microsecond')
+        ORDER BY w.sink) AS sinks
     FROM waybill.batches b
     WHERE b.batch = ANY ($1::bigint[]) AND EXISTS (
         SELECT FROM unnest($2::text[], $3::timestamptz[]) AS w(sink, before)
-        WHERE w.sink = ANY (b.waiting_for) AND b.queued_at < w.before)
+        WHERE w.sink = ANY (b.waiting_for)
+          AND (b.queued_at < w.before OR b.queued_at > now() + $4::bigint * interval '1 microsecond'))
     ORDER BY b.batch
     FOR UPDATE OF b SKIP LOCKED
 )

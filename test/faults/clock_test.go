@@ -1,11 +1,16 @@
 package main
 
 import (
+	"context"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/waybillhq/waybill/internal/devstack"
 )
 
 // What the harness builds reads a clock that is off by what the environment says, and only
@@ -57,6 +62,48 @@ func TestChangeClockWantsOnePlace(t *testing.T) {
 	for _, source := range []string{"package time\n", clockReading + clockReading} {
 		if _, err := changeClock(source); err == nil || !strings.Contains(err.Error(), "want once") {
 			t.Errorf("%q: %v", source, err)
+		}
+	}
+}
+
+// Postgres's clock is where the harness puts it, also while the server runs and for
+// connections that are open.
+func TestPostgresClockJumps(t *testing.T) {
+	library, err := faketimeLibrary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "clock")
+	if err := writeClock(file, 0); err != nil {
+		t.Fatal(err)
+	}
+	options := devstack.DefaultPostgresOptions(filepath.Join(dir, "postgres"))
+	options.Env, options.Fsync = fakeClock(library, file), false
+	server, err := devstack.StartPostgres(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	conn, err := pgx.Connect(t.Context(), server.URL(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	for _, offset := range []time.Duration{0, clockOff, -clockOff, 0} {
+		if err := writeClock(file, offset); err != nil {
+			t.Fatal(err)
+		}
+		var now time.Time
+		if err := conn.QueryRow(t.Context(), `SELECT clock_timestamp()`).Scan(&now); err != nil {
+			t.Fatal(err)
+		}
+		if off := time.Until(now) - offset; off.Abs() > 30*time.Second {
+			t.Errorf("the clock is %v off, want %v", time.Until(now).Round(time.Second), offset)
 		}
 	}
 }

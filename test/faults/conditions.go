@@ -44,6 +44,7 @@ func conditions() []*condition {
 		clockConditions(),
 		badSinkConditions(),
 		longConditions(),
+		storageConditions(),
 	)
 }
 

@@ -11,8 +11,8 @@ import (
 // clockOff is by how much the clocks of the conditions are off.
 const clockOff = 5 * time.Minute
 
-// clockConditions are clocks of Waybill's own processes that are off, from their start to
-// their end.
+// clockConditions are clocks of Waybill's own processes, or Postgres's, that are off, from
+// their start to their end.
 func clockConditions() []*condition {
 	var out []*condition
 	for _, of := range [][]string{ingests, forwarders, janitors} {
@@ -26,7 +26,17 @@ func clockConditions() []*condition {
 				func(uint64) map[string]time.Duration { return map[string]time.Duration{name: way.offset} }))
 		}
 	}
+	out = append(out, postgresClock("ahead", clockOff), postgresClock("behind", -clockOff))
 	return append(out, clockCondition("clocks-mixed", "each clock is 5 minutes ahead, 5 minutes behind or right, by the seed", mixedClocks))
+}
+
+// postgresClock is a clock of Postgres that is off from its start to its end.
+func postgresClock(way string, offset time.Duration) *condition {
+	return &condition{
+		name: "clock-postgres-" + way, about: "Postgres's clock is 5 minutes " + way, parts: []string{"postgres clock"},
+		setup:    fakePostgresClock(offset),
+		standing: func(s *system) fault { return &wrongPostgresClock{s, offset} },
+	}
 }
 
 func clockCondition(name, about string, offsets func(seed uint64) map[string]time.Duration) *condition {
@@ -34,17 +44,12 @@ func clockCondition(name, about string, offsets func(seed uint64) map[string]tim
 		name: name, about: about,
 		setup: func(c *devrun.Config, s *system) error {
 			of := offsets(s.seed)
-			before := c.EnvOf
-			c.EnvOf = func(name string) []string {
-				var env []string
-				if before != nil {
-					env = before(name)
-				}
+			addEnv(c, func(name string) []string {
 				if offset, off := of[name]; off {
-					env = append(env, fmt.Sprintf("%s=%d", offsetEnv, int(offset.Seconds())))
+					return []string{fmt.Sprintf("%s=%d", offsetEnv, int(offset.Seconds()))}
 				}
-				return env
-			}
+				return nil
+			})
 			return nil
 		},
 		standing: func(s *system) fault { return &wrongClocks{s, offsets(s.seed)} },

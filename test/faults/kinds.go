@@ -83,7 +83,8 @@ func part(names ...string) func(string) []string { return func(string) []string 
 // kinds is the table of all faults.
 func kinds() []*kind {
 	return slices.Concat(processKinds(), postgresKinds(), natsKinds(), endpointKinds(), networkKinds(),
-		streamKinds(), poisonKinds(), clusterKinds(), producerKinds(), stopKinds(), scaleKinds())
+		streamKinds(), poisonKinds(), clusterKinds(), producerKinds(), stopKinds(), scaleKinds(),
+		clockKinds(), storageKinds(), requeueKinds())
 }
 
 // selectKinds returns the named faults, or all.

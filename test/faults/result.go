@@ -37,6 +37,9 @@ type result struct {
 	RetriedEvents        int64 `json:"retried_events"`
 	RetransmittedBatches int   `json:"retransmitted_batches"`
 	RetransmittedEvents  int   `json:"retransmitted_events"`
+	// SlowestStatement is what the slowest of Waybill's statements took, seconds, where that
+	// is looked at; 0: less than 0.2.
+	SlowestStatement float64 `json:"slowest_statement_seconds,omitempty"`
 	// Rebalances are how long it took until new forwarders had their share of the lanes.
 	Rebalances []rebalance `json:"rebalances,omitempty"`
 	// RecoverSeconds is from the last fault's end until everything was settled; the load

@@ -34,6 +34,7 @@ type system struct {
 	http, grpc []string
 	// undo is what setups want done when everything has ended.
 	undo []func() error
+	disk disk // of Postgres, where it can be filled
 
 	// The harness's own connections, past every proxy.
 	nc    *nats.Conn
@@ -43,13 +44,16 @@ type system struct {
 	stop func() error // ends everything; safe to call again
 }
 
+// scratchPrefix begins the names of the scratch directories.
+const scratchPrefix = "waybill-faults-"
+
 // recordsFile is where the endpoint writes what it took.
 func (s *system) recordsFile() string { return filepath.Join(s.dir, "endpoint-records.ndjson") }
 
 // startSystem starts the parts and waits until they are ready. Everything ends with stop,
 // or with this process.
 func startSystem(ctx context.Context, seed uint64, binary string, setups []setup) (*system, error) {
-	dir, err := os.MkdirTemp("", "waybill-faults-")
+	dir, err := os.MkdirTemp("", scratchPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("scratch directory: %w", err)
 	}
