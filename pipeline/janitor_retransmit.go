@@ -9,6 +9,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 // retransmit finds the batches that wait for a sink and are neither queued for it nor
@@ -244,7 +246,8 @@ func (j *Janitor) retransmitChunk(ctx context.Context, numbers []int64, stale []
 		}
 		c := &batches[i]
 		o := outgoing{msg: c.batch.message(c.body), id: c.batch.ID, events: c.batch.count, deadline: deadline}
-		switch err := j.queue.publishOnce(ctx, o); {
+		failpoint.Hit("janitor/before-publish")
+		switch err := failpoint.Err("janitor/after-publish", j.queue.publishOnce(ctx, o)); {
 		case isTooLarge(err):
 			// Of this batch alone: those behind it must not wait for it.
 			j.metrics.unpublishable()

@@ -12,6 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 var (
@@ -98,11 +100,13 @@ func (s *Store) append(ctx context.Context, f *flush, ttl time.Duration) ([]batc
 // Postgres's own leaves the outcome unknown.
 func appendSmall(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duration) ([]batchMeta, error) {
 	args := append(f.headArgs(ttl), f.eventArgs()...)
+	failpoint.Hit("ingest/before-commit-small")
 	rows, err := conn.Query(ctx, appendSmallSQL, args...)
 	if err != nil {
 		return nil, classifyAppend(err, true)
 	}
 	meta, err := f.readHeads(rows)
+	err = failpoint.Err("ingest/after-commit-small", err)
 	if err != nil {
 		return nil, classifyAppend(err, true)
 	}
@@ -130,10 +134,13 @@ func appendLarge(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duratio
 	if err := results.Close(); err != nil {
 		return nil, false, fmt.Errorf("move the heads: %w", err)
 	}
+	failpoint.Hit("ingest/in-transaction")
 	if _, err := conn.PgConn().CopyFrom(ctx, newCopyReader(f), copyEventsSQL); err != nil {
 		return nil, false, fmt.Errorf("copy the events: %w", err)
 	}
+	failpoint.Hit("ingest/before-commit-large")
 	tag, err := conn.Exec(ctx, "COMMIT")
+	err = failpoint.Err("ingest/after-commit-large", err)
 	if err != nil {
 		return nil, true, fmt.Errorf("commit: %w", err)
 	}

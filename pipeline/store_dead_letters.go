@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 var (
@@ -91,6 +93,7 @@ const (
 // Expire moves some batches past their TTL into dead_letters, the oldest first, and returns
 // the number of dead letters by sink; nothing once no batch is past its TTL.
 func (s *Store) Expire(ctx context.Context) (map[string]int, error) {
+	failpoint.Hit("janitor/before-expire")
 	rows, err := s.pool.Query(ctx, expireSQL, expireBatches, expireEvents)
 	if err != nil {
 		return nil, fmt.Errorf("expire: %w", err)
@@ -105,7 +108,7 @@ func (s *Store) Expire(ctx context.Context) (map[string]int, error) {
 		}
 		out[sink] = n
 	}
-	if err := rows.Err(); err != nil {
+	if err := failpoint.Err("janitor/after-expire", rows.Err()); err != nil {
 		return nil, fmt.Errorf("expire: %w", err)
 	}
 	return out, nil
@@ -140,7 +143,9 @@ func (s *Store) Requeue(ctx context.Context, sink, code string, limit int, ttl t
 	if code != "" {
 		wantCode = &code
 	}
+	failpoint.Hit("waybill/before-requeue")
 	tag, err := s.pool.Exec(ctx, requeueSQL, sink, wantCode, limit, micros)
+	err = failpoint.Err("waybill/after-requeue", err)
 	if isNumberTaken(err) {
 		if _, err := s.pool.Exec(ctx, repairNumbersSQL); err != nil {
 			return 0, fmt.Errorf("requeue: set the batch numbers past the stored ones: %w", err)

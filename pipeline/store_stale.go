@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 var (
@@ -191,6 +193,7 @@ func (s *Store) ClaimStale(ctx context.Context, numbers []int64, stale []staleFo
 		if err != nil {
 			return err
 		}
+		failpoint.Hit("janitor/before-claim")
 		for _, c := range all {
 			if found[c.batch.ID.Number] == c.batch.count {
 				out = append(out, c)
@@ -200,7 +203,7 @@ func (s *Store) ClaimStale(ctx context.Context, numbers []int64, stale []staleFo
 		}
 		return nil
 	})
-	if err != nil {
+	if err = failpoint.Err("janitor/after-claim", err); err != nil {
 		return nil, nil, fmt.Errorf("claim %d stale batches: %w", len(numbers), err)
 	}
 	return out, damaged, nil

@@ -25,10 +25,10 @@ type Part interface {
 }
 
 // Pauses before a part is started again: the first is short enough to watch, and a part
-// that fails at once must not be a busy loop.
+// that fails at once must not be a busy loop. MaxPause is what New is mostly given.
 const (
 	minPause = 500 * time.Millisecond
-	maxPause = 5 * time.Second
+	MaxPause = 5 * time.Second
 	// steadyAfter is how long a part must have run for its next end to be a first one.
 	steadyAfter = 10 * time.Second
 )
@@ -37,14 +37,15 @@ const (
 type Supervisor struct {
 	name string
 	part Part
+	most time.Duration // pause before a start
 	say  func(string)
 	pid  atomic.Int64 // of the newest successful start; 0: none
 }
 
-// New returns a supervisor of a part. say receives a line whenever the part ended or was
-// started again.
-func New(name string, part Part, say func(string)) *Supervisor {
-	return &Supervisor{name: name, part: part, say: say}
+// New returns a supervisor of a part. The pause before it is started again doubles from start
+// to start, up to most. say receives a line whenever the part ended or was started again.
+func New(name string, part Part, most time.Duration, say func(string)) *Supervisor {
+	return &Supervisor{name: name, part: part, most: most, say: say}
 }
 
 // Name is the part's.
@@ -66,7 +67,7 @@ func (s *Supervisor) PID() int { return int(s.pid.Load()) }
 // Run starts the part again whenever it ends, until ctx does. It returns with the part
 // running or not; Stop ends it.
 func (s *Supervisor) Run(ctx context.Context) {
-	pause, since := minPause, time.Now()
+	pause, since := min(minPause, s.most), time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -77,11 +78,11 @@ func (s *Supervisor) Run(ctx context.Context) {
 			return
 		}
 		if time.Since(since) > steadyAfter {
-			pause = minPause
+			pause = min(minPause, s.most)
 		}
 		s.say(fmt.Sprintf("%s ended: %s; it is started again in %v", s.name, s.part.Why(), pause))
 		sleep(ctx, pause)
-		pause = min(2*pause, maxPause)
+		pause = min(2*pause, s.most)
 		since = time.Now()
 		if s.restart(ctx) {
 			since = time.Now()

@@ -134,10 +134,10 @@ func runAll(ctx context.Context, s settings, w io.Writer) error {
 	return nil
 }
 
-// build builds the waybill binary of this checkout.
+// build builds the waybill binary of this checkout, with its fail points.
 func build(ctx context.Context, dir string) (string, error) {
 	binary := filepath.Join(dir, "waybill")
-	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", binary, "github.com/waybillhq/waybill/cmd/waybill")
+	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-tags=failpoints", "-o", binary, "github.com/waybillhq/waybill/cmd/waybill")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build waybill: %w\n%s", err, out)
 	}

@@ -96,7 +96,7 @@ func (s *system) config(binary string) devrun.Config {
 	c.Dir, c.Executable, c.FreePorts = s.dir, binary, true
 	c.Ingests, c.Forwarders, c.Janitors = len(ingests), len(forwarders), len(janitors)
 	c.ArchiveLinger = 200 * time.Millisecond
-	c.Env = append(os.Environ(), "WAYBILL_ENDPOINT_RECORDS_FILE="+s.recordsFile())
+	c.Env = append(os.Environ(), "WAYBILL_ENDPOINT_RECORDS_FILE="+s.recordsFile(), "WAYBILL_FAILPOINTS="+s.ordersDir())
 	c.Say, c.Via = s.watch.hear, s.ways.via
 	return c
 }
