@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,214 +18,218 @@ import (
 	"github.com/waybillhq/waybill/internal/devrun"
 	"github.com/waybillhq/waybill/internal/producer"
 	"github.com/waybillhq/waybill/internal/roundtrip"
+	"github.com/waybillhq/waybill/pipeline"
 	"github.com/waybillhq/waybill/pipeline/failpoint"
 	"github.com/waybillhq/waybill/test/faults/audit"
 )
-
-// crash is a case: a process that dies, or does not hear an answer, at a point.
-type crash struct {
-	point  string
-	action string
-	// nth hit of the point; 2 is that of the archive where both sinks come there.
-	nth int
-	// events of a call; more than 64 are stored by COPY.
-	events int
-	// provoke, which may be nil, leads to the point beside the load.
-	provoke func(c *crashes) error
-	// doubles: the endpoint may get events again.
-	doubles bool
-	codes   []string // that dead letters may have
-}
-
-func (c crash) String() string { return fmt.Sprintf("%s %s %d", c.point, c.action, c.nth) }
-
-// died and lost are the two actions at the points of the names, each for a few events.
-func died(doubles bool, nth, events int, points ...string) []crash {
-	var all []crash
-	for _, p := range points {
-		all = append(all, crash{point: p, action: failpoint.Kill, nth: nth, events: events, doubles: doubles})
-	}
-	return all
-}
-
-func lost(doubles bool, nth, events int, points ...string) []crash {
-	all := died(doubles, nth, events, points...)
-	for i := range all {
-		all[i].action = failpoint.Lose
-	}
-	return all
-}
-
-func provoked(provoke func(c *crashes) error, all []crash) []crash {
-	for i := range all {
-		all[i].provoke = provoke
-	}
-	return all
-}
-
-// A few events in one statement, and many by COPY.
-const few, many = 3, 100
-
-// crashGroups are the cases, by the system that they share.
-func crashGroups() map[string][]crash {
-	return map[string][]crash{
-		"ingest": slices.Concat(
-			died(false, 1, few, "ingest/before-commit-small", "ingest/after-commit-small"),
-			died(false, 1, many, "ingest/in-transaction", "ingest/before-commit-large", "ingest/after-commit-large"),
-			died(false, 1, few, "ingest/before-enqueue", "ingest/after-enqueue", "ingest/before-answer", "ingest/after-answer"),
-			died(false, 1, few, "ingest/before-publish", "ingest/after-publish"),
-			lost(false, 1, few, "ingest/after-commit-small", "ingest/after-publish"),
-			lost(false, 1, many, "ingest/after-commit-large"),
-		),
-		"forwarder": slices.Concat(
-			died(false, 1, few, "forwarder/before-renew", "forwarder/after-renew", "forwarder/before-pull", "forwarder/after-pull", "forwarder/before-send"),
-			died(true, 1, few, "forwarder/after-send", "forwarder/before-remember", "forwarder/after-remember",
-				"forwarder/before-receipt", "forwarder/after-receipt", "forwarder/before-ack", "forwarder/after-ack"),
-			lost(true, 1, few, "forwarder/after-send"),
-			lost(false, 1, few, "forwarder/after-renew", "forwarder/after-receipt"),
-		),
-	}
-}
 
 // crashes is a system and the cases that it goes through.
 type crashes struct {
 	*system
 	t *testing.T
 
-	run  string                       // of the case, a part of its events' sources
-	sent map[string][]roundtrip.Entry // by run
-	ends int                          // of processes, that cases asked for
+	binary string
+
+	one    crash                        // the case
+	ctx    context.Context              // of the case
+	run    string                       // of the case, a part of its events' sources
+	sent   map[string][]roundtrip.Entry // by run
+	commit func() error                 // of a transaction that the case holds
 }
+
+// atOnceCrashing is how many systems go through their cases at once: most of the time is
+// waiting, for leases and for what must come again.
+const atOnceCrashing = 4
 
 func TestCrashAtEveryPoint(t *testing.T) {
 	binary, err := build(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, cases := range crashGroups() {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel() // most of the time is waiting: for leases, and for what must come again
-			runCrashes(t, binary, cases)
+	var running errgroup.Group
+	running.SetLimit(atOnceCrashing)
+	for _, group := range crashGroups() {
+		running.Go(func() error {
+			t.Run(group.name, func(t *testing.T) { group.run(t, binary) })
+			return nil
 		})
 	}
+	_ = running.Wait() // the tests tell
 }
 
-// crashSetup makes a small system that recovers soon.
-func crashSetup(c *devrun.Config, _ *system) error {
-	c.Ingests, c.Forwarders, c.Janitors, c.Lanes = 1, 1, 1, 4
-	c.Grace, c.Queue.LeaseTTL, c.RestartPause = 2*time.Second, 2*time.Second, 100*time.Millisecond
-	c.Via = nil
-	c.Env = append(c.Env, "WAYBILL_RETRANSMIT_EVERY=500ms")
-	return nil
-}
-
-func runCrashes(t *testing.T, binary string, cases []crash) {
-	s, err := startSystem(t.Context(), binary, &condition{name: "crashes", setup: crashSetup})
-	if err != nil {
-		t.Fatal(err)
+func TestEveryPointHasItsCase(t *testing.T) {
+	has := map[[2]string]bool{}
+	for _, group := range crashGroups() {
+		for _, one := range group.cases {
+			has[[2]string{one.point, one.action}] = true
+		}
 	}
-	c := &crashes{system: s, t: t, sent: map[string][]roundtrip.Entry{}}
+	for _, p := range failPoints() {
+		if !has[[2]string{p.name, failpoint.Kill}] {
+			t.Errorf("no process dies at %s", p.name)
+		}
+		if p.loses && !has[[2]string{p.name, failpoint.Lose}] {
+			t.Errorf("no answer is lost at %s", p.name)
+		}
+	}
+}
+
+func (g *crashGroup) run(t *testing.T, binary string) {
+	s, err := startSystem(t.Context(), binary, &condition{name: "crashes", setup: g.setup})
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	c := &crashes{system: s, t: t, binary: binary, sent: map[string][]roundtrip.Entry{}}
 	defer func() {
 		if err := errors.Join(s.stop(), s.remove()); err != nil {
 			t.Error(err)
 		}
 	}()
-	for i, one := range cases {
+	if g.behaviour != "" {
+		if err := s.behave(t.Context(), g.behaviour); err != nil {
+			t.Error(err)
+			return
+		}
+	}
+	for i, one := range g.cases {
 		began := time.Now()
-		c.run = fmt.Sprintf("%02d", i)
-		if err := c.play(one); err != nil {
+		c.run, c.one = runName(i), one
+		if err := c.play(g.together); err != nil {
 			t.Errorf("%v: %v", one, err)
 			break
 		}
 		t.Logf("%v: %.1f s", one, time.Since(began).Seconds())
 	}
-	c.judge(cases)
+	if err := c.settled(t.Context()); err != nil {
+		t.Error(err)
+	}
+	c.judge(g.cases)
 	if t.Failed() {
 		showLogs(t, s.dir)
 	}
 }
 
+// setup makes a small system that recovers soon.
+func (g *crashGroup) setup(c *devrun.Config, _ *system) error {
+	c.Ingests, c.Forwarders, c.Janitors, c.Lanes = 1, 1, 1, 4
+	c.Grace, c.Queue.LeaseTTL, c.RestartPause = crashGrace, 2*time.Second, 100*time.Millisecond
+	c.Via = nil
+	if g.queueBytes > 0 {
+		c.Queue.MaxBytes = g.queueBytes
+	}
+	c.Env = append(append(c.Env, "WAYBILL_RETRANSMIT_EVERY=500ms"), g.env...)
+	return nil
+}
+
+const crashGrace = 2 * time.Second
+
+func runName(i int) string { return fmt.Sprintf("%02d", i) }
+
+// process is the name of the one that comes to the point.
+func (c crash) process() string {
+	kind, _, _ := strings.Cut(c.point, "/")
+	return kind + "-1"
+}
+
 // play goes through one case: something is sent, the process comes to the point, what was
-// sent is answered, something else is sent, and everything is settled.
-func (c *crashes) play(one crash) error {
-	name := strings.Split(one.point, "/")[0] + "-1"
-	pid := c.pid(name)
-	if err := c.arm(name, one.point, one.action, one.nth); err != nil {
+// sent is answered, something else is sent, and, unless that is for the end of all cases,
+// everything is settled.
+func (c *crashes) play(together bool) (err error) {
+	ctx, cancel := context.WithTimeout(c.t.Context(), caseLimit)
+	defer cancel()
+	c.ctx = ctx
+	one, name := c.one, c.one.process()
+	if err := call(one.prepare, c); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(c.t.Context(), caseLimit)
+	ends := c.watch.ends(name)
+	if err := c.arm(name, one.point, one.action, max(one.nth, 1)); err != nil {
+		return err
+	}
 	var sending errgroup.Group
-	sending.Go(func() error { return c.send(ctx, one.events) })
 	defer func() { cancel(); _ = sending.Wait() }() // an error is returned below
-	if one.provoke != nil {
-		if err := one.provoke(c); err != nil {
-			return err
-		}
+	if err := call(one.provoke, c); err != nil {
+		return err
 	}
-	if err := poll(ctx, caseLimit, "the point is reached", func(context.Context) error {
-		if !c.struck(name) {
-			return errors.New("it was not")
-		}
-		return nil
-	}); err != nil {
-		return errors.Join(err, errors.New("the order is taken back"), c.takeBack(name))
+	sending.Go(func() error { return c.send(max(one.events, few), smallData) })
+	if err := c.await("the point is reached", func() bool { return c.struck(name) }); err != nil {
+		_, again := c.disarm(name)
+		return errors.Join(err, again)
 	}
-	if one.action == failpoint.Kill {
-		c.ends++
-		if err := poll(ctx, caseLimit, name+" dies and is started again", func(context.Context) error {
-			if now := c.pid(name); now == pid || now == 0 {
-				return fmt.Errorf("it is still process %d", now)
-			}
-			return nil
-		}); err != nil {
-			return err
-		}
+	if one.action == failpoint.Kill && !one.unsupervised {
+		ends++
+	}
+	ends += one.restarts
+	if err := c.await(name+" has died and runs again", func() bool { return c.watch.ends(name) == ends && c.watch.runs(name) }); err != nil {
+		return err
 	}
 	if _, err := c.disarm(name); err != nil {
+		return err
+	}
+	if err := call(one.after, c); err != nil {
 		return err
 	}
 	if err := sending.Wait(); err != nil {
 		return err
 	}
-	if err := c.send(ctx, few); err != nil {
+	if err := c.send(few, smallData); err != nil || together {
 		return err
 	}
 	return c.settled(ctx)
 }
 
-func (c *crashes) takeBack(name string) error {
-	_, err := c.disarm(name)
-	return err
+func call(hook func(c *crashes) error, c *crashes) error {
+	if hook == nil {
+		return nil
+	}
+	return hook(c)
+}
+
+// await waits until something is so.
+func (c *crashes) await(what string, is func() bool) error {
+	return poll(c.ctx, caseLimit, what, func(context.Context) error {
+		if !is() {
+			return errors.New("it is not so")
+		}
+		return nil
+	})
 }
 
 // caseLimit bounds a case.
 const caseLimit = 40 * time.Second
 
+// Sizes of the data of an event.
+const smallData, largeData = 100, 900_000
+
 // send sends events of the case's key in one call, again until they are accepted.
-func (c *crashes) send(ctx context.Context, n int) error {
+func (c *crashes) send(n, size int) error {
 	sender, err := producer.NewHTTP(c.stack.HTTP[0], false)
 	if err != nil {
 		return err
 	}
 	defer sender.Close()
-	run := c.run
+	run, typ := c.run, "crash"
+	if c.one.typ != "" {
+		typ = c.one.typ
+	}
 	events := make([]*pb.CloudEvent, n)
 	entries := make([]roundtrip.Entry, n)
 	for i := range events {
 		id := fmt.Sprintf("%s-%d", run, len(c.sent[run])+i)
-		data := []byte("data of " + id)
+		data := bytes.Repeat([]byte(id), size/len(id))
 		events[i] = &pb.CloudEvent{
-			Source: crashSource(run), Type: "crash", Id: id, SpecVersion: "1.0", Data: &pb.CloudEvent_BinaryData{BinaryData: data},
+			Source: crashSource(run), Type: typ, Id: id, SpecVersion: "1.0", Data: &pb.CloudEvent_BinaryData{BinaryData: data},
 		}
 		entries[i] = roundtrip.Entry{
-			Source: crashSource(run), Type: "crash", ID: id, DataCRC32C: crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)),
+			Source: crashSource(run), Type: typ, ID: id, DataCRC32C: crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)),
 		}
 	}
-	for i, outcome := range producer.SendUntil(ctx, sender, events, caseLimit, nil) {
+	for i, outcome := range producer.SendUntil(c.ctx, sender, events, caseLimit, nil) {
 		entries[i].Accepted, entries[i].Unknown, entries[i].Err = outcome.Err == nil, outcome.Unknown, outcome.Err
 	}
 	c.sent[run] = append(c.sent[run], entries...)
-	return ctx.Err()
+	return c.ctx.Err()
 }
 
 func crashSource(run string) string { return "/crash/" + run }
@@ -262,8 +267,11 @@ func (c *crashes) judge(cases []crash) {
 		c.t.Errorf("the offsets of the archive have %d holes", holes)
 	}
 	for i, one := range cases {
-		part := c.partOf(e.Evidence, fmt.Sprintf("%02d", i))
+		part := c.partOf(e.Evidence, runName(i))
 		part.Codes = one.codes
+		if one.late {
+			part.Retransmitted = batchesOf(part)
+		}
 		if one.doubles {
 			part.Doubling = []audit.Window{{To: time.Now()}}
 		}
@@ -275,9 +283,7 @@ func (c *crashes) judge(cases []crash) {
 			c.t.Logf("%v: %s", one, example)
 		}
 	}
-	if ends := c.watch.count(" ended: "); ends != c.ends {
-		c.t.Errorf("%d processes ended, and %d were to", ends, c.ends)
-	}
+	c.judgeEnds(cases)
 }
 
 // partOf is the evidence of one case. Its offsets are dense only together with the others'.
@@ -299,15 +305,52 @@ func (c *crashes) partOf(e audit.Evidence, run string) audit.Evidence {
 	return of
 }
 
-// count is how often the supervisors said something.
-func (w *watch) count(what string) int {
+// batchesOf are the batches that brought a case's events in, as the archive has them.
+func batchesOf(e audit.Evidence) map[int64]bool {
+	all := map[int64]bool{}
+	for _, d := range e.Sinks[e.Archive] {
+		number, _ := pipeline.SplitPosition(d.Position)
+		all[number] = true
+	}
+	return all
+}
+
+// judgeEnds wants no process to have ended but those that were to.
+func (c *crashes) judgeEnds(cases []crash) {
+	want := 0
+	for _, one := range cases {
+		want += one.restarts + one.others
+		if one.action == failpoint.Kill && !one.unsupervised {
+			want++
+		}
+	}
+	if ends := c.watch.ends(""); ends != want {
+		c.t.Errorf("%d processes ended, and %d were to", ends, want)
+	}
+}
+
+// ends is how often a part ended, or all did.
+func (w *watch) ends(name string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n := 0
 	for _, line := range w.log {
-		if strings.Contains(line, what) {
+		said := name == "" || strings.Contains(line, " "+name+" ")
+		if said && (strings.Contains(line, " ended: ") || strings.Contains(line, " does not start: ")) {
 			n++
 		}
 	}
 	return n
+}
+
+// runs reports whether the last word on a part is not that it ended.
+func (w *watch) runs(name string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, line := range slices.Backward(w.log) {
+		if strings.Contains(line, " "+name+" ") {
+			return strings.Contains(line, " runs again")
+		}
+	}
+	return true
 }
