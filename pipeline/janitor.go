@@ -114,6 +114,7 @@ func (j *Janitor) Run(ctx context.Context) error {
 	wg.Go(func() { j.every(ctx, "expire", j.cfg.ExpireEvery, j.expire) })
 	wg.Go(func() { j.every(ctx, "purge dead letters", j.cfg.ExpireEvery, j.purge) })
 	wg.Go(func() { j.every(ctx, "drop removed sinks", j.cfg.ExpireEvery, j.dropRemovedSinks) })
+	wg.Go(func() { j.every(ctx, "end stalled copies", j.cfg.UpkeepEvery, j.endStalledCopies) })
 	wg.Wait()
 	return nil
 }
@@ -208,6 +209,19 @@ func (j *Janitor) dropRemovedSinks(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// stalledCopy is how long a COPY may take: as long as any other statement, and as long as an
+// ingest that is alive goes on with it.
+var stalledCopy = DefaultStoreConfig("").StatementTimeout
+
+// endStalledCopies takes the heads from ingests that stand still.
+func (j *Janitor) endStalledCopies(ctx context.Context) error {
+	n, err := bounded(ctx, func(ctx context.Context) (int, error) { return j.store.EndStalledCopies(ctx, stalledCopy) })
+	if n > 0 {
+		j.log.Warn("transactions of ingests that stand still were ended", "transactions", n)
+	}
+	return err
 }
 
 // statementTimeout bounds one statement of the periodic work.
