@@ -285,6 +285,7 @@ func (r *copyReader) Read(p []byte) (int, error) {
 
 func (r *copyReader) fill() {
 	r.buf, r.off = r.buf[:0], 0
+	failpoint.Hit("ingest/in-copy")
 	for r.next < len(r.f.events) && len(r.buf) < copyChunk {
 		r.buf = r.f.appendRow(r.buf, r.next)
 		r.next++

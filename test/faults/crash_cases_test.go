@@ -34,6 +34,8 @@ type crash struct {
 	unsupervised bool
 	// doubles: the endpoint may get events again.
 	doubles bool
+	// again: batches may be published again.
+	again bool
 	// late: the events were queued again by somebody, under numbers of other batches.
 	late  bool
 	codes []string // that dead letters may have
@@ -82,21 +84,35 @@ func crashGroups() []*crashGroup {
 		{name: "letters", cases: letterCrashes()},
 		{name: "queue", cases: queueCrashes(), env: []string{"WAYBILL_REPLAY_WINDOW=0s"}},
 		{name: "ingest", cases: ingestCrashes()},
+		{name: "paused", cases: ingestPauses()},
 		{name: "settle", cases: settleCrashes(), together: true, behaviour: refuse},
 	}
 }
 
 func ingestCrashes() []crash {
-	dies, loses := crash{action: failpoint.Kill}, crash{action: failpoint.Lose}
-	diesCopying, losesCopying := crash{action: failpoint.Kill, events: many}, crash{action: failpoint.Lose, events: many}
+	dies, diesCopying := crash{action: failpoint.Kill}, crash{action: failpoint.Kill, events: many}
+	unpublished, unpublishedCopy := crash{action: failpoint.Kill, again: true}, crash{action: failpoint.Kill, events: many, again: true}
+	loses, losesCommit := crash{action: failpoint.Lose}, crash{action: failpoint.Lose, again: true}
+	losesCopy := crash{action: failpoint.Lose, events: many, again: true}
 	return slices.Concat(
-		dies.at("ingest/before-commit-small", "ingest/after-commit-small"),
-		diesCopying.at("ingest/in-transaction", "ingest/before-commit-large", "ingest/after-commit-large"),
-		dies.at("ingest/before-enqueue", "ingest/after-enqueue", "ingest/before-answer", "ingest/after-answer",
-			"ingest/before-publish", "ingest/after-publish"),
-		loses.at("ingest/after-commit-small", "ingest/after-publish"),
-		losesCopying.at("ingest/after-commit-large"),
+		dies.at("ingest/before-commit-small"),
+		unpublished.at("ingest/after-commit-small"),
+		diesCopying.at("ingest/in-transaction", "ingest/in-copy", "ingest/before-commit-large"),
+		unpublishedCopy.at("ingest/after-commit-large"),
+		unpublished.at("ingest/before-enqueue", "ingest/after-enqueue", "ingest/before-answer", "ingest/after-answer", "ingest/before-publish"),
+		dies.at("ingest/after-publish"),
+		losesCommit.at("ingest/after-commit-small"),
+		losesCopy.at("ingest/after-commit-large"),
+		loses.at("ingest/after-publish"),
 	)
+}
+
+// ingestPauses take as long as Postgres and the janitors let a transaction stand still.
+func ingestPauses() []crash {
+	return crash{
+		action: failpoint.Stop, events: many,
+		prepare: func(c *crashes) error { return c.send(few, smallData) }, after: (*crashes).awaitHeads,
+	}.at("ingest/in-transaction", "ingest/in-copy")
 }
 
 func forwarderCrashes() []crash {
@@ -162,7 +178,7 @@ func settleCrashes() []crash {
 func retransmitCrashes() []crash {
 	unpublished := func(c *crashes) error { return c.arm("ingest-1", "ingest/before-publish", failpoint.Kill, 1) }
 	published := func(c *crashes) error { _, err := c.disarm("ingest-1"); return err }
-	dies := crash{action: failpoint.Kill, prepare: unpublished, after: published, others: 1}
+	dies := crash{action: failpoint.Kill, prepare: unpublished, after: published, others: 1, again: true}
 	loses := dies
 	loses.action = failpoint.Lose
 	return slices.Concat(
@@ -193,7 +209,7 @@ func letterCrashes() []crash {
 }
 
 func queueCrashes() []crash {
-	noStream := crash{action: failpoint.Kill, provoke: func(c *crashes) error { return (&deleteStream{c.system, pipeline.EventsStream}).inject(c.ctx) }}
+	noStream := crash{action: failpoint.Kill, again: true, provoke: func(c *crashes) error { return (&deleteStream{c.system, pipeline.EventsStream}).inject(c.ctx) }}
 	noConsumers := crash{action: failpoint.Kill, nth: 2, provoke: func(c *crashes) error { return (&deleteConsumers{c.system, ingressSink}).inject(c.ctx) }}
 	trims := crash{action: failpoint.Kill, prepare: (*crashes).ageSettled, provoke: signalled("janitor-1", syscall.SIGKILL), restarts: 1}
 	losesStream, losesConsumer, losesTrim := noStream, noConsumers, trims
@@ -210,7 +226,7 @@ func queueCrashes() []crash {
 
 func shedCrashes() []crash {
 	dies := crash{
-		action: failpoint.Kill, provoke: (*crashes).fillQueue,
+		action: failpoint.Kill, provoke: (*crashes).fillQueue, again: true,
 		after: func(c *crashes) error { return c.behave(c.ctx, `{}`) },
 	}
 	loses := dies
@@ -222,6 +238,20 @@ func shedCrashes() []crash {
 // or of its end.
 func signalled(name string, signal syscall.Signal) func(c *crashes) error {
 	return func(c *crashes) error { return c.signal(name, signal) }
+}
+
+// awaitHeads continues an ingest that was stopped in its transaction, once Postgres has taken
+// the heads from it.
+func (c *crashes) awaitHeads() error {
+	conn, err := pgx.Connect(c.ctx, c.stack.DatabaseURL)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(c.ctx) }() // the locks end with the statement
+	if _, err := conn.Exec(c.ctx, `SELECT FROM waybill.key_heads WHERE source = $1 FOR UPDATE NOWAIT`, crashSource(c.run)); err == nil {
+		return errors.New("a stopped ingest does not hold the head that it moved")
+	}
+	return errors.Join(c.headsAreFree(c.ctx), c.signal("ingest-1", syscall.SIGCONT))
 }
 
 // expireSoon leaves behind events that the endpoint did not get, and a transaction that makes

@@ -122,7 +122,9 @@ func (g *crashGroup) setup(c *devrun.Config, _ *system) error {
 	return nil
 }
 
-const crashGrace = 2 * time.Second
+// crashGrace leaves a publish time enough on a loaded machine, and is waited out by the cases
+// that have something published again.
+const crashGrace = 3 * time.Second
 
 func runName(i int) string { return fmt.Sprintf("%02d", i) }
 
@@ -283,6 +285,7 @@ func (c *crashes) judge(cases []crash) {
 			c.t.Logf("%v: %s", one, example)
 		}
 	}
+	c.judgeAgain(cases, e)
 	c.judgeEnds(cases)
 }
 
@@ -313,6 +316,17 @@ func batchesOf(e audit.Evidence) map[int64]bool {
 		all[number] = true
 	}
 	return all
+}
+
+// judgeAgain wants nothing to have been published again but what fell out of the queue.
+func (c *crashes) judgeAgain(cases []crash, e *evidence) {
+	for i, one := range cases {
+		for number := range batchesOf(c.partOf(e.Evidence, runName(i))) {
+			if e.Retransmitted[number] && !one.again {
+				c.t.Errorf("%v: batch %d was published again", one, number)
+			}
+		}
+	}
 }
 
 // judgeEnds wants no process to have ended but those that were to.

@@ -67,7 +67,7 @@ func part(names ...string) func(string) []string { return func(string) []string 
 
 // kinds is the table of all faults.
 func kinds() []*kind {
-	return slices.Concat(processKinds(), postgresKinds(), natsKinds(), endpointKinds(), networkKinds())
+	return slices.Concat(processKinds(), postgresKinds(), natsKinds(), endpointKinds(), networkKinds(), crashKinds())
 }
 
 // selectKinds returns the named faults, or all.

@@ -36,6 +36,7 @@ func failPoints() []failPoint {
 		{name: "ingest/before-commit-small", anytime: true},
 		{name: "ingest/after-commit-small", anytime: true, loses: true},
 		{name: "ingest/in-transaction", anytime: true},
+		{name: "ingest/in-copy", anytime: true},
 		{name: "ingest/before-commit-large", anytime: true},
 		{name: "ingest/after-commit-large", anytime: true, loses: true},
 		{name: "ingest/before-enqueue", anytime: true},

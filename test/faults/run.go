@@ -55,6 +55,7 @@ type trial struct {
 type played struct {
 	step
 	injected, healed time.Duration
+	hits             map[string]int // what the fault hit; nil: it does not tell
 }
 
 // runOne runs one seed. The error is one of the harness; violations are in the result.
@@ -81,6 +82,7 @@ func runOne(ctx context.Context, s settings, seed uint64, w io.Writer) (*result,
 	if t.system, err = startSystem(ctx, s.binary, under); err != nil {
 		return nil, err
 	}
+	t.system.points.seed = seed
 	result, err := t.run(ctx)
 	err = errors.Join(err, t.end(result))
 	if ctx.Err() != nil {
@@ -194,6 +196,7 @@ func (t *trial) playStep(ctx context.Context, p *played) {
 		t.fail("mend %s %s: %v", p.kind.name, p.on, err)
 	}
 	t.mark(&p.healed)
+	p.hits = hitsOf(f) // read once play has returned
 	t.say("  %5.1fs  %s %s is over", time.Since(t.loaded).Seconds(), p.kind.name, p.on)
 }
 

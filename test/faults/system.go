@@ -27,6 +27,8 @@ type system struct {
 	stack *devrun.Stack
 	ways  *ways
 	watch *watch
+	// points says at which fail points processes die.
+	points picker
 
 	// The harness's own connections, past every proxy.
 	nc    *nats.Conn
