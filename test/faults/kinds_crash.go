@@ -21,7 +21,8 @@ func crashKinds() []*kind {
 	of := func(name string, targets []string, e effect) *kind {
 		return &kind{
 			name: "crash-" + name, about: "kill -9 at one of its fail points", targets: targets, parts: itself, effect: e,
-			make: func(s *system, on string) fault { return &crashAt{s: s, on: on} },
+			min: 3 * second, max: 5 * second, // to come there, and to be started again
+			make: func(s *system, on string) fault { return &crashAt{ordered{s: s, on: on}} },
 		}
 	}
 	return []*kind{
@@ -30,9 +31,9 @@ func crashKinds() []*kind {
 		of("janitor", janitors, effect{retransmits: true}),
 		{
 			name: "pause-ingest-in-transaction", about: "SIGSTOP while it holds heads, later SIGCONT", targets: ingests,
-			min: 6 * second, max: 9 * second, effect: effect{retransmits: true},
+			min: 14 * second, max: 15 * second, effect: effect{retransmits: true}, // above headsLimit
 			parts: func(on string) []string { return []string{on, "postgres"} },
-			make:  func(s *system, on string) fault { return &pauseInTransaction{s: s, on: on} },
+			make:  func(s *system, on string) fault { return &pauseInTransaction{ordered: ordered{s: s, on: on}} },
 		},
 	}
 }
@@ -47,7 +48,7 @@ type picker struct {
 
 // mostHits bounds which hit of a point a process dies at: the first ones after the order
 // find it less busy.
-const mostHits = 8
+const mostHits = 4
 
 // pick returns a point that a process comes to under load, and at which hit to act.
 func (p *picker) pick(name string) (failPoint, int) {
@@ -69,59 +70,71 @@ func (p *picker) number(name string, below int) int {
 	return rand.New(rand.NewPCG(p.seed, h.Sum64())).IntN(below)
 }
 
-// pointPatience is how long a process may take to come to a point: less than a run is long,
-// more than a forwarder that was just started waits for lanes.
-const pointPatience = 8 * time.Second
-
-// reach gives an order and reports whether the process came to the point in time.
-func (s *system) reach(ctx context.Context, name, point, action string, nth int) (bool, error) {
-	if err := s.arm(name, point, action, nth); err != nil {
-		return false, err
-	}
-	for end := time.Now().Add(pointPatience); ctx.Err() == nil && time.Now().Before(end); sleep(ctx, 5*time.Millisecond) {
-		if s.struck(name) {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
-// crashAt kills a process at a fail point. Where another fault keeps it from coming there,
-// nothing happens, and that it was not hit is in the result.
-type crashAt struct {
+// ordered is an order to a process, and somebody who waits for it to be carried out.
+type ordered struct {
 	s      *system
 	on     string
-	point  failPoint
-	lapsed bool // the process has died, and the watch knows
+	point  string
 	hit    int
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+	err    error // of then
 }
 
-func (f *crashAt) inject(ctx context.Context) error {
-	var nth int
-	f.point, nth = f.s.points.pick(f.on)
-	f.s.watch.expect(f.on, false)
-	reached, err := f.s.reach(ctx, f.on, f.point.name, failpoint.Kill, nth)
-	if reached {
-		f.s.watch.lapses(f.on)
-		f.lapsed = true
+// give gives an order. then is called at once when the process has come to the point.
+func (o *ordered) give(ctx context.Context, action string, nth int, then func(context.Context) error) error {
+	if err := o.s.arm(o.on, o.point, action, nth); err != nil {
+		return err
 	}
-	return err
+	ctx, o.cancel = context.WithCancel(ctx)
+	o.done.Go(func() {
+		for ; !o.s.struck(o.on); sleep(ctx, 5*time.Millisecond) {
+			if ctx.Err() != nil {
+				return
+			}
+		}
+		o.hit = 1
+		o.err = then(context.WithoutCancel(ctx))
+	})
+	return nil
+}
+
+// takeBack takes the order back, unless it was carried out, which it reports.
+func (o *ordered) takeBack() (struck bool, err error) {
+	if o.cancel == nil {
+		return false, nil // it was not given
+	}
+	struck, err = o.s.disarm(o.on)
+	o.cancel()
+	o.done.Wait()
+	return struck, errors.Join(err, o.err)
+}
+
+func (o *ordered) hits() map[string]int { return map[string]int{o.point: o.hit} }
+
+// crashAt kills a process at a fail point. Where another fault keeps it from coming there in
+// time nothing happens, and that it was not hit is in the result.
+type crashAt struct{ ordered }
+
+func (f *crashAt) inject(ctx context.Context) error {
+	point, nth := f.s.points.pick(f.on)
+	f.point = point.name
+	f.s.watch.expect(f.on, false)
+	return f.give(ctx, failpoint.Kill, nth, func(context.Context) error {
+		f.s.watch.lapses(f.on)
+		return nil
+	})
 }
 
 func (f *crashAt) heal(ctx context.Context) error {
-	struck, err := f.s.disarm(f.on)
-	if err != nil || !struck {
+	struck, err := f.takeBack()
+	if !struck {
 		f.s.watch.spared(f.on)
 		return err
 	}
 	f.hit = 1
-	if !f.lapsed {
-		f.s.watch.lapses(f.on)
-	}
-	return f.s.awaitStart(ctx, f.on)
+	return errors.Join(err, f.s.awaitStart(ctx, f.on))
 }
-
-func (f *crashAt) hits() map[string]int { return map[string]int{f.point.name: f.hit} }
 
 // spared says that a part will not end after all.
 func (w *watch) spared(name string) {
@@ -130,13 +143,11 @@ func (w *watch) spared(name string) {
 	delete(w.expected, name)
 }
 
-// pauseInTransaction stops an ingest that has moved heads and has not committed.
+// pauseInTransaction stops an ingest that has moved heads and has not committed, and wants
+// them to be free soon.
 type pauseInTransaction struct {
-	s     *system
-	on    string
-	pid   int
-	point string
-	hit   int
+	ordered
+	pid int
 }
 
 // transactionPoints are those at which it holds heads: Postgres itself takes them back at the
@@ -152,12 +163,7 @@ func headsLimit() time.Duration {
 func (f *pauseInTransaction) inject(ctx context.Context) error {
 	f.pid = f.s.pid(f.on)
 	f.point = transactionPoints[f.s.points.number(f.on, len(transactionPoints))]
-	reached, err := f.s.reach(ctx, f.on, f.point, failpoint.Stop, 1)
-	if err != nil || !reached {
-		return err
-	}
-	f.hit = 1
-	return f.s.headsAreFree(ctx)
+	return f.give(ctx, failpoint.Stop, 1, f.s.headsAreFree)
 }
 
 // headsAreFree waits until every head can be locked.
@@ -174,17 +180,16 @@ func (s *system) headsAreFree(ctx context.Context) error {
 }
 
 func (f *pauseInTransaction) heal(context.Context) error {
-	struck, err := f.s.disarm(f.on)
+	struck, err := f.takeBack()
 	if !struck {
 		return err
 	}
+	f.hit = 1
 	if cont := syscall.Kill(f.pid, syscall.SIGCONT); cont != nil {
 		err = errors.Join(err, fmt.Errorf("continue %s: %w", f.on, cont))
 	}
 	return err
 }
-
-func (f *pauseInTransaction) hits() map[string]int { return map[string]int{f.point: f.hit} }
 
 // counting is a fault that knows what it hit, and how often: of one that hit nothing a result
 // should not look as if it had been survived.
