@@ -34,8 +34,6 @@ type crash struct {
 	unsupervised bool
 	// doubles: the endpoint may get events again.
 	doubles bool
-	// again: batches may be published again.
-	again bool
 	// late: the events were queued again by somebody, under numbers of other batches.
 	late  bool
 	codes []string // that dead letters may have
@@ -58,7 +56,9 @@ type crashGroup struct {
 	name  string
 	cases []crash
 	// together: what they leave behind is settled at the end, since it is the same wait for all.
-	together   bool
+	together bool
+	// patient: nothing is to fall out of the queue, and nothing is published again.
+	patient    bool
 	behaviour  string // of the endpoint
 	queueBytes int64  // 0: the default
 	env        []string
@@ -73,37 +73,33 @@ const (
 	refuse      = `{"refuse_type":"^refused$"}`
 )
 
-// crashGroups is the table of all cases.
+// crashGroups is the table of all cases, those that take long first.
 func crashGroups() []*crashGroup {
 	return []*crashGroup{
-		{name: "forwarder", cases: forwarderCrashes()},
-		{name: "shed", cases: shedCrashes(), queueBytes: 64 << 20},
-		{name: "archive", cases: archiveCrashes()},
-		{name: "leases", cases: leaseCrashes()},
 		{name: "retransmit", cases: retransmitCrashes()},
-		{name: "letters", cases: letterCrashes()},
-		{name: "queue", cases: queueCrashes(), env: []string{"WAYBILL_REPLAY_WINDOW=0s"}},
 		{name: "ingest", cases: ingestCrashes()},
+		{name: "archive", cases: archiveCrashes(), patient: true},
+		{name: "forwarder", cases: forwarderCrashes(), patient: true},
+		{name: "trim", cases: trimCrashes(), env: []string{"WAYBILL_REPLAY_WINDOW=0s"}},
 		{name: "paused", cases: ingestPauses()},
-		{name: "settle", cases: settleCrashes(), together: true, behaviour: refuse},
+		{name: "shed", cases: shedCrashes(), queueBytes: 64 << 20},
+		{name: "leases", cases: leaseCrashes(), patient: true},
+		{name: "letters", cases: letterCrashes()},
+		{name: "queue", cases: queueCrashes()},
+		{name: "settle", cases: settleCrashes(), patient: true, together: true, behaviour: refuse},
 	}
 }
 
 func ingestCrashes() []crash {
 	dies, diesCopying := crash{action: failpoint.Kill}, crash{action: failpoint.Kill, events: many}
-	unpublished, unpublishedCopy := crash{action: failpoint.Kill, again: true}, crash{action: failpoint.Kill, events: many, again: true}
-	loses, losesCommit := crash{action: failpoint.Lose}, crash{action: failpoint.Lose, again: true}
-	losesCopy := crash{action: failpoint.Lose, events: many, again: true}
+	loses, losesCopy := crash{action: failpoint.Lose}, crash{action: failpoint.Lose, events: many}
 	return slices.Concat(
-		dies.at("ingest/before-commit-small"),
-		unpublished.at("ingest/after-commit-small"),
-		diesCopying.at("ingest/in-transaction", "ingest/in-copy", "ingest/before-commit-large"),
-		unpublishedCopy.at("ingest/after-commit-large"),
-		unpublished.at("ingest/before-enqueue", "ingest/after-enqueue", "ingest/before-answer", "ingest/after-answer", "ingest/before-publish"),
-		dies.at("ingest/after-publish"),
-		losesCommit.at("ingest/after-commit-small"),
+		dies.at("ingest/before-commit-small", "ingest/after-commit-small"),
+		diesCopying.at("ingest/in-transaction", "ingest/in-copy", "ingest/before-commit-large", "ingest/after-commit-large"),
+		dies.at("ingest/before-enqueue", "ingest/after-enqueue", "ingest/before-answer", "ingest/after-answer",
+			"ingest/before-publish", "ingest/after-publish"),
 		losesCopy.at("ingest/after-commit-large"),
-		loses.at("ingest/after-publish"),
+		loses.at("ingest/after-commit-small", "ingest/after-publish"),
 	)
 }
 
@@ -119,7 +115,7 @@ func forwarderCrashes() []crash {
 	dies, loses := crash{action: failpoint.Kill}, crash{action: failpoint.Lose}
 	diesHolding, losesHolding := crash{action: failpoint.Kill, doubles: true}, crash{action: failpoint.Lose, doubles: true}
 	return slices.Concat(
-		dies.at("forwarder/before-pull", "forwarder/after-pull", "forwarder/before-send"),
+		dies.at("forwarder/after-pull", "forwarder/before-send"),
 		diesHolding.at("forwarder/after-send", "forwarder/before-remember", "forwarder/after-remember",
 			"forwarder/before-receipt", "forwarder/after-receipt", "forwarder/before-ack", "forwarder/after-ack"),
 		losesHolding.at("forwarder/after-send"),
@@ -141,8 +137,9 @@ func archiveCrashes() []crash {
 	)
 }
 
+// leaseCrashes come while nothing is in hand: leases are renewed, and pulls repeated, at any time.
 func leaseCrashes() []crash {
-	dies, loses := crash{action: failpoint.Kill}, crash{action: failpoint.Lose}
+	diesIdle, loses := crash{action: failpoint.Kill, provoke: (*crashes).awaitPoint}, crash{action: failpoint.Lose}
 	taking := func(action string) crash {
 		return crash{action: action, provoke: signalled("forwarder-1", syscall.SIGKILL), restarts: 1}
 	}
@@ -150,7 +147,7 @@ func leaseCrashes() []crash {
 	giving.provoke = signalled("forwarder-1", syscall.SIGTERM)
 	losesGiving.provoke = giving.provoke
 	return slices.Concat(
-		dies.at("forwarder/before-renew", "forwarder/after-renew"),
+		diesIdle.at("forwarder/before-renew", "forwarder/after-renew", "forwarder/before-pull"),
 		taking(failpoint.Kill).at("forwarder/before-take", "forwarder/after-take"),
 		giving.at("forwarder/before-release", "forwarder/after-release"),
 		loses.at("forwarder/after-renew"),
@@ -178,7 +175,7 @@ func settleCrashes() []crash {
 func retransmitCrashes() []crash {
 	unpublished := func(c *crashes) error { return c.arm("ingest-1", "ingest/before-publish", failpoint.Kill, 1) }
 	published := func(c *crashes) error { _, err := c.disarm("ingest-1"); return err }
-	dies := crash{action: failpoint.Kill, prepare: unpublished, after: published, others: 1, again: true}
+	dies := crash{action: failpoint.Kill, prepare: unpublished, after: published, others: 1}
 	loses := dies
 	loses.action = failpoint.Lose
 	return slices.Concat(
@@ -209,24 +206,29 @@ func letterCrashes() []crash {
 }
 
 func queueCrashes() []crash {
-	noStream := crash{action: failpoint.Kill, again: true, provoke: func(c *crashes) error { return (&deleteStream{c.system, pipeline.EventsStream}).inject(c.ctx) }}
+	noStream := crash{action: failpoint.Kill, provoke: func(c *crashes) error { return (&deleteStream{c.system, pipeline.EventsStream}).inject(c.ctx) }}
 	noConsumers := crash{action: failpoint.Kill, nth: 2, provoke: func(c *crashes) error { return (&deleteConsumers{c.system, ingressSink}).inject(c.ctx) }}
-	trims := crash{action: failpoint.Kill, prepare: (*crashes).ageSettled, provoke: signalled("janitor-1", syscall.SIGKILL), restarts: 1}
-	losesStream, losesConsumer, losesTrim := noStream, noConsumers, trims
-	losesStream.action, losesConsumer.action, losesTrim.action = failpoint.Lose, failpoint.Lose, failpoint.Lose
+	losesStream, losesConsumer := noStream, noConsumers
+	losesStream.action, losesConsumer.action = failpoint.Lose, failpoint.Lose
 	return slices.Concat(
 		noStream.at("janitor/before-create-stream", "janitor/after-create-stream"),
 		losesStream.at("janitor/after-create-stream"),
 		noConsumers.at("janitor/before-create-consumer", "janitor/after-create-consumer"),
 		losesConsumer.at("janitor/after-create-consumer"),
-		trims.at("janitor/before-trim", "janitor/after-trim"),
-		losesTrim.at("janitor/after-trim"),
 	)
+}
+
+// trimCrashes: a janitor trims when it starts.
+func trimCrashes() []crash {
+	trims := crash{action: failpoint.Kill, prepare: (*crashes).ageSettled, provoke: signalled("janitor-1", syscall.SIGKILL), restarts: 1}
+	loses := trims
+	loses.action = failpoint.Lose
+	return slices.Concat(trims.at("janitor/before-trim", "janitor/after-trim"), loses.at("janitor/after-trim"))
 }
 
 func shedCrashes() []crash {
 	dies := crash{
-		action: failpoint.Kill, provoke: (*crashes).fillQueue, again: true,
+		action: failpoint.Kill, provoke: (*crashes).fillQueue,
 		after: func(c *crashes) error { return c.behave(c.ctx, `{}`) },
 	}
 	loses := dies
@@ -252,6 +254,11 @@ func (c *crashes) awaitHeads() error {
 		return errors.New("a stopped ingest does not hold the head that it moved")
 	}
 	return errors.Join(c.headsAreFree(c.ctx), c.signal("ingest-1", syscall.SIGCONT))
+}
+
+// awaitPoint sends nothing before the process has come to the point.
+func (c *crashes) awaitPoint() error {
+	return c.await("the point is reached", func() bool { return c.struck(c.one.process()) })
 }
 
 // expireSoon leaves behind events that the endpoint did not get, and a transaction that makes
