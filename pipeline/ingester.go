@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 // IngesterConfig says how events are gathered into transactions.
@@ -309,7 +311,9 @@ func (in *Ingester) flush(ctx context.Context, units []*unit) {
 		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	in.note(err)
+	failpoint.Hit("ingest/before-answer")
 	answer(units, err)
+	failpoint.Hit("ingest/after-answer")
 }
 
 // commit appends the units' events and enqueues the batches before anybody is answered,
@@ -331,9 +335,11 @@ func (in *Ingester) commit(ctx context.Context, units []*unit) error {
 		return err
 	}
 	in.backlog.accepted(done.counts())
+	failpoint.Hit("ingest/before-enqueue")
 	for i := range done.batches {
 		in.publisher.Enqueue(&done.batches[i], done.bodies[i], began)
 	}
+	failpoint.Hit("ingest/after-enqueue")
 	return nil
 }
 

@@ -116,6 +116,7 @@ func (j *Janitor) Run(ctx context.Context) error {
 	wg.Go(func() { j.every(ctx, "purge dead letters", j.cfg.ExpireEvery, j.purge) })
 	wg.Go(func() { j.every(ctx, "drop removed sinks", j.cfg.ExpireEvery, j.dropRemovedSinks) })
 	wg.Go(func() { j.every(ctx, "forget accepted events", j.forgetEvery(), j.forgetAccepted) })
+	wg.Go(func() { j.every(ctx, "end stalled copies", j.cfg.UpkeepEvery, j.endStalledCopies) })
 	wg.Wait()
 	return nil
 }
@@ -232,6 +233,19 @@ func (j *Janitor) forgetAccepted(ctx context.Context) error {
 	if errors.Is(err, errLogInUse) {
 		j.log.Info("the log of accepted events is shortened later", "reason", err)
 		return nil
+	}
+	return err
+}
+
+// stalledCopy is how long a COPY may take: as long as any other statement, and as long as an
+// ingest that is alive goes on with it.
+var stalledCopy = DefaultStoreConfig("").StatementTimeout
+
+// endStalledCopies takes the heads from ingests that stand still.
+func (j *Janitor) endStalledCopies(ctx context.Context) error {
+	n, err := bounded(ctx, func(ctx context.Context) (int, error) { return j.store.EndStalledCopies(ctx, stalledCopy) })
+	if n > 0 {
+		j.log.Warn("transactions of ingests that stand still were ended", "transactions", n)
 	}
 	return err
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 // floors are the positions of the sinks' consumers, read before anything that is compared
@@ -182,7 +184,9 @@ func (k keeper) createConsumer(ctx context.Context, sink string, lane int, old *
 			return fmt.Errorf("delete consumer %s: %w", name, err)
 		}
 	}
+	failpoint.Hit("janitor/before-create-consumer")
 	_, err = k.queue.js.CreateConsumer(ctx, EventsStream, sinkConsumerConfig(k.cfg, sink, lane, start))
+	err = failpoint.Err("janitor/after-create-consumer", err)
 	if errors.Is(err, jetstream.ErrConsumerExists) {
 		return nil // another janitor was faster
 	}
@@ -309,7 +313,8 @@ func (j *Janitor) trim(ctx context.Context) error {
 	if keep <= state.FirstSeq {
 		return nil
 	}
-	if err := stream.Purge(ctx, jetstream.WithPurgeSequence(keep)); err != nil {
+	failpoint.Hit("janitor/before-trim")
+	if err := failpoint.Err("janitor/after-trim", stream.Purge(ctx, jetstream.WithPurgeSequence(keep))); err != nil {
 		return fmt.Errorf("trim %s: %w", EventsStream, err)
 	}
 	return nil
@@ -332,7 +337,8 @@ func (j *Janitor) shed(ctx context.Context, info *jetstream.StreamInfo) error {
 	if !stream.CachedInfo().Created.Equal(info.Created) {
 		return nil
 	}
-	if err := stream.Purge(ctx, jetstream.WithPurgeSequence(info.State.FirstSeq+n)); err != nil {
+	failpoint.Hit("janitor/before-shed")
+	if err := failpoint.Err("janitor/after-shed", stream.Purge(ctx, jetstream.WithPurgeSequence(info.State.FirstSeq+n))); err != nil {
 		return fmt.Errorf("shed from %s: %w", EventsStream, err)
 	}
 	j.metrics.shedBatches(int64(n))

@@ -11,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 // staleStore is what a pass needs of Postgres, whose clock alone it goes by. Each call is one
@@ -317,7 +319,8 @@ func (r *retransmitter) chunk(ctx context.Context, numbers []int64, stale []stal
 		}
 		c := &batches[i]
 		o := outgoing{msg: c.batch.message(c.body), id: c.batch.ID, events: c.batch.count, deadline: deadline}
-		switch err := r.queue.publishOnce(ctx, o); {
+		failpoint.Hit("janitor/before-publish")
+		switch err := failpoint.Err("janitor/after-publish", r.queue.publishOnce(ctx, o)); {
 		case isTooLarge(err):
 			// Of this batch alone: those behind it must not wait for it.
 			r.metrics.unpublishable()

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 var (
@@ -96,7 +98,9 @@ func takeLease(ctx context.Context, kv leaseKV, ttl time.Duration, place SinkLan
 	}
 	l := &lease{kv: kv, key: place.leaseKey(), value: value, ttl: ttl, turn: make(chan struct{}, 1)}
 	l.confirmed = time.Now()
+	failpoint.Hit("forwarder/before-take")
 	l.revision, err = kv.Create(ctx, l.key, value)
+	err = failpoint.Err("forwarder/after-take", err)
 	if errors.Is(err, jetstream.ErrKeyExists) {
 		err = l.retake(ctx, holder)
 	}
@@ -199,7 +203,9 @@ func (l *lease) current() uint64 {
 // update is called by the holder of the turn.
 func (l *lease) update(ctx context.Context, revision uint64) error {
 	before := time.Now()
+	failpoint.Hit("forwarder/before-renew")
 	next, err := l.kv.Update(ctx, l.key, l.value, revision)
+	err = failpoint.Err("forwarder/after-renew", err)
 	if err != nil {
 		return fmt.Errorf("renew lease %s: %w", l.key, err)
 	}
@@ -233,6 +239,7 @@ func (l *lease) release(ctx context.Context) error {
 	if l.valid() != nil {
 		return nil // not ours to give
 	}
+	failpoint.Hit("forwarder/before-release")
 	err := l.kv.Delete(ctx, l.key, l.current())
 	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
 		// The renewal that keep was stopped in has moved the revision: then the value is still ours.
@@ -246,7 +253,7 @@ func (l *lease) release(ctx context.Context) error {
 			err = l.kv.Delete(ctx, l.key, revision)
 		}
 	}
-	if err != nil {
+	if err = failpoint.Err("forwarder/after-release", err); err != nil {
 		return fmt.Errorf("release lease %s: %w", l.key, err)
 	}
 	return nil

@@ -13,6 +13,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 // Why a worker starts its consumer over.
@@ -196,6 +198,7 @@ func (p *puller) pull(ctx context.Context, want pullRequest, reply string) error
 		return fmt.Errorf("encode pull request: %w", err)
 	}
 	subject := jetstream.DefaultAPIPrefix + "CONSUMER.MSG.NEXT." + EventsStream + "." + p.name
+	failpoint.Hit("forwarder/before-pull")
 	if err := p.nc.PublishRequest(subject, reply, body); err != nil {
 		return fmt.Errorf("pull: %w", err)
 	}
@@ -296,6 +299,7 @@ func (p *puller) push(m *nats.Msg) error {
 	p.bytes += h.memory()
 	p.mu.Unlock()
 	p.received.Store(want)
+	failpoint.Hit("forwarder/after-pull")
 	signal(p.more)
 	return nil
 }
@@ -331,9 +335,11 @@ var (
 // ack answers a message, +ACK or +TERM. It does not wait: an ack that is lost with the
 // connection makes the message come again, and then the worker knows it.
 func (p *puller) ack(h held, body []byte) error {
+	failpoint.Hit("forwarder/before-ack")
 	if err := p.nc.Publish(h.msg.Reply, body); err != nil {
 		return fmt.Errorf("ack: %w", err)
 	}
+	failpoint.Hit("forwarder/after-ack")
 	p.acked.Add(1)
 	return nil
 }

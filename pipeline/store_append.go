@@ -12,6 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 var (
@@ -140,11 +142,13 @@ func (f *flush) isSmall() bool {
 // Postgres's own leaves the outcome unknown.
 func appendSmall(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duration) ([]batchMeta, error) {
 	args := append(f.headArgs(ttl), f.eventArgs()...)
+	failpoint.Hit("ingest/before-commit-alone")
 	rows, err := conn.Query(ctx, appendSmallSQL, args...)
 	if err != nil {
 		return nil, classifyAppend(err, true)
 	}
 	meta, err := f.readHeads(rows)
+	err = failpoint.Err("ingest/after-commit-alone", err)
 	if err != nil {
 		return nil, classifyAppend(err, true)
 	}
@@ -162,12 +166,15 @@ func appendInSteps(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, tt
 	if err != nil {
 		return nil, false, err
 	}
+	failpoint.Hit("ingest/in-transaction")
 	if !f.isSmall() {
 		if _, err := conn.PgConn().CopyFrom(ctx, newCopyReader(f), copyEventsSQL); err != nil {
 			return nil, false, fmt.Errorf("copy the events: %w", err)
 		}
 	}
+	failpoint.Hit("ingest/before-commit")
 	tag, err := conn.Exec(ctx, "COMMIT")
+	err = failpoint.Err("ingest/after-commit", err)
 	if err != nil {
 		return nil, true, fmt.Errorf("commit: %w", err)
 	}
@@ -379,6 +386,7 @@ func (r *copyReader) Read(p []byte) (int, error) {
 
 func (r *copyReader) fill() {
 	r.buf, r.off = r.buf[:0], 0
+	failpoint.Hit("ingest/in-copy")
 	for r.next < len(r.f.events) && len(r.buf) < copyChunk {
 		r.buf = r.f.appendRow(r.buf, r.next)
 		r.next++

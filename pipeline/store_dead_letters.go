@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 var (
@@ -149,6 +151,7 @@ const (
 // Expire moves some batches past their TTL into dead_letters, the oldest first, and returns
 // the number of dead letters by sink; nothing once no batch is past its TTL.
 func (s *Store) Expire(ctx context.Context) (map[string]int, error) {
+	failpoint.Hit("janitor/before-expire")
 	rows, err := s.pool.Query(ctx, expireSQL, expireBatches, expireEvents)
 	if err != nil {
 		return nil, fmt.Errorf("expire: %w", err)
@@ -163,7 +166,7 @@ func (s *Store) Expire(ctx context.Context) (map[string]int, error) {
 		}
 		out[sink] = n
 	}
-	if err := rows.Err(); err != nil {
+	if err := failpoint.Err("janitor/after-expire", rows.Err()); err != nil {
 		return nil, fmt.Errorf("expire: %w", err)
 	}
 	return out, nil

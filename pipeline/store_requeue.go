@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 //go:embed sql/requeue.sql
@@ -54,7 +56,9 @@ func (s *Store) requeue(ctx context.Context, found []foundLetter, ttl time.Durat
 	for i, l := range found {
 		lanes[i] = int16(s.laneOfLetter(l))
 	}
+	failpoint.Hit("waybill/before-requeue")
 	tag, err := s.exec(ctx, requeueSQL, failed, positions, tokens, sinks, lanes, micros)
+	err = failpoint.Err("waybill/after-requeue", err)
 	if isNumberTaken(err) {
 		if _, err := s.pool.Exec(ctx, repairNumbersSQL); err != nil {
 			return 0, fmt.Errorf("requeue: set the batch numbers past the stored ones: %w", err)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 var (
@@ -48,11 +50,14 @@ func (s *Store) Settle(ctx context.Context, receipts []Receipt) (Settled, error)
 	var done Settled
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		done = Settled{DeadLetters: map[string]int{}}
+		failpoint.Hit("janitor/before-lock")
 		if err := work.lock(ctx, tx); err != nil {
 			return err
 		}
-		return work.apply(ctx, tx, &done)
+		failpoint.Hit("janitor/after-lock")
+		return failpoint.Err("janitor/before-commit", work.apply(ctx, tx, &done))
 	})
+	err = failpoint.Err("janitor/after-commit", err)
 	if err != nil {
 		return Settled{}, fmt.Errorf("settle %d batches: %w", len(work.claims), err)
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 var (
@@ -222,6 +224,7 @@ func (s *Store) claimStale(ctx context.Context, numbers []int64, stale []staleFo
 		if err := readBodies(ctx, tx, all); err != nil {
 			return err
 		}
+		failpoint.Hit("janitor/before-claim")
 		for _, c := range all {
 			if c.rows.whole() {
 				out = append(out, c)
@@ -234,7 +237,7 @@ func (s *Store) claimStale(ctx context.Context, numbers []int64, stale []staleFo
 		}
 		return nil
 	})
-	return out, damaged, err
+	return out, damaged, failpoint.Err("janitor/after-claim", err)
 }
 
 func scanClaimed(row pgx.CollectableRow) (claimed, error) {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 // Names on the NATS side.
@@ -189,7 +191,9 @@ func bucketConfigs(cfg QueueConfig) []jetstream.KeyValueConfig {
 func (q *Queue) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {
 	have, err := q.js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		failpoint.Hit("janitor/before-create-stream")
 		_, err = q.js.CreateStream(ctx, want)
+		err = failpoint.Err("janitor/after-create-stream", err)
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			return q.ensureStream(ctx, want) // another one created it meanwhile
 		}

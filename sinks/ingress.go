@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/waybillhq/waybill/pipeline"
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 	"github.com/waybillhq/waybill/schemas/chipingress"
 )
 
@@ -219,7 +220,9 @@ func (s *Ingress) publish(ctx context.Context, lane int, request ingressRequest)
 	conn := s.conns[lane%len(s.conns)]
 	response := new(chipingress.PublishResponse)
 	start := time.Now()
+	failpoint.Hit("forwarder/before-send")
 	err := conn.Invoke(ctx, chipingress.ChipIngress_PublishBatch_FullMethodName, request, response, s.codec)
+	err = failpoint.Err("forwarder/after-send", err)
 	code := status.Code(err)
 	s.metrics.request(ctx, code, time.Since(start), len(request), request.size())
 	if code != codes.OK {

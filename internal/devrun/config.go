@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/waybillhq/waybill/internal/process"
+	"github.com/waybillhq/waybill/internal/supervisor"
 	"github.com/waybillhq/waybill/pipeline"
 )
 
@@ -36,6 +37,8 @@ type Config struct {
 	Lanes int
 	// Grace is the pipeline's grace period, set when its tables are created.
 	Grace time.Duration
+	// DedupeWindow is how long accepted events are remembered; 0: not at all.
+	DedupeWindow time.Duration
 	// Queue is how streams are made, unless Env says otherwise to the janitors.
 	Queue pipeline.QueueConfig
 	// ArchiveLinger is how long an object waits to be filled, unless Env says otherwise.
@@ -54,6 +57,9 @@ type Config struct {
 	// routes-1 and so on.
 	Via func(process, server, addr string) (string, error)
 
+	// RestartPause bounds the pause, which doubles, before a part that ended is started again.
+	RestartPause time.Duration
+
 	// Say receives lines for people: what is slow, ended, or was started again.
 	Say func(string)
 }
@@ -65,8 +71,9 @@ func DefaultConfig() Config {
 		S3:       process.DefaultS3(),
 		HTTPAddr: "127.0.0.1:8080", GRPCAddr: "127.0.0.1:50051",
 		Ingests: 1, Forwarders: 1, Janitors: 1, NATSServers: 1,
-		Lanes: pipeline.DefaultLanes, Grace: pipeline.DefaultGrace,
+		Lanes: pipeline.DefaultLanes, Grace: pipeline.DefaultGrace, DedupeWindow: pipeline.DefaultDedupeWindow,
 		Queue: pipeline.DefaultQueueConfig(), ArchiveLinger: 2 * time.Second,
+		RestartPause: supervisor.MaxPause,
 	}
 }
 
@@ -81,6 +88,10 @@ func (c Config) Validate() error {
 		return errors.New("the field Say is missing; give it a function that prints a line")
 	case c.Lanes < 1 || c.Lanes > pipeline.MaxLanes:
 		return fmt.Errorf("lanes: %d; want 1 to %d", c.Lanes, pipeline.MaxLanes)
+	case c.Grace < time.Second:
+		return fmt.Errorf("grace: %v; want at least 1s", c.Grace)
+	case c.RestartPause <= 0:
+		return fmt.Errorf("restart pause: %v; want a positive duration", c.RestartPause)
 	case c.ArchiveLinger < 0:
 		return fmt.Errorf("archive linger: %v; want 0 or more", c.ArchiveLinger)
 	}

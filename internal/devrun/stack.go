@@ -79,7 +79,7 @@ func New(config Config) (*Stack, error) {
 }
 
 func (s *Stack) add(group *[]member, name, where string, part supervisor.Part) {
-	*group = append(*group, member{supervisor.New(name, part, s.config.Say), where})
+	*group = append(*group, member{supervisor.New(name, part, s.config.RestartPause, s.config.Say), where})
 }
 
 // Start starts everything and waits until events can be sent. After an error whatever was
@@ -135,7 +135,7 @@ func startAll(ctx context.Context, members []member) error {
 // migrate creates tables, streams and consumers.
 func (s *Stack) migrate(ctx context.Context) error {
 	spec := pipeline.DefaultSpec()
-	spec.Lanes, spec.Grace = s.config.Lanes, s.config.Grace
+	spec.Lanes, spec.Grace, spec.DedupeWindow = s.config.Lanes, s.config.Grace, s.config.DedupeWindow
 	if err := pipeline.Migrate(ctx, s.DatabaseURL, spec); err != nil {
 		return err
 	}

@@ -106,7 +106,7 @@ type lateOriginals struct {
 }
 
 func (f *lateOriginals) inject(ctx context.Context) error {
-	return (&network{f.s, []string{f.on}, "nats", proxy.Fault{Mode: proxy.BlackHole}}).inject(ctx)
+	return (&network{s: f.s, processes: []string{f.on}, server: "nats", fault: proxy.Fault{Mode: proxy.BlackHole}}).inject(ctx)
 }
 
 // lateLimit bounds the wait for what was held up to be stored.

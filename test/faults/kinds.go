@@ -84,7 +84,7 @@ func part(names ...string) func(string) []string { return func(string) []string 
 func kinds() []*kind {
 	return slices.Concat(processKinds(), postgresKinds(), natsKinds(), endpointKinds(), networkKinds(),
 		streamKinds(), poisonKinds(), clusterKinds(), producerKinds(), stopKinds(), scaleKinds(),
-		clockKinds(), storageKinds(), requeueKinds())
+		clockKinds(), storageKinds(), requeueKinds(), crashKinds())
 }
 
 // selectKinds returns the named faults, or all.

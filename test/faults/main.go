@@ -190,7 +190,7 @@ func (l *labelled) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// build builds the waybill binary of this checkout, with a clock that can be off.
+// build builds the waybill binary of this checkout, with its fail points and a clock that can be off.
 func build(ctx context.Context, dir string) (string, error) {
 	binary := filepath.Join(dir, "waybill")
 	overlay, err := clockOverlay(ctx, dir)
@@ -198,7 +198,7 @@ func build(ctx context.Context, dir string) (string, error) {
 		return "", err
 	}
 	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false",
-		"-overlay", overlay,
+		"-tags=failpoints", "-overlay", overlay,
 		"-o", binary, "github.com/waybillhq/waybill/cmd/waybill")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build waybill: %w\n%s", err, out)

@@ -61,6 +61,9 @@ type scheduleStep struct {
 	Injected float64 `json:"injected_seconds"`
 	Healed   float64 `json:"healed_seconds"`
 	Proof    string  `json:"proof,omitempty"` // of what it did
+	// Hits is what the fault hit and how often, where it can tell: answers that were lost, by
+	// what they answered, or a point at which a process died. Empty: it hit nothing.
+	Hits map[string]int `json:"hits,omitzero"`
 }
 
 // judge makes the result.
@@ -72,7 +75,7 @@ func (t *trial) judge(e *evidence, settled error, recovery time.Duration) *resul
 		RecoverSeconds: recovery.Seconds(), MaxRSS: map[string]float64{}, Violations: []string{},
 	}
 	for _, p := range t.steps {
-		r.Schedule = append(r.Schedule, scheduleStep{p.kind.name, p.on, p.injected.Seconds(), p.healed.Seconds(), p.proof})
+		r.Schedule = append(r.Schedule, scheduleStep{p.kind.name, p.on, p.injected.Seconds(), p.healed.Seconds(), p.proof, p.hits})
 	}
 	if settled != nil {
 		r.violation("%v", settled)

@@ -57,8 +57,9 @@ type played struct {
 	step
 	injected, healed time.Duration
 	fault            fault
-	proof            string // of what it did, where it can tell
-	idle             bool   // it can tell, and did nothing
+	proof            string         // of what it did, where it can tell
+	idle             bool           // it can tell, and did nothing
+	hits             map[string]int // what the fault hit; nil: it does not tell
 }
 
 // runOne runs one seed. The error is one of the harness; violations are in the result.
@@ -86,6 +87,7 @@ func runOne(ctx context.Context, s settings, seed uint64, w io.Writer) (*result,
 	if t.system, err = startSystem(ctx, seed, s.binary, t.setups()); err != nil {
 		return nil, err
 	}
+	t.system.points.seed = seed
 	result, err := t.run(ctx)
 	err = errors.Join(err, t.end(result))
 	if ctx.Err() != nil {
@@ -230,6 +232,7 @@ func (t *trial) playStep(ctx context.Context, p *played) {
 	}
 	t.mark(&p.healed)
 	t.prove(p, f)
+	p.hits = hitsOf(f) // read once play has returned
 	t.say("  %5.1fs  %s %s is over", time.Since(t.loaded).Seconds(), p.kind.name, p.on)
 }
 

@@ -29,6 +29,8 @@ type system struct {
 	stack *devrun.Stack
 	ways  *ways
 	watch *watch
+	// points says at which fail points processes die.
+	points picker
 
 	// Where producers reach the ingests, through proxies: URLs and host:port.
 	http, grpc []string
@@ -107,7 +109,7 @@ func (s *system) config(binary string) devrun.Config {
 	c.Dir, c.Executable, c.FreePorts = s.dir, binary, true
 	c.Ingests, c.Forwarders, c.Janitors = len(ingests), len(forwarders), len(janitors)
 	c.ArchiveLinger = 200 * time.Millisecond
-	c.Env = append(os.Environ(), "WAYBILL_ENDPOINT_RECORDS_FILE="+s.recordsFile())
+	c.Env = append(os.Environ(), "WAYBILL_ENDPOINT_RECORDS_FILE="+s.recordsFile(), "WAYBILL_FAILPOINTS="+s.ordersDir())
 	c.Say, c.Via = s.watch.hear, s.ways.via
 	return c
 }
