@@ -154,6 +154,8 @@ func (j *Janitor) note(name string, err error) {
 	switch {
 	case err != nil && !failing:
 		j.log.Warn("task fails and is tried again", "task", name, "error", err)
+	case err != nil && err.Error() != before.err.Error():
+		j.log.Warn("task fails for another reason", "task", name, "error", err)
 	case err == nil && failing:
 		j.log.Info("task works again", "task", name, "failed_for", time.Since(before.since).Round(time.Millisecond).String())
 	}

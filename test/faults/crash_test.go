@@ -268,6 +268,7 @@ func (c *crashes) judge(g *crashGroup) {
 		c.t.Error(err)
 		return
 	}
+	e.Forgets = g.forgetful
 	if e.archive != nil || e.left != 0 {
 		c.t.Errorf("the archive cannot be read (%v), or %d rows of events are left", e.archive, e.left)
 	}
@@ -299,7 +300,7 @@ func (c *crashes) judge(g *crashGroup) {
 
 // partOf is the evidence of one case. Its offsets are dense only together with the others'.
 func (c *crashes) partOf(e audit.Evidence, run string) audit.Evidence {
-	of := audit.Evidence{Archive: e.Archive, Sent: c.sent[run], Sinks: map[string][]roundtrip.Delivery{}, Retransmitted: e.Retransmitted}
+	of := audit.Evidence{Archive: e.Archive, Forgets: e.Forgets, Sent: c.sent[run], Sinks: map[string][]roundtrip.Delivery{}, Retransmitted: e.Retransmitted}
 	next := map[int]int64{}
 	for sink, all := range e.Sinks {
 		for _, d := range all {
