@@ -110,11 +110,11 @@ func gather(receipts []Receipt) *settlement {
 }
 
 func (w *settlement) lock(ctx context.Context, tx pgx.Tx) error {
-	numbers, tokens := make([]int64, len(w.claims)), make([]int64, len(w.claims))
+	numbers := make([]int64, len(w.claims))
 	for i, c := range w.claims {
-		numbers[i], tokens[i] = c.id.Number, int64(c.id.Token)
+		numbers[i] = c.id.Number
 	}
-	rows, err := tx.Query(ctx, settleLockSQL, numbers, tokens)
+	rows, err := tx.Query(ctx, settleLockSQL, numbers)
 	if err != nil {
 		return fmt.Errorf("lock the batches: %w", err)
 	}
@@ -128,6 +128,9 @@ func (w *settlement) lock(ctx context.Context, tx pgx.Tx) error {
 			return fmt.Errorf("lock the batches: %w", err)
 		}
 		c := w.byID[BatchID{Number: number, Token: uint64(token)}]
+		if c == nil {
+			continue // another batch of that number
+		}
 		c.found, c.waiting, c.events, c.requeued = true, waiting, int(events), requeued
 	}
 	if err := rows.Err(); err != nil {
@@ -185,6 +188,15 @@ func (w *settlement) sort(done *Settled) *settleRows {
 		}
 	}
 	return r
+}
+
+// waiting groups the batches by the sinks they still wait for, of which there are few kinds.
+func (r *settleRows) waiting() map[string][]int64 {
+	by := map[string][]int64{}
+	for i, batch := range r.waitingBatches {
+		by[r.waitingRemaining[i]] = append(by[r.waitingRemaining[i]], batch)
+	}
+	return by
 }
 
 // addTaken notes what a sink that is taken off a batch refused, and the dead letter that a
@@ -257,7 +269,9 @@ func (w *settlement) apply(ctx context.Context, tx pgx.Tx, done *Settled) error 
 			})
 		}
 	}
-	queue(len(r.waitingBatches), settleWaitingSQL, r.waitingBatches, r.waitingRemaining)
+	for remaining, batches := range r.waiting() {
+		queue(len(batches), settleWaitingSQL, batches, strings.Split(remaining, ","))
+	}
 	queue(len(r.settled), deleteBatchesSQL, r.settled)
 	queue(len(r.first), deleteEventsSQL, r.first, r.past)
 	if b.Len() == 0 {

@@ -13,12 +13,18 @@ WITH candidate AS MATERIALIZED (
     FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM waybill.batches b WHERE b.batch = ANY (ARRAY(SELECT batch FROM due))
+), taken AS (
+    DELETE FROM waybill.events
+    WHERE ctid = ANY (ARRAY(
+        SELECT e.ctid
+        FROM due d CROSS JOIN LATERAL (
+            SELECT ctid FROM waybill.events
+            WHERE position >= d.batch << 12 AND position < (d.batch + 1) << 12 OFFSET 0) AS e))
+    RETURNING position, source, type, event_id, seqnum, event
 ), event AS (
-    DELETE FROM waybill.events e
-    USING due d
-    WHERE e.position >= d.batch << 12 AND e.position < (d.batch + 1) << 12
-    RETURNING d.batch, coalesce(d.origin_position, e.position) AS position, coalesce(d.origin_token, d.token) AS token,
-              d.accepted_at, d.lane, d.waiting_for, e.source, e.type, e.event_id, e.seqnum, e.event
+    SELECT d.batch, coalesce(d.origin_position, e.position) AS position, coalesce(d.origin_token, d.token) AS token,
+           d.accepted_at, d.lane, d.waiting_for, e.source, e.type, e.event_id, e.seqnum, e.event
+    FROM taken e JOIN due d ON d.batch = e.position >> 12
 ), dead AS (
     INSERT INTO waybill.dead_letters AS l
         (position, token, sink, code, reason, accepted_at, lane, source, type, event_id, seqnum, event)

@@ -148,8 +148,9 @@ type setup func(c *devrun.Config, s *system) error
 
 // addFronts puts proxies between the producers and the ingests.
 func (s *system) addFronts() error {
-	for i, ingest := range ingests {
-		http, err := s.ways.via(ingest, "http", strings.TrimPrefix(s.stack.HTTP[i], "http://"))
+	for i, url := range s.stack.HTTP {
+		ingest := ingests[i]
+		http, err := s.ways.via(ingest, "http", strings.TrimPrefix(url, "http://"))
 		if err != nil {
 			return err
 		}
