@@ -99,9 +99,6 @@ func newPool(ctx context.Context, cfg StoreConfig) (*pgxpool.Pool, error) {
 		"enable_seqscan":   "off",
 		"enable_hashjoin":  "off",
 		"enable_mergejoin": "off",
-		// For the same reason a plan for certain parameters is never the better one, and
-		// planning a lone event's flush takes longer than executing it.
-		"plan_cache_mode":  "force_generic_plan",
 		"jit":              "off",
 		"application_name": "waybill",
 	} {
