@@ -18,8 +18,8 @@ var (
 	// not be reached, or because this process is stopping (HTTP 503, gRPC UNAVAILABLE).
 	ErrUnavailable = errors.New("unavailable")
 	// ErrOutcomeUnknown means that the connection was lost around the commit: the
-	// events may or may not be stored. The producer retries, and a duplicate is
-	// possible (HTTP 503, gRPC UNAVAILABLE).
+	// events may or may not be stored. The producer retries under the same ids, which
+	// stores nothing twice within the dedupe window (HTTP 503, gRPC UNAVAILABLE).
 	ErrOutcomeUnknown = errors.New("outcome of the commit is unknown")
 )
 

@@ -229,7 +229,7 @@ func (j *Janitor) forgetEvery() time.Duration {
 }
 
 // forgetAccepted shortens the log of accepted events. A reader that is in the way only delays
-// that: it is no trouble until the part in question is about to be written to again.
+// that, and is no trouble: what is too old does no harm but to take room.
 func (j *Janitor) forgetAccepted(ctx context.Context) error {
 	_, err := bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, j.store.ForgetAccepted(ctx) })
 	if errors.Is(err, errLogInUse) {

@@ -44,6 +44,10 @@ const (
 	smallFlushBytes = 256 << 10
 )
 
+// keepPlansSQL is for the statements of a flush that reads the log: they have one good plan,
+// whatever the parameters, and making it anew takes longer than executing it.
+const keepPlansSQL = `SET LOCAL plan_cache_mode = force_generic_plan`
+
 const copyEventsSQL = `COPY waybill.events (position, source, type, event_id, seqnum, event) FROM STDIN BINARY`
 
 // appended is what a committed flush became.
@@ -190,6 +194,9 @@ func appendInSteps(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, tt
 func openFlush(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl time.Duration) (meta []batchMeta, err error) {
 	start := &pgx.Batch{}
 	start.Queue("BEGIN")
+	if d != nil {
+		start.Queue(keepPlansSQL)
+	}
 	sql, args := f.statement(d != nil, ttl)
 	start.Queue(sql, args...)
 	if d != nil {
@@ -200,6 +207,11 @@ func openFlush(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl ti
 	defer results.Close()
 	if _, err := results.Exec(); err != nil {
 		return nil, fmt.Errorf("begin: %w", err)
+	}
+	if d != nil {
+		if _, err := results.Exec(); err != nil {
+			return nil, fmt.Errorf("begin: %w", err)
+		}
 	}
 	rows, err := results.Query()
 	if err != nil {

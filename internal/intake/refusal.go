@@ -42,7 +42,7 @@ func (in *Intake) refusalOf(err error) refusal {
 		return refusal{
 			reason: "outcome-unknown", httpStatus: http.StatusServiceUnavailable, code: codes.Unavailable,
 			title:      "Outcome unknown",
-			detail:     "the connection to the database was lost around the commit; the events may be stored, and a retry may duplicate them",
+			detail:     "the connection to the database was lost around the commit; the events may be stored; send them again under the same ids, and within the dedupe window they are not stored twice",
 			retryAfter: in.config.UnavailableRetryAfter,
 		}
 	}
