@@ -66,7 +66,8 @@ func (j *Janitor) retransmit(ctx context.Context) (rest time.Duration, err error
 	if err != nil {
 		return j.cfg.RetransmitEvery, err
 	}
-	rest = max(j.cfg.RetransmitEvery, surveyShare*time.Since(began))
+	surveyed := time.Since(began)
+	rest = max(j.cfg.RetransmitEvery, surveyShare*surveyed)
 	j.mu.Lock()
 	j.survey = survey
 	j.mu.Unlock()
@@ -74,7 +75,8 @@ func (j *Janitor) retransmit(ctx context.Context) (rest time.Duration, err error
 	r := retransmitter{cfg: j.cfg, store: j.store, queue: j.queue, metrics: j.metrics, log: j.log}
 	stale, err := r.pass(ctx, survey)
 	if stale {
-		rest = j.cfg.RetransmitEvery
+		// There may be more than there was room for; room comes as the sink takes some.
+		rest = max(j.cfg.RetransmitEvery/4, 2*surveyed)
 	}
 	return rest, errors.Join(err, saved)
 }

@@ -115,8 +115,21 @@ func newPool(ctx context.Context, cfg StoreConfig) (*pgxpool.Pool, error) {
 
 func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
-// Close ends the store's connections.
-func (s *Store) Close() { s.pool.Close() }
+// closeTimeout bounds Close: saying goodbye to a server that does not answer takes 15 s and
+// more, and a process that is to stop has no such time.
+const closeTimeout = 2 * time.Second
+
+// Close ends the store's connections. Those whose server does not answer end behind it.
+func (s *Store) Close() {
+	closed := make(chan struct{})
+	go func() { defer close(closed); s.pool.Close() }()
+	timer := time.NewTimer(closeTimeout)
+	defer timer.Stop()
+	select {
+	case <-closed:
+	case <-timer.C:
+	}
+}
 
 // Lanes is the number of lanes of the pipeline.
 func (s *Store) Lanes() int { return s.lanes }

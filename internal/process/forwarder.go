@@ -17,6 +17,7 @@ import (
 type Forwarder struct {
 	Logging
 	Identity
+	Memory
 	NATS
 	Lanes
 	Ingress
@@ -30,6 +31,7 @@ type Forwarder struct {
 // Run runs a forwarder until ctx ends.
 func (c *Forwarder) Run(ctx context.Context) error {
 	log := c.logger(os.Stderr, pipeline.KindForwarder)
+	c.Memory.limit()
 	return withAdmin(ctx, c.AdminAddr, log, func(ctx context.Context, adm *admin) error {
 		return c.run(ctx, adm, log)
 	})

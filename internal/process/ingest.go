@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net"
 	"net/http"
 	"os"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -27,6 +25,7 @@ import (
 type Ingest struct {
 	Logging
 	Identity
+	Memory
 	Database
 	NATS
 	Lanes
@@ -46,7 +45,6 @@ type Ingest struct {
 	BacklogEvents    int64         `help:"Events that may wait in Postgres for their sinks; from there on producers are told to come back later; 0: any number." default:"${backlog_events}"`
 	BacklogBytes     int64         `help:"The same in bytes." default:"${backlog_bytes}"`
 	StopTimeout      time.Duration `help:"How long a stop may take." default:"${stop_timeout}"`
-	MemoryLimit      int64         `help:"Bytes of memory above which garbage is collected eagerly, unless GOMEMLIMIT says so; 0: never." default:"${memory_limit}"`
 }
 
 func (c *Ingest) ingester() pipeline.IngesterConfig {
@@ -71,22 +69,10 @@ func (c *Ingest) front(adm *admin) intake.Config {
 // Run runs an ingest until ctx ends, and then as long as it takes to answer what came in.
 func (c *Ingest) Run(ctx context.Context) error {
 	log := c.logger(os.Stderr, pipeline.KindIngest)
-	limitMemory(c.MemoryLimit)
+	c.Memory.limit()
 	return withAdmin(ctx, c.AdminAddr, log, func(ctx context.Context, adm *admin) error {
 		return c.run(ctx, adm, log)
 	})
-}
-
-// defaultMemoryLimit leaves room below 200 MiB for what the runtime does not count: the
-// program itself, and what is freed and not yet given back.
-const defaultMemoryLimit = 120 << 20
-
-// limitMemory lets the collector keep the process below n bytes as far as it can. A limit
-// that GOMEMLIMIT has set stays.
-func limitMemory(n int64) {
-	if n > 0 && debug.SetMemoryLimit(-1) == math.MaxInt64 {
-		debug.SetMemoryLimit(n)
-	}
 }
 
 func (c *Ingest) run(ctx context.Context, adm *admin, log *slog.Logger) error {

@@ -23,12 +23,12 @@ func natsConditions() []*condition {
 			excludes: needsOneServer,
 		},
 		{
-			name: "small-queue", about: "a queue of 64 MiB, events of up to 128 KB, and the endpoint down until the load has ended",
+			name: "small-queue", about: "a queue of 64 MiB, events of up to 48 KB, and the endpoint down until the load has ended",
 			setup: func(c *devrun.Config, _ *system) error {
 				c.Queue.MaxBytes = smallQueueBytes
 				return nil
 			},
-			loadBytes: 128 << 10,
+			loadBytes: 48 << 10,
 			parts:     []string{"endpoint"}, effect: effect{retransmits: true},
 			standing: func(s *system) fault { return &misbehave{s, `{"down":true}`} },
 			excludes: takesFromStream, judge: judgeShed,
