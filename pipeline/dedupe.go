@@ -64,7 +64,7 @@ type deduper struct {
 const (
 	catchUpEvery = 5 * time.Second
 	maxBehind    = 30 * time.Second
-	loadTimeout  = 30 * time.Second
+	loadTimeout  = 10 * time.Second // a process that is to stop may have to wait for it
 )
 
 // newDeduper returns a deduper, or nil where the pipeline remembers nothing.
@@ -191,7 +191,7 @@ func (d *deduper) ready(ctx context.Context) error {
 	if !d.server.IsZero() && time.Since(d.readAt) < maxBehind {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout)
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
 	if err := d.load(ctx); err != nil {
 		return fmt.Errorf("%w: load the log of accepted events: %w", ErrUnavailable, err)

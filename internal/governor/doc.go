@@ -10,5 +10,5 @@
 // handler, by way of its [Call], says so. The connection's own window stays grpc-go's.
 //
 // Nothing else of the protocol is touched: no frame is held up, made up or changed but the
-// first SETTINGS, and no header is decoded or encoded. docs/decisions/0006 says why.
+// first SETTINGS, and no header is decoded or encoded. docs/decisions/0008 says why.
 package governor

@@ -309,7 +309,7 @@ func (c *crashes) refused() error {
 
 // requeue is the operator's command.
 func (c *crashes) requeue(id string) *exec.Cmd {
-	cmd := exec.CommandContext(c.ctx, c.binary, "dead-letters", "requeue", "--sink", ingressSink)
+	cmd := exec.CommandContext(c.ctx, c.binary, "deadletters", "requeue", "--sink", ingressSink)
 	cmd.Env = append(os.Environ(), "WAYBILL_DATABASE_URL="+c.stack.DatabaseURL, "WAYBILL_LANES=4",
 		"WAYBILL_ID="+id, "WAYBILL_FAILPOINTS="+c.ordersDir())
 	return cmd
