@@ -11,6 +11,7 @@ func storageConditions() []*condition {
 		},
 		{
 			name: "million-waiting", about: "a million events wait for both sinks, and Postgres's statistics are of empty tables",
+			setup: crowded, quiet: true,
 			standing: func(s *system) fault { return &crowd{s} }, judge: judgeStatements,
 			excludes: func(k *kind) bool { return k.name == "postgres-disk-full" }, // the disk is too small for them
 		},

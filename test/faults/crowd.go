@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/waybillhq/waybill/internal/devrun"
 )
 
 // crowd makes a million events wait that are taken for queued, and that the statistics of
@@ -18,6 +20,8 @@ import (
 type crowd struct{ s *system }
 
 const (
+	// crowdGrace is the grace period meanwhile: above the length of a run.
+	crowdGrace = 5 * time.Minute
 	// crowdTime bounds the statements that bring the crowd and take it away.
 	crowdTime = time.Minute
 	// slowStatement is how long a statement of Waybill's may take meanwhile: above the wait
@@ -26,7 +30,7 @@ const (
 )
 
 // crowdSQL makes 100,000 batches of one event and 450 of 2,000. Their numbers are far above
-// those of the run, and queued_at lies in the future, so that nothing finds them stale.
+// those of the run, and the grace period is longer than that, so that nothing finds them stale.
 var crowdSQL = []string{
 	`ALTER SYSTEM SET log_min_duration_statement = '200ms'`,
 	`ALTER SYSTEM SET log_line_prefix = '%m [%a] '`,
@@ -35,7 +39,7 @@ var crowdSQL = []string{
 	`ALTER TABLE waybill.events SET (autovacuum_enabled = off)`,
 	`ANALYZE waybill.batches`, `ANALYZE waybill.events`,
 	`INSERT INTO waybill.batches (batch, token, lane, events, bytes, queued_at, waiting_for)
-		SELECT (1::bigint << 40) + i, i, i % 16, CASE WHEN i < 450 THEN 2000 ELSE 1 END, 100, now() + interval '1 hour', '{archive,ingress}'
+		SELECT (1::bigint << 40) + i, i, i % 16, CASE WHEN i < 450 THEN 2000 ELSE 1 END, 100, now(), '{archive,ingress}'
 		FROM generate_series(0, 100449) i`,
 	`INSERT INTO waybill.events (position, source, type, event_id, seqnum, event)
 		SELECT ((1::bigint << 40) + i) << 12 | n, '/crowd', 't', 'x', 1, ''
@@ -45,6 +49,12 @@ var crowdSQL = []string{
 var crowdGoneSQL = []string{
 	`DELETE FROM waybill.events WHERE position >= 1::bigint << 52`,
 	`DELETE FROM waybill.batches WHERE batch >= 1::bigint << 40`,
+}
+
+// crowded gives the pipeline a grace period that outlasts the crowd.
+func crowded(c *devrun.Config, _ *system) error {
+	c.Grace = crowdGrace
+	return nil
 }
 
 func (f *crowd) inject(ctx context.Context) error { return f.run(ctx, crowdSQL) }
