@@ -100,7 +100,12 @@ mutants: need-postgres bin/versitygw ## Break each invariant on purpose and see 
 
 .PHONY: faults
 faults: need-postgres need-faketime bin/versitygw ## Break the running system in 50 random ways and count what is lost (flags: ARGS='--seed 7 --runs 1')
-	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw go run ./test/faults --runs 50 $(ARGS)
+	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw go run ./test/faults --runs 50 --jobs 2 $(ARGS)
+
+.PHONY: isolation
+isolation: need-postgres bin/versitygw ## Measure what a sink that is down does to the other one (flags: ARGS='--pairs 1')
+	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw go run ./test/faults isolation --down ingress $(ARGS)
+	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw go run ./test/faults isolation --down archive $(ARGS)
 
 .PHONY: cover
 cover: ## Show the statement coverage of the last make test, function by function

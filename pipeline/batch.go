@@ -84,6 +84,9 @@ type Batch struct {
 
 	// Origin is set in the batch of a requeued dead letter, which holds one event.
 	Origin *Origin
+	// OriginLane is the lane that the event was in then: Lane, unless the pipeline has that
+	// one no more.
+	OriginLane int
 
 	// Sinks that a retransmit is meant for; nil means all.
 	Sinks []string

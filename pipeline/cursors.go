@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 // cursorTimeout bounds one look at a cursor: a hint is not worth a longer wait.
@@ -55,7 +57,9 @@ func (c *Cursors) Store(ctx context.Context, lane int, offset int64) error {
 	defer cancel()
 	kv, err := c.js.KeyValue(ctx, cursorsBucket)
 	if err == nil {
+		failpoint.Hit("forwarder/before-cursor")
 		_, err = kv.Put(ctx, c.key(lane), strconv.AppendInt(nil, offset, 10))
+		err = failpoint.Err("forwarder/after-cursor", err)
 	}
 	if err != nil {
 		return fmt.Errorf("store cursor %s: %w", c.key(lane), err)

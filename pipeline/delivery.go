@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 // errMismatch means that a sink broke its contract; nothing it said is believed.
@@ -77,7 +79,9 @@ func (w *worker) try(ctx context.Context, r *request, pending []int, first bool)
 	// Also when it took nothing: a lane that is stuck on an event must not stop the others.
 	w.out.breaker.succeeded()
 	again, done := r.resolve(pending, results)
+	failpoint.Hit("forwarder/before-remember")
 	w.remember(r, done)
+	failpoint.Hit("forwarder/after-remember")
 	if len(again) == len(pending) {
 		err = fmt.Errorf("no event was taken: %s", results[0].Reason)
 	}
@@ -145,7 +149,7 @@ func (w *worker) send(ctx context.Context, r *request, pending []int) ([]Result,
 func (w *worker) remember(r *request, done []int) {
 	for _, at := range done {
 		b, refused := r.held[at].batch, len(r.batches[at].refused)
-		w.known.add(b.ID, delivery{attempt: b.Attempt, refusals: refused > 0})
+		w.known.add(b.ID, delivery{attempt: int32(b.Attempt), refusals: refused > 0})
 		w.out.metrics.resolved(b, refused)
 	}
 }

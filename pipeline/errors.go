@@ -11,12 +11,15 @@ var (
 	// ErrOverloaded means that a bounded buffer is full: nothing was stored, retry
 	// later (HTTP 429, gRPC RESOURCE_EXHAUSTED).
 	ErrOverloaded = errors.New("overloaded")
+	// ErrBacklogFull is the ErrOverloaded of events that are refused because too many wait in
+	// Postgres for their sinks: that takes longer to pass than a full buffer.
+	ErrBacklogFull = fmt.Errorf("%w: the backlog is full", ErrOverloaded)
 	// ErrUnavailable means that nothing was stored because Postgres refused or could
 	// not be reached, or because this process is stopping (HTTP 503, gRPC UNAVAILABLE).
 	ErrUnavailable = errors.New("unavailable")
 	// ErrOutcomeUnknown means that the connection was lost around the commit: the
-	// events may or may not be stored. The producer retries, and a duplicate is
-	// possible (HTTP 503, gRPC UNAVAILABLE).
+	// events may or may not be stored. The producer retries under the same ids, which
+	// stores nothing twice within the dedupe window (HTTP 503, gRPC UNAVAILABLE).
 	ErrOutcomeUnknown = errors.New("outcome of the commit is unknown")
 )
 

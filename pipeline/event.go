@@ -38,6 +38,9 @@ type Event struct {
 	// Encoded is the protobuf encoding of io.cloudevents.v1.CloudEvent, without
 	// seqnum, which is known at commit only.
 	Encoded []byte
+	// Fingerprint is of (Source, ID) unless IdentifyBy made it another: events with the same
+	// one are one event.
+	Fingerprint Fingerprint
 }
 
 // NewEvent checks ce and encodes it. maxBytes bounds the encoding. The error is an
@@ -63,7 +66,10 @@ func NewEvent(ce *pb.CloudEvent, maxBytes int) (Event, error) {
 			Reason: fmt.Sprintf("the event is %d bytes encoded; the limit is %d", len(encoded), maxBytes),
 		}
 	}
-	return Event{Source: ce.Source, Type: ce.Type, ID: ce.Id, Encoded: encoded}, nil
+	return Event{
+		Source: ce.Source, Type: ce.Type, ID: ce.Id, Encoded: encoded,
+		Fingerprint: newFingerprint(ce.Source, fingerprintOfID, ce.Id),
+	}, nil
 }
 
 // validate applies CloudEvents 1.0 and what Postgres text can hold.

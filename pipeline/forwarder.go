@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/metric"
 )
 
@@ -53,7 +52,7 @@ func NewForwarder(cfg ForwarderConfig, queue *Queue, log *slog.Logger, meter met
 	}
 	for _, s := range cfg.Sinks {
 		f.outlets = append(f.outlets, &outlet{
-			sink: s, limits: s.Limits(), metrics: m.of(s), slots: make(chan struct{}, cfg.InFlight),
+			sink: s, limits: s.Limits(), metrics: m.of(s), slots: make(chan struct{}, cfg.InFlight), memory: cfg.SinkBytes,
 			breaker: newBreaker(cfg.BreakerFailures, cfg.BreakerMin, cfg.BreakerMax),
 		})
 		for lane := range cfg.Lanes {
@@ -149,8 +148,11 @@ func (f *Forwarder) rebalance(ctx context.Context) error {
 	if ttl <= 0 {
 		return fmt.Errorf("bucket %s has no TTL, so a lane would never leave a dead forwarder: recreate it with `waybill migrate`", leasesBucket)
 	}
+	if _, err := f.epoch.look(ctx, f.queue.leaseBucket, ttl); err != nil {
+		return err
+	}
 	for _, out := range f.outlets {
-		if err := f.takeAll(ctx, kv, ttl, out, f.share(out, live)); err != nil {
+		if err := f.takeAll(ctx, leases{kv}, ttl, out, f.share(out, live)); err != nil {
 			return err
 		}
 	}
@@ -184,17 +186,11 @@ func (f *Forwarder) share(out *outlet, live []Heartbeat) (missing []int) {
 
 // takeAll takes the lanes of a sink that are free. A lane that its former holder has not
 // released yet is tried again at the next rebalance.
-func (f *Forwarder) takeAll(ctx context.Context, kv jetstream.KeyValue, ttl time.Duration, out *outlet, lanes []int) error {
-	if len(lanes) == 0 {
-		return nil
-	}
-	if wait, err := f.epoch.unsettled(ctx, f.queue, ttl); err != nil || wait {
-		return err
-	}
+func (f *Forwarder) takeAll(ctx context.Context, kv leaseKV, ttl time.Duration, out *outlet, lanes []int) error {
 	for _, lane := range lanes {
 		holder := LeaseHolder{Forwarder: f.cfg.ID, Instance: f.instance, Since: time.Now().UTC()}
 		place := SinkLane{out.sink.Name(), lane}
-		l, err := takeLease(ctx, kv, ttl, place, holder)
+		l, err := f.epoch.take(ctx, kv, f.queue.leaseBucket, ttl, place, holder)
 		if errors.Is(err, errLeaseTaken) {
 			continue
 		}
@@ -231,9 +227,11 @@ func (f *Forwarder) begin(ctx context.Context, place SinkLane, out *outlet, l *l
 		place: place, lease: l, stop: f.cfg.StopTimeout, log: log, drain: make(chan struct{}),
 	}
 	t.worker = f.newWorker(t, out, log)
+	t.work = t.worker.run
 	f.mu.Lock()
 	f.held[place] = t
 	f.mu.Unlock()
+	out.workers.Add(1)
 	out.metrics.taken()
 	log.Info("lane taken")
 	f.holding.Go(func() { f.hold(context.WithoutCancel(ctx), t) })
@@ -252,6 +250,7 @@ func (f *Forwarder) hold(ctx context.Context, t *tenure) {
 	f.mu.Lock()
 	delete(f.held, t.place)
 	f.mu.Unlock()
+	t.worker.out.workers.Add(-1)
 	t.worker.out.metrics.givenUp()
 	t.log.Info("lane given up")
 }

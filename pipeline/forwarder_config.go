@@ -8,11 +8,10 @@ import (
 
 // ForwarderConfig says how a forwarder takes lanes and feeds sinks.
 //
-// Memory: a worker, of which there is one per held lane and sink, holds at most the
-// request in hand (the sink's Limits.Bytes) and PrefetchBytes of what comes next, or one
-// message each where that is larger. So a forwarder that holds all lanes needs at most
-// Lanes × (the sum of that over the sinks), when every sink is down and every lane backed
-// up: with 16 lanes, and limits of 4 MiB and 8 MiB, 16 × (4+4 + 8+4) = 320 MiB.
+// Memory: the workers of a sink, of which there is one per held lane, share SinkBytes
+// evenly: one half of a worker's share is for the request in hand, the other for what comes
+// next. Beyond its share a worker holds one message at most. So with every sink down and
+// every lane backed up a forwarder holds SinkBytes per sink, whether it has few lanes or all.
 type ForwarderConfig struct {
 	// ID names the process among the live forwarders; the lanes of a sink are spread by it
 	// over those that serve the sink. One that stays the same over restarts moves fewer
@@ -30,7 +29,10 @@ type ForwarderConfig struct {
 	// ExpiryMargin is how long after a batch expired it is still delivered: the clocks of
 	// Postgres and of this process differ.
 	ExpiryMargin time.Duration
-	// PrefetchMessages and PrefetchBytes bound what a worker holds beyond its request.
+	// SinkBytes bounds what all workers of one sink hold, requests included.
+	SinkBytes int
+	// PrefetchMessages and PrefetchBytes bound what a worker holds beyond its request, where
+	// its share of SinkBytes is not less.
 	PrefetchMessages int
 	PrefetchBytes    int
 	// BackoffMin and BackoffMax bound the pause, which doubles, between tries of a request.
@@ -53,9 +55,9 @@ type ForwarderConfig struct {
 func DefaultForwarderConfig() ForwarderConfig {
 	return ForwarderConfig{
 		Lanes: DefaultLanes, InFlight: 4, ExpiryMargin: 10 * time.Minute,
-		PrefetchMessages: 2048, PrefetchBytes: 4 << 20,
+		SinkBytes: 32 << 20, PrefetchMessages: 2048, PrefetchBytes: 4 << 20,
 		BackoffMin: 100 * time.Millisecond, BackoffMax: 30 * time.Second,
-		BreakerFailures: 5, BreakerMin: 500 * time.Millisecond, BreakerMax: 5 * time.Second,
+		BreakerFailures: 5, BreakerMin: 500 * time.Millisecond, BreakerMax: 2 * time.Second,
 		RebalanceEvery: time.Second, CheckEvery: 5 * time.Second, StopTimeout: 10 * time.Second,
 	}
 }
@@ -72,6 +74,8 @@ func (c ForwarderConfig) Validate() error {
 		return fmt.Errorf("requests in flight: %d; want at least 1", c.InFlight)
 	case c.ExpiryMargin < 0:
 		return fmt.Errorf("expiry margin: %v; must not be negative", c.ExpiryMargin)
+	case c.SinkBytes < 1<<20:
+		return fmt.Errorf("bytes of a sink: %d; want at least 1048576", c.SinkBytes)
 	case c.PrefetchMessages < 1 || c.PrefetchBytes < 64<<10:
 		return fmt.Errorf("prefetch: %d messages, %d bytes; want at least 1 and 65536", c.PrefetchMessages, c.PrefetchBytes)
 	case c.BackoffMin <= 0 || c.BackoffMax < c.BackoffMin:

@@ -557,7 +557,7 @@ func TestForwarderPausedInASend(t *testing.T) {
 		t.Fatal(err)
 	}
 	place := SinkLane{"ingress", 0}
-	l, err := takeLease(t.Context(), kv, ttl, place, holder("z"))
+	l, err := takeLease(t.Context(), leases{kv}, ttl, place, holder("z"))
 	if err != nil {
 		t.Fatal(err)
 	}

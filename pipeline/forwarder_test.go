@@ -723,19 +723,20 @@ func TestForwarderConfigIsChecked(t *testing.T) {
 	bad := newRecorder("bad")
 	bad.limits.Events = 0
 	for name, spoil := range map[string]func(*ForwarderConfig){
-		"id":       func(c *ForwarderConfig) { c.ID = "" },
-		"lanes":    func(c *ForwarderConfig) { c.Lanes = 0 },
-		"in":       func(c *ForwarderConfig) { c.InFlight = 0 },
-		"margin":   func(c *ForwarderConfig) { c.ExpiryMargin = -1 },
-		"prefetch": func(c *ForwarderConfig) { c.PrefetchBytes = 1 },
-		"backoff":  func(c *ForwarderConfig) { c.BackoffMax = 0 },
-		"failures": func(c *ForwarderConfig) { c.BreakerFailures = 0 },
-		"breaker":  func(c *ForwarderConfig) { c.BreakerMin = 0 },
-		"check":    func(c *ForwarderConfig) { c.CheckEvery = 0 },
-		"none":     func(c *ForwarderConfig) { c.Sinks = nil },
-		"name":     func(c *ForwarderConfig) { c.Sinks = []Sink{newRecorder("a.b")} },
-		"twice":    func(c *ForwarderConfig) { c.Sinks = append(c.Sinks, newRecorder("ingress")) },
-		"limits":   func(c *ForwarderConfig) { c.Sinks = []Sink{bad} },
+		"id":              func(c *ForwarderConfig) { c.ID = "" },
+		"lanes":           func(c *ForwarderConfig) { c.Lanes = 0 },
+		"in":              func(c *ForwarderConfig) { c.InFlight = 0 },
+		"margin":          func(c *ForwarderConfig) { c.ExpiryMargin = -1 },
+		"bytes of a sink": func(c *ForwarderConfig) { c.SinkBytes = 1 },
+		"prefetch":        func(c *ForwarderConfig) { c.PrefetchBytes = 1 },
+		"backoff":         func(c *ForwarderConfig) { c.BackoffMax = 0 },
+		"failures":        func(c *ForwarderConfig) { c.BreakerFailures = 0 },
+		"breaker":         func(c *ForwarderConfig) { c.BreakerMin = 0 },
+		"check":           func(c *ForwarderConfig) { c.CheckEvery = 0 },
+		"none":            func(c *ForwarderConfig) { c.Sinks = nil },
+		"name":            func(c *ForwarderConfig) { c.Sinks = []Sink{newRecorder("a.b")} },
+		"twice":           func(c *ForwarderConfig) { c.Sinks = append(c.Sinks, newRecorder("ingress")) },
+		"limits":          func(c *ForwarderConfig) { c.Sinks = []Sink{bad} },
 	} {
 		c := good
 		spoil(&c)
@@ -883,4 +884,57 @@ func mustJSON(t testing.TB, v any) string {
 		t.Fatal(err)
 	}
 	return string(data)
+}
+
+// A backlog of every lane must cost a forwarder the bytes that its sink may have, not those
+// times the lanes, and no lane may be left without.
+func TestWorkersShareTheBytesOfTheirSink(t *testing.T) {
+	const lanes, each, size, limit = 8, 60, 32 << 10, 4 << 20
+	s := mustSite(t, lanes, "ingress")
+	for range each {
+		for lane := range lanes {
+			b := s.batch(lane, 1)
+			b.Events[0] = make([]byte, size)
+			s.mustPublish(t, b)
+		}
+	}
+	r := newRecorder("ingress")
+	r.limits = Limits{Events: 10_000, Bytes: 8 << 20}
+	release := make(chan struct{})
+	r.set(hang(release))
+	f, _ := s.mustForwarder(t, s.queue, "a", func(c *ForwarderConfig) { c.SinkBytes = limit }, r)
+	eventually(t, 10*time.Second, "every lane has a worker that holds something", func() bool {
+		held := 0
+		for lane := range lanes {
+			if s.mustUnacked(t, lane) > 0 {
+				held++
+			}
+		}
+		return held == lanes && len(f.workers()) == lanes
+	})
+	most := 0
+	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); {
+		sum := 0
+		for lane := range lanes {
+			sum += s.mustUnacked(t, lane)
+		}
+		most = max(most, sum)
+	}
+	if bytes := most * size; bytes > limit*5/4 || bytes < limit/4 {
+		t.Errorf("%d messages of %d bytes are held, %d in all; the limit is %d", most, size, bytes, limit)
+	}
+	close(release)
+	s.mustSettle(t, 20*time.Second)
+	mustBeSentOnce(t, s, r)
+	mustBeInOrder(t, r)
+}
+
+// mustUnacked is how many messages of a lane were delivered and not acked.
+func (s *site) mustUnacked(t testing.TB, lane int) int {
+	t.Helper()
+	c, err := s.queue.js.Consumer(t.Context(), EventsStream, consumerName("ingress", lane))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.CachedInfo().NumAckPending
 }

@@ -74,21 +74,45 @@ func RunHeartbeat(ctx context.Context, q *Queue, log *slog.Logger, beat func() H
 	if err := validateProcessID(beat().ID); err != nil {
 		return err
 	}
+	return runHeartbeat(ctx, q, log, beat, isolatedAfter)
+}
+
+func runHeartbeat(ctx context.Context, q *Queue, log *slog.Logger, beat func() Heartbeat, patience time.Duration) error {
 	p := pulse{queue: q, every: defaultBeat}
 	failing := false
+	var since time.Time // of failing on this connection
 	for ctx.Err() == nil {
 		err := p.say(ctx, beat())
 		switch {
-		case err != nil && !failing && ctx.Err() == nil:
-			log.Warn("heartbeat cannot be stored; others take this process for dead", "error", err)
 		case err == nil && failing:
 			log.Info("heartbeat is stored again")
+		case err != nil && !failing && ctx.Err() == nil:
+			log.Warn("heartbeat cannot be stored; others take this process for dead", "error", err)
+			since = time.Now()
+		case err != nil && time.Since(since) > patience:
+			q.leaveServer(log)
+			since = time.Now()
 		}
 		failing = err != nil
 		pause(ctx, p.every)
 	}
 	p.goodbye(context.WithoutCancel(ctx), beat().key())
 	return nil
+}
+
+// isolatedAfter is how long a server may fail to store heartbeats before another one is tried:
+// beyond an election, which takes up to 9 s.
+const isolatedAfter = 12 * time.Second
+
+// leaveServer connects to another server of the cluster, if there is one: a server that is cut
+// off from the others keeps its clients, and can do nothing for them.
+func (q *Queue) leaveServer(log *slog.Logger) {
+	nc := q.js.Conn()
+	if !nc.IsConnected() || len(nc.Servers()) < 2 {
+		return
+	}
+	log.Warn("the NATS server does not answer for JetStream; another one is tried", "server", nc.ConnectedUrlRedacted())
+	_ = nc.ForceReconnect() // fails only when the connection is closed for good
 }
 
 // pulse stores heartbeats. It belongs to one goroutine.

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 // IngesterConfig says how events are gathered into transactions.
@@ -26,9 +28,17 @@ type IngesterConfig struct {
 	// PublishBytes bounds what is committed and waits to be published; beyond it batches
 	// are left to the janitor.
 	PublishBytes int64
+	// BacklogEvents and BacklogBytes bound what waits in Postgres for the sinks, of this
+	// process and all others; from there on Submit answers ErrBacklogFull. 0: no bound.
+	BacklogEvents int64
+	BacklogBytes  int64
 	// EventTTL is how long an event may wait for its sinks before it becomes a dead
 	// letter. 0: for ever.
 	EventTTL time.Duration
+	// DedupeBytes bounds the memory in which accepted events are remembered, if the pipeline
+	// has a dedupe window: 15 to 19 bytes each. When it is full, the oldest are forgotten
+	// before the window is over.
+	DedupeBytes int
 	// FlushTimeout bounds one transaction.
 	FlushTimeout time.Duration
 	// StopTimeout bounds how long Run goes on after its context ended, to commit and
@@ -39,9 +49,12 @@ type IngesterConfig struct {
 // DefaultIngesterConfig returns the settings of ingest.
 func DefaultIngesterConfig() IngesterConfig {
 	return IngesterConfig{
-		FlushEvents: 8192, FlushBytes: 16 << 20, BatchBytes: 1 << 20,
-		QueueEvents: 100_000, QueueBytes: 256 << 20, PublishBytes: 128 << 20,
-		EventTTL: 7 * 24 * time.Hour, FlushTimeout: 10 * time.Second, StopTimeout: 10 * time.Second,
+		// Their bytes and the intake's budget together fit ingest's 200 MiB: docs/operations.md.
+		FlushEvents: 8192, FlushBytes: 8 << 20, BatchBytes: 1 << 20,
+		QueueEvents: 100_000, QueueBytes: 64 << 20, PublishBytes: 16 << 20,
+		// A disk's worth, and what a janitor can still survey.
+		BacklogEvents: 100_000_000, BacklogBytes: 32 << 30,
+		EventTTL: 7 * 24 * time.Hour, DedupeBytes: DefaultDedupeBytes, FlushTimeout: 10 * time.Second, StopTimeout: 10 * time.Second,
 	}
 }
 
@@ -56,8 +69,12 @@ func (c IngesterConfig) Validate() error {
 		return errors.New("queue limits: must be positive")
 	case c.PublishBytes < int64(c.BatchBytes):
 		return fmt.Errorf("publish bytes: %d; want at least one batch (%d)", c.PublishBytes, c.BatchBytes)
+	case c.BacklogEvents < 0 || c.BacklogBytes < 0:
+		return errors.New("backlog limits: must not be negative; 0 means none")
 	case c.EventTTL < 0:
 		return errors.New("event TTL: is negative; 0 means never")
+	case c.DedupeBytes < minDedupeBytes:
+		return fmt.Errorf("dedupe bytes: %d; want at least %d (to remember nothing, set the pipeline's dedupe window to 0)", c.DedupeBytes, minDedupeBytes)
 	case c.FlushTimeout <= 0 || c.StopTimeout <= 0:
 		return errors.New("flush and stop timeouts: must be positive")
 	}
@@ -69,7 +86,9 @@ func (c IngesterConfig) Validate() error {
 type Ingester struct {
 	cfg       IngesterConfig
 	store     *Store
+	dedupe    *deduper // of the goroutine of Run; nil: the pipeline remembers nothing
 	publisher *Publisher
+	backlog   *backlogLimit
 	log       *slog.Logger
 	metrics   *ingesterMetrics
 	wake      chan struct{} // capacity 1
@@ -82,6 +101,8 @@ type Ingester struct {
 	stopped      bool
 	failing      error // of the newest flush, nil when it committed
 	failingSince time.Time
+
+	backlogUnread bool // the newest read of it failed
 }
 
 // unit is what one Submit handed over: committed together or not at all.
@@ -107,9 +128,11 @@ func NewIngester(cfg IngesterConfig, store *Store, queue *Queue, log *slog.Logge
 	in := &Ingester{
 		cfg: cfg, store: store, log: log, metrics: im,
 		publisher: NewPublisher(queue, store.Lanes(), store.Grace(), cfg.PublishBytes, log, pm),
+		backlog:   &backlogLimit{maxEvents: cfg.BacklogEvents, maxBytes: cfg.BacklogBytes},
 		wake:      make(chan struct{}, 1),
+		dedupe:    newDeduper(store, cfg.DedupeBytes),
 	}
-	return in, observeFill(meter, in)
+	return in, errors.Join(observeFill(meter, in), observeDedupe(meter, in.dedupe))
 }
 
 // Accept returns once the events are committed, all in one transaction, or with an error
@@ -156,6 +179,9 @@ func (in *Ingester) push(u *unit) error {
 	case len(in.queue) > 0 && (in.queuedEvents+len(u.events) > in.cfg.QueueEvents || in.queuedBytes+u.bytes > in.cfg.QueueBytes):
 		return fmt.Errorf("%w: %d events wait to be committed", ErrOverloaded, in.queuedEvents)
 	}
+	if err := in.backlog.check(int64(in.queuedEvents), int64(in.queuedBytes)); err != nil {
+		return err
+	}
 	in.queue = append(in.queue, u)
 	in.queuedEvents += len(u.events)
 	in.queuedBytes += u.bytes
@@ -180,7 +206,13 @@ func (in *Ingester) Run(ctx context.Context) error {
 		defer close(published)
 		_ = in.publisher.Run(publishing) // it returns no error
 	}()
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		in.backlog.watch(ctx, in.store, in.noteBacklog)
+	}()
 	in.flushUntil(ctx)
+	<-watched
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), in.cfg.StopTimeout)
 	defer cancel()
 	in.drain(stop)
@@ -196,6 +228,9 @@ func (in *Ingester) Run(ctx context.Context) error {
 
 // flushUntil flushes whatever is queued until ctx ends.
 func (in *Ingester) flushUntil(ctx context.Context) {
+	tick := time.NewTicker(catchUpEvery)
+	defer tick.Stop()
+	in.catchUp(ctx) // before the first event waits for it
 	for ctx.Err() == nil {
 		if units := in.take(); len(units) > 0 {
 			in.flush(context.WithoutCancel(ctx), units)
@@ -203,8 +238,23 @@ func (in *Ingester) flushUntil(ctx context.Context) {
 		}
 		select {
 		case <-in.wake:
+		case <-tick.C:
+			in.catchUp(ctx)
 		case <-ctx.Done():
 		}
+	}
+}
+
+// catchUp reads what other ingests accepted while this one had nothing to do. A flush does
+// the same by itself if this fails.
+func (in *Ingester) catchUp(ctx context.Context) {
+	if in.dedupe == nil {
+		return
+	}
+	limited, cancel := context.WithTimeout(ctx, in.cfg.FlushTimeout)
+	defer cancel()
+	if err := in.dedupe.catchUp(limited); ctx.Err() == nil {
+		in.note(err)
 	}
 }
 
@@ -261,7 +311,9 @@ func (in *Ingester) flush(ctx context.Context, units []*unit) {
 		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	in.note(err)
+	failpoint.Hit("ingest/before-answer")
 	answer(units, err)
+	failpoint.Hit("ingest/after-answer")
 }
 
 // commit appends the units' events and enqueues the batches before anybody is answered,
@@ -277,15 +329,31 @@ func (in *Ingester) commit(ctx context.Context, units []*unit) error {
 	ctx, cancel := context.WithTimeout(ctx, in.cfg.FlushTimeout)
 	defer cancel()
 	began := time.Now()
-	done, err := in.store.Append(ctx, events, in.cfg.EventTTL, in.cfg.BatchBytes)
-	in.metrics.flushed(len(events), time.Since(began), err)
+	done, stored, err := in.append(ctx, events)
+	in.metrics.flushed(stored, time.Since(began), err)
 	if err != nil {
 		return err
 	}
+	in.backlog.accepted(done.counts())
+	failpoint.Hit("ingest/before-enqueue")
 	for i := range done.batches {
 		in.publisher.Enqueue(&done.batches[i], done.bodies[i], began)
 	}
+	failpoint.Hit("ingest/after-enqueue")
 	return nil
+}
+
+// append stores the events that were not accepted before, and says how many those are.
+func (in *Ingester) append(ctx context.Context, events []Event) (done *appended, stored int, err error) {
+	if in.dedupe == nil {
+		done, err = in.store.Append(ctx, events, in.cfg.EventTTL, in.cfg.BatchBytes)
+		return done, len(events), err
+	}
+	done, again, err := in.dedupe.appendOnce(ctx, events, in.cfg.EventTTL, in.cfg.BatchBytes)
+	if err == nil {
+		in.metrics.duplicated(again)
+	}
+	return done, len(events) - again.local - again.log, err
 }
 
 func answer(units []*unit, err error) {

@@ -22,7 +22,8 @@ type JanitorConfig struct {
 	SettleLinger   time.Duration
 	// UpkeepEvery is the pause between looks at the streams and consumers.
 	UpkeepEvery time.Duration
-	// RetransmitEvery is the pause between passes that find stale batches.
+	// RetransmitEvery is the pause between passes that look for stale batches; it is longer
+	// while so much waits, and is queued, that the look itself takes long.
 	RetransmitEvery time.Duration
 	// RetransmitBytes is how much of a (sink, lane) may be un-acked in the queue for more
 	// to be retransmitted to it.
@@ -109,20 +110,27 @@ func (j *Janitor) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { j.every(ctx, "upkeep", j.cfg.UpkeepEvery, j.upkeep) })
 	wg.Go(func() { j.every(ctx, "settle", publishPause, j.settleReceipts) })
-	wg.Go(func() { j.every(ctx, "retransmit", j.cfg.RetransmitEvery, j.retransmit) })
+	wg.Go(func() { j.paced(ctx, "retransmit", j.retransmit) })
 	wg.Go(func() { j.every(ctx, "trim", j.cfg.TrimEvery, j.trim) })
 	wg.Go(func() { j.every(ctx, "expire", j.cfg.ExpireEvery, j.expire) })
 	wg.Go(func() { j.every(ctx, "purge dead letters", j.cfg.ExpireEvery, j.purge) })
 	wg.Go(func() { j.every(ctx, "drop removed sinks", j.cfg.ExpireEvery, j.dropRemovedSinks) })
+	wg.Go(func() { j.every(ctx, "forget accepted events", j.forgetEvery(), j.forgetAccepted) })
+	wg.Go(func() { j.every(ctx, "end stalled copies", j.cfg.UpkeepEvery, j.endStalledCopies) })
 	wg.Wait()
 	return nil
 }
 
-// every runs a task, pauses, and so on until ctx ends. It logs when a task begins to fail
-// and when it works again.
+// every runs a task, pauses, and so on until ctx ends.
 func (j *Janitor) every(ctx context.Context, name string, rest time.Duration, task func(context.Context) error) {
+	j.paced(ctx, name, func(ctx context.Context) (time.Duration, error) { return rest, task(ctx) })
+}
+
+// paced runs a task, pauses for as long as it says, and so on until ctx ends. It logs when a
+// task begins to fail and when it works again.
+func (j *Janitor) paced(ctx context.Context, name string, task func(context.Context) (rest time.Duration, err error)) {
 	for ctx.Err() == nil {
-		err := task(ctx)
+		rest, err := task(ctx)
 		if ctx.Err() != nil {
 			return
 		}
@@ -146,6 +154,8 @@ func (j *Janitor) note(name string, err error) {
 	switch {
 	case err != nil && !failing:
 		j.log.Warn("task fails and is tried again", "task", name, "error", err)
+	case err != nil && err.Error() != before.err.Error():
+		j.log.Warn("task fails for another reason", "task", name, "error", err)
 	case err == nil && failing:
 		j.log.Info("task works again", "task", name, "failed_for", time.Since(before.since).Round(time.Millisecond).String())
 	}
@@ -162,7 +172,8 @@ func (j *Janitor) Health() error {
 	return errors.Join(errs...)
 }
 
-// Pending returns the newest survey of what waits, at most RetransmitEvery old.
+// Pending returns the newest survey of what waits. While little waits it is at most
+// RetransmitEvery old.
 func (j *Janitor) Pending() Survey {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -208,6 +219,37 @@ func (j *Janitor) dropRemovedSinks(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// forgetEvery is the pause between looks at the log of accepted events: often enough for its
+// window, and seldom enough that a reader of hours, such as a backup, does not hold up the
+// flushes by more than a hundredth of the time.
+func (j *Janitor) forgetEvery() time.Duration {
+	return min(max(j.store.DedupeWindow()/20, time.Second), 30*time.Second)
+}
+
+// forgetAccepted shortens the log of accepted events. A reader that is in the way only delays
+// that, and is no trouble: what is too old does no harm but to take room.
+func (j *Janitor) forgetAccepted(ctx context.Context) error {
+	_, err := bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, j.store.ForgetAccepted(ctx) })
+	if errors.Is(err, errLogInUse) {
+		j.log.Info("the log of accepted events is shortened later", "reason", err)
+		return nil
+	}
+	return err
+}
+
+// stalledCopy is how long a COPY may take: as long as any other statement, and as long as an
+// ingest that is alive goes on with it.
+var stalledCopy = DefaultStoreConfig("").StatementTimeout
+
+// endStalledCopies takes the heads from ingests that stand still.
+func (j *Janitor) endStalledCopies(ctx context.Context) error {
+	n, err := bounded(ctx, func(ctx context.Context) (int, error) { return j.store.EndStalledCopies(ctx, stalledCopy) })
+	if n > 0 {
+		j.log.Warn("transactions of ingests that stand still were ended", "transactions", n)
+	}
+	return err
 }
 
 // statementTimeout bounds one statement of the periodic work.

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 // floors are the positions of the sinks' consumers, read before anything that is compared
@@ -48,18 +50,52 @@ func (f *floors) ahead(info *jetstream.ConsumerInfo) bool {
 	return info.Delivered.Stream > last || info.AckFloor.Stream > last
 }
 
+// acked returns the first sequence that a sink may still need, of a stream whose state was read
+// before the floors. A floor that could not be read, or means nothing, makes it false.
+func (f *floors) acked(sinks []string, lanes int, state jetstream.StreamState) (keep uint64, ok bool) {
+	keep = state.LastSeq + 1
+	for _, sink := range sinks {
+		for lane := range lanes {
+			info := f.byName[consumerName(sink, lane)]
+			if info == nil || f.ahead(info) {
+				return 0, false
+			}
+			if info.NumPending > 0 || info.NumAckPending > 0 {
+				keep = min(keep, info.AckFloor.Stream+1)
+			}
+		}
+	}
+	return keep, true
+}
+
+// lostSince reports that positions mean nothing any more: that the stream was made anew, or that
+// it or a consumer stands before where it stood.
+func (f *floors) lostSince(again *floors) bool {
+	if !again.created.Equal(f.created) || again.info.State.LastSeq < f.info.State.LastSeq {
+		return true
+	}
+	for name, before := range f.byName {
+		// A cluster may leave one out of its list for a moment: that says nothing.
+		if now := again.byName[name]; now != nil && (!now.Created.Equal(before.Created) || now.AckFloor.Stream < before.AckFloor.Stream) {
+			return true
+		}
+	}
+	return false
+}
+
 // keeper creates what is missing of the queue and deletes what is no longer wanted.
 type keeper struct {
 	cfg   QueueConfig
 	store *Store
 	queue *Queue
 	log   *slog.Logger
+	again bool // it looks after a pipeline that runs
 }
 
 // EnsureQueue creates what is missing of streams, buckets and consumers of the pipeline
 // that store is of. It may be run at any time and by several at once.
 func EnsureQueue(ctx context.Context, cfg QueueConfig, store *Store, queue *Queue, log *slog.Logger) error {
-	k := keeper{cfg, store, queue, log}
+	k := keeper{cfg: cfg, store: store, queue: queue, log: log}
 	f, err := k.streams(ctx)
 	if err != nil {
 		return err
@@ -70,7 +106,7 @@ func EnsureQueue(ctx context.Context, cfg QueueConfig, store *Store, queue *Queu
 // upkeep keeps the queue in order. It sheds first: a queue that is full stops everybody, and
 // the rest may take a while.
 func (j *Janitor) upkeep(ctx context.Context) error {
-	k := keeper{j.cfg.Queue, j.store, j.queue, j.log}
+	k := keeper{cfg: j.cfg.Queue, store: j.store, queue: j.queue, log: j.log, again: true}
 	f, err := k.streams(ctx)
 	if err != nil {
 		return err
@@ -83,7 +119,7 @@ func (j *Janitor) upkeep(ctx context.Context) error {
 
 // streams creates missing streams and buckets and returns the positions it finds.
 func (k keeper) streams(ctx context.Context) (*floors, error) {
-	if err := k.queue.ensureStreams(ctx, k.cfg, k.store.Lanes()); err != nil {
+	if err := k.queue.ensureAll(ctx, k.cfg, k.store.Lanes(), k.again); err != nil {
 		return nil, err
 	}
 	return k.queue.readFloors(ctx)
@@ -128,14 +164,13 @@ func (k keeper) ensureConsumers(ctx context.Context, sinks []string, f *floors) 
 // waits for the sink. old is a consumer that stands beyond the stream's end, or nil.
 func (k keeper) createConsumer(ctx context.Context, sink string, lane int, old *jetstream.ConsumerInfo, survey *Survey, f *floors) error {
 	name := consumerName(sink, lane)
-	start := f.info.State.LastSeq + 1
-	for _, b := range survey.Backlogs {
-		if b.Sink == sink && b.Lane == lane && !b.OldestQueued.IsZero() {
-			var err error
-			if start, err = k.queue.firstQueuedAt(ctx, eventSubject(lane), f.info.State, b.OldestQueued.Add(-k.store.Grace())); err != nil {
-				return err
-			}
-		}
+	stream, err := k.queue.js.Stream(ctx, EventsStream)
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", EventsStream, err)
+	}
+	start, err := consumerStart(sink, lane, survey, f.info.State, k.store.Grace(), reader(ctx, stream, eventSubject(lane)))
+	if err != nil {
+		return err
 	}
 	if old != nil {
 		// Another janitor may have seen the same and replaced it meanwhile.
@@ -149,7 +184,9 @@ func (k keeper) createConsumer(ctx context.Context, sink string, lane int, old *
 			return fmt.Errorf("delete consumer %s: %w", name, err)
 		}
 	}
-	_, err := k.queue.js.CreateConsumer(ctx, EventsStream, sinkConsumerConfig(k.cfg, sink, lane, start))
+	failpoint.Hit("janitor/before-create-consumer")
+	_, err = k.queue.js.CreateConsumer(ctx, EventsStream, sinkConsumerConfig(k.cfg, sink, lane, start))
+	err = failpoint.Err("janitor/after-create-consumer", err)
 	if errors.Is(err, jetstream.ErrConsumerExists) {
 		return nil // another janitor was faster
 	}
@@ -158,6 +195,18 @@ func (k keeper) createConsumer(ctx context.Context, sink string, lane int, old *
 	}
 	k.log.Info("consumer created", "consumer", name, "start", start)
 	return nil
+}
+
+// consumerStart returns where the work queue of (sink, lane) begins: with the oldest batch that
+// waits for the sink, or after the stream's end when none was queued yet. state was read before
+// the survey; next returns the lane's first message at or after a sequence.
+func consumerStart(sink string, lane int, survey *Survey, state jetstream.StreamState, grace time.Duration, next func(uint64) (*jetstream.RawStreamMsg, error)) (uint64, error) {
+	for _, b := range survey.Backlogs {
+		if b.Sink == sink && b.Lane == lane && !b.OldestQueued.IsZero() {
+			return firstQueuedAt(state, b.OldestQueued.Add(-grace), next)
+		}
+	}
+	return state.LastSeq + 1, nil
 }
 
 // removeConsumers deletes the work queues of sinks that are no longer in the table.
@@ -179,24 +228,42 @@ func (k keeper) removeConsumers(ctx context.Context, sinks []string, f *floors) 
 	return nil
 }
 
-// firstQueuedAt returns the sequence of the subject's first message that was queued at or
-// after t by Postgres's clock, or the one after the stream's last. Messages are in the
-// order of queued_at but for the grace period, which the caller takes off t.
-func (q *Queue) firstQueuedAt(ctx context.Context, subject string, state jetstream.StreamState, t time.Time) (uint64, error) {
+// firstFrom returns the first message of a subject at or after a sequence.
+func (q *Queue) firstFrom(ctx context.Context, subject string, seq uint64) (*jetstream.RawStreamMsg, error) {
 	stream, err := q.js.Stream(ctx, EventsStream)
 	if err != nil {
-		return 0, fmt.Errorf("stream %s: %w", EventsStream, err)
+		return nil, fmt.Errorf("stream %s: %w", EventsStream, err)
 	}
+	return reader(ctx, stream, subject)(seq)
+}
+
+// reader returns a function that returns the first message of a subject at or after a sequence,
+// or jetstream.ErrMsgNotFound.
+func reader(ctx context.Context, stream jetstream.Stream, subject string) func(uint64) (*jetstream.RawStreamMsg, error) {
+	return func(seq uint64) (*jetstream.RawStreamMsg, error) {
+		msg, err := stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject))
+		if err != nil {
+			return nil, fmt.Errorf("read the first message of %s from %d on: %w", subject, seq, err)
+		}
+		return msg, nil
+	}
+}
+
+// firstQueuedAt returns the sequence of the first message that was queued at or after t by
+// Postgres's clock, or the one after the stream's last. Messages are in the order of queued_at
+// but for the grace period, which the caller takes off t. next returns the first message, of
+// those that are looked at, at or after a sequence.
+func firstQueuedAt(state jetstream.StreamState, t time.Time, next func(seq uint64) (*jetstream.RawStreamMsg, error)) (uint64, error) {
 	low, high := max(state.FirstSeq, 1), state.LastSeq+1 // the answer is in [low, high]
 	for low < high {
 		middle := low + (high-low)/2
-		msg, err := stream.GetMsg(ctx, middle, jetstream.WithGetMsgSubject(subject))
+		msg, err := next(middle)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			high = middle
 			continue
 		}
 		if err != nil {
-			return 0, fmt.Errorf("read message %d: %w", middle, err)
+			return 0, err
 		}
 		batch, err := parseHeaders(msg.Header)
 		switch {
@@ -228,17 +295,9 @@ func (j *Janitor) trim(ctx context.Context) error {
 	if !f.created.Equal(stream.CachedInfo().Created) {
 		return nil
 	}
-	keep := state.LastSeq + 1
-	for _, sink := range sinks {
-		for lane := range j.store.Lanes() {
-			info := f.byName[consumerName(sink, lane)]
-			if info == nil || f.ahead(info) {
-				return nil
-			}
-			if info.NumPending > 0 || info.NumAckPending > 0 {
-				keep = min(keep, info.AckFloor.Stream+1)
-			}
-		}
+	keep, ok := f.acked(sinks, j.store.Lanes(), state)
+	if !ok {
+		return nil
 	}
 	survey, err := j.store.Survey(ctx)
 	if err != nil {
@@ -246,7 +305,7 @@ func (j *Janitor) trim(ctx context.Context) error {
 	}
 	// A consumer hears of a new message a moment after the stream has it, and until then says
 	// that nothing is pending: what is that young stays in any case.
-	window, err := j.queue.firstQueuedAt(ctx, "events.*", state, survey.Now.Add(-max(j.cfg.ReplayWindow, j.store.Grace())))
+	window, err := firstQueuedAt(state, survey.Now.Add(-max(j.cfg.ReplayWindow, j.store.Grace())), reader(ctx, stream, "events.*"))
 	if err != nil {
 		return err
 	}
@@ -254,7 +313,8 @@ func (j *Janitor) trim(ctx context.Context) error {
 	if keep <= state.FirstSeq {
 		return nil
 	}
-	if err := stream.Purge(ctx, jetstream.WithPurgeSequence(keep)); err != nil {
+	failpoint.Hit("janitor/before-trim")
+	if err := failpoint.Err("janitor/after-trim", stream.Purge(ctx, jetstream.WithPurgeSequence(keep))); err != nil {
 		return fmt.Errorf("trim %s: %w", EventsStream, err)
 	}
 	return nil
@@ -277,7 +337,8 @@ func (j *Janitor) shed(ctx context.Context, info *jetstream.StreamInfo) error {
 	if !stream.CachedInfo().Created.Equal(info.Created) {
 		return nil
 	}
-	if err := stream.Purge(ctx, jetstream.WithPurgeSequence(info.State.FirstSeq+n)); err != nil {
+	failpoint.Hit("janitor/before-shed")
+	if err := failpoint.Err("janitor/after-shed", stream.Purge(ctx, jetstream.WithPurgeSequence(info.State.FirstSeq+n))); err != nil {
 		return fmt.Errorf("shed from %s: %w", EventsStream, err)
 	}
 	j.metrics.shedBatches(int64(n))

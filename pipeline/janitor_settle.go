@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 // receiptMsg is a receipt and the message it came in, which is acked after the commit.
@@ -145,10 +147,12 @@ func (j *Janitor) settle(ctx context.Context, batch []receiptMsg) error {
 	case err != nil:
 		return err
 	}
+	failpoint.Hit("janitor/before-ack")
 	for _, m := range batch {
 		if err := m.msg.Ack(); err != nil {
 			return fmt.Errorf("ack a receipt: %w", err)
 		}
+		failpoint.Hit("janitor/after-ack")
 	}
 	return nil
 }

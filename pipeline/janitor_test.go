@@ -193,6 +193,51 @@ func TestQueuedBatchesAreNotRetransmitted(t *testing.T) {
 	}
 }
 
+// Invariant 3: a requeued event, which is in no queue, is published although all else that
+// waits is queued.
+func TestRequeuedEventComesWithABacklog(t *testing.T) {
+	r := mustRig(t)
+	r.mustJanitor(t, nil)
+	r.mustAccept(t, laneEvent(t, "a"))
+	b, msg := r.take(t, "ingress", testLane, 15*time.Second)
+	r.mustReceipt(t, Receipt{Sink: "ingress", Lane: testLane, Batches: []BatchReceipt{{ID: b.ID, Refused: []Refusal{{Code: "NO", Reason: "not yet"}}}}})
+	if err := msg.DoubleAck(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 5*time.Second, "the dead letter", func() bool {
+		return mustCount(t, r.store, `SELECT count(*) FROM waybill.dead_letters`) == 1
+	})
+	r.mustAccept(t, laneEvent(t, "b"))
+	if n := mustRequeue(t, r.store, LetterFilter{Sink: "ingress", Code: "NO"}); n != 1 {
+		t.Fatalf("requeued %d", n)
+	}
+	if b, _ := r.take(t, "ingress", testLane, 15*time.Second); b == nil || b.Origin != nil {
+		t.Fatalf("the backlog's batch is %+v", b) // it stays un-acked
+	}
+	eventually(t, 15*time.Second, "the requeued event is published", func() bool {
+		return mustCount(t, r.store, `SELECT count(*) FROM waybill.batches WHERE origin_position IS NOT NULL AND attempts > 0`) == 1
+	})
+}
+
+// What waits and is queued is not walked over again and again.
+func TestBacklogKnowsWhatMayBeStale(t *testing.T) {
+	now := time.Now()
+	for _, c := range []struct {
+		backlog Backlog
+		want    bool
+	}{
+		{Backlog{OldestQueued: now}, false},
+		{Backlog{OldestQueued: now.Add(time.Second)}, false},
+		{Backlog{OldestQueued: now.Add(-time.Microsecond)}, true},
+		{Backlog{OldestQueued: now.Add(time.Second), Unqueued: 1}, true},
+		{Backlog{Unqueued: 1}, true},
+	} {
+		if got := c.backlog.stale(now); got != c.want {
+			t.Errorf("%+v: %v", c.backlog, got)
+		}
+	}
+}
+
 // Invariant 9, with a clock of Postgres that jumped back: what was queued since is behind a
 // message of the future, and all of it is older than that.
 func TestQueueFromTheFutureIsNotRetransmitted(t *testing.T) {
@@ -255,7 +300,7 @@ func TestUnsettledReceiptsHoldBackTheRetransmit(t *testing.T) {
 		r.mustDeliver(t, sink, b, msg)
 	}
 	time.Sleep(testSpec.Grace + 100*time.Millisecond)
-	if err := j.retransmit(t.Context()); err == nil {
+	if _, err := j.retransmit(t.Context()); err == nil {
 		t.Fatal("the pass did not wait for the receipts")
 	}
 	if n := mustCount(t, r.store, `SELECT max(attempts) FROM waybill.batches`); n != 0 {

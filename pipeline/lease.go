@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 var (
@@ -26,6 +28,46 @@ type LeaseHolder struct {
 	Since     time.Time `json:"since"`    // by the forwarder's clock
 }
 
+// leaseKV is the bucket of the leases, a key that disappears when it was not written for the TTL.
+// Whoever calls it retries; after an error other than those named the outcome is unknown, and a
+// request may also have its effect after its caller has given up. It is safe for concurrent use.
+type leaseKV interface {
+	// Create stores a value under a key that is free, else jetstream.ErrKeyExists.
+	Create(ctx context.Context, key string, value []byte) (revision uint64, err error)
+	// Get returns the value, or jetstream.ErrKeyNotFound.
+	Get(ctx context.Context, key string) (value []byte, revision uint64, err error)
+	// Update stores a value where the revision is the newest of the key, else it returns
+	// jetstream.ErrKeyRevisionMismatch.
+	Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error)
+	// Delete frees a key where the revision is the newest.
+	Delete(ctx context.Context, key string, revision uint64) error
+}
+
+// leases is the leaseKV of a bucket.
+type leases struct{ kv jetstream.KeyValue }
+
+var _ leaseKV = leases{}
+
+func (l leases) Create(ctx context.Context, key string, value []byte) (uint64, error) {
+	return l.kv.Create(ctx, key, value)
+}
+
+func (l leases) Get(ctx context.Context, key string) ([]byte, uint64, error) {
+	entry, err := l.kv.Get(ctx, key)
+	if err != nil {
+		return nil, 0, err
+	}
+	return entry.Value(), entry.Revision(), nil
+}
+
+func (l leases) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+	return l.kv.Update(ctx, key, value, revision)
+}
+
+func (l leases) Delete(ctx context.Context, key string, revision uint64) error {
+	return l.kv.Delete(ctx, key, jetstream.LastRevision(revision))
+}
+
 // lease is the right to deliver a lane to a sink, as a revision of a key that disappears
 // when it is not renewed for ttl. It is safe for concurrent use: its worker and its keeper
 // share it.
@@ -34,7 +76,7 @@ type LeaseHolder struct {
 // after its end. What then keeps a lane consistent is that a takeover resets the consumer
 // and that receipts name batches.
 type lease struct {
-	kv    jetstream.KeyValue
+	kv    leaseKV
 	key   string
 	value []byte // tells this tenure from any other
 	ttl   time.Duration
@@ -49,14 +91,16 @@ type lease struct {
 
 // takeLease takes a free lane. errLeaseTaken means that it is not free; after any other
 // error the lane may or may not be taken, and the next call finds out.
-func takeLease(ctx context.Context, kv jetstream.KeyValue, ttl time.Duration, place SinkLane, holder LeaseHolder) (*lease, error) {
+func takeLease(ctx context.Context, kv leaseKV, ttl time.Duration, place SinkLane, holder LeaseHolder) (*lease, error) {
 	value, err := json.Marshal(holder)
 	if err != nil {
 		return nil, fmt.Errorf("encode lease: %w", err)
 	}
 	l := &lease{kv: kv, key: place.leaseKey(), value: value, ttl: ttl, turn: make(chan struct{}, 1)}
 	l.confirmed = time.Now()
+	failpoint.Hit("forwarder/before-take")
 	l.revision, err = kv.Create(ctx, l.key, value)
+	err = failpoint.Err("forwarder/after-take", err)
 	if errors.Is(err, jetstream.ErrKeyExists) {
 		err = l.retake(ctx, holder)
 	}
@@ -69,16 +113,16 @@ func takeLease(ctx context.Context, kv jetstream.KeyValue, ttl time.Duration, pl
 // retake takes a lease that this very process left behind: by an attempt to take or to
 // give back whose answer was lost.
 func (l *lease) retake(ctx context.Context, holder LeaseHolder) error {
-	entry, err := l.kv.Get(ctx, l.key)
+	value, revision, err := l.kv.Get(ctx, l.key)
 	if err != nil {
 		return fmt.Errorf("read lease %s: %w", l.key, err)
 	}
 	var present LeaseHolder
-	if json.Unmarshal(entry.Value(), &present) != nil || present.Instance != holder.Instance {
+	if json.Unmarshal(value, &present) != nil || present.Instance != holder.Instance {
 		return errLeaseTaken
 	}
 	l.confirmed = time.Now()
-	l.revision, err = l.kv.Update(ctx, l.key, l.value, entry.Revision())
+	l.revision, err = l.kv.Update(ctx, l.key, l.value, revision)
 	if err != nil {
 		return fmt.Errorf("retake lease %s: %w", l.key, err)
 	}
@@ -134,16 +178,16 @@ func (l *lease) renew(ctx context.Context) error {
 		return err
 	}
 	// An update whose answer was lost has moved the revision: then the value is still ours.
-	entry, err := l.kv.Get(ctx, l.key)
+	value, revision, err := l.kv.Get(ctx, l.key)
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound):
 		return l.lose("it has expired")
 	case err != nil:
 		return fmt.Errorf("read lease %s: %w", l.key, err)
-	case !bytes.Equal(entry.Value(), l.value) || entry.Revision() <= l.current():
+	case !bytes.Equal(value, l.value) || revision <= l.current():
 		return l.lose("another forwarder has it")
 	}
-	err = l.update(ctx, entry.Revision())
+	err = l.update(ctx, revision)
 	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
 		return l.lose("another forwarder has it")
 	}
@@ -159,7 +203,9 @@ func (l *lease) current() uint64 {
 // update is called by the holder of the turn.
 func (l *lease) update(ctx context.Context, revision uint64) error {
 	before := time.Now()
+	failpoint.Hit("forwarder/before-renew")
 	next, err := l.kv.Update(ctx, l.key, l.value, revision)
+	err = failpoint.Err("forwarder/after-renew", err)
 	if err != nil {
 		return fmt.Errorf("renew lease %s: %w", l.key, err)
 	}
@@ -193,7 +239,21 @@ func (l *lease) release(ctx context.Context) error {
 	if l.valid() != nil {
 		return nil // not ours to give
 	}
-	if err := l.kv.Delete(ctx, l.key, jetstream.LastRevision(l.current())); err != nil {
+	failpoint.Hit("forwarder/before-release")
+	err := l.kv.Delete(ctx, l.key, l.current())
+	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+		// The renewal that keep was stopped in has moved the revision: then the value is still ours.
+		value, revision, getErr := l.kv.Get(ctx, l.key)
+		switch {
+		case errors.Is(getErr, jetstream.ErrKeyNotFound) || getErr == nil && !bytes.Equal(value, l.value):
+			return nil // not ours any more
+		case getErr != nil:
+			err = getErr
+		default:
+			err = l.kv.Delete(ctx, l.key, revision)
+		}
+	}
+	if err = failpoint.Err("forwarder/after-release", err); err != nil {
 		return fmt.Errorf("release lease %s: %w", l.key, err)
 	}
 	return nil

@@ -5,11 +5,9 @@ import (
 	"errors"
 	"testing"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 )
 
-func mustLeases(t testing.TB, ttl time.Duration) (*Queue, jetstream.KeyValue) {
+func mustLeases(t testing.TB, ttl time.Duration) (*Queue, leaseKV) {
 	t.Helper()
 	n := mustNATS(t)
 	q, _ := mustQueue(t, n)
@@ -22,7 +20,7 @@ func mustLeases(t testing.TB, ttl time.Duration) (*Queue, jetstream.KeyValue) {
 	if err != nil || got != ttl {
 		t.Fatalf("ttl %v, error %v", got, err)
 	}
-	return q, kv
+	return q, leases{kv}
 }
 
 func holder(name string) LeaseHolder {
@@ -126,7 +124,7 @@ func TestLeaseEndsBeforeItExpires(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := takeLease(t.Context(), kv, ttl, SinkLane{"ingress", 0}, holder("a"))
+	l, err := takeLease(t.Context(), leases{kv}, ttl, SinkLane{"ingress", 0}, holder("a"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +136,7 @@ func TestLeaseEndsBeforeItExpires(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.Sleep(ttl + ttl/2) // it is renewed: nobody else gets it
-	if _, err := takeLease(t.Context(), otherKV, ttl, SinkLane{"ingress", 0}, holder("b")); !errors.Is(err, errLeaseTaken) {
+	if _, err := takeLease(t.Context(), leases{otherKV}, ttl, SinkLane{"ingress", 0}, holder("b")); !errors.Is(err, errLeaseTaken) {
 		t.Fatalf("a lease that is kept: %v", err)
 	}
 	nc.Close()
@@ -152,7 +150,7 @@ func TestLeaseEndsBeforeItExpires(t *testing.T) {
 	}
 	var taken time.Duration
 	eventually(t, 3*ttl, "the other one takes the lane", func() bool {
-		_, err := takeLease(t.Context(), otherKV, ttl, SinkLane{"ingress", 0}, holder("b"))
+		_, err := takeLease(t.Context(), leases{otherKV}, ttl, SinkLane{"ingress", 0}, holder("b"))
 		taken = time.Since(cut)
 		return err == nil
 	})

@@ -22,6 +22,8 @@ const (
 	headerExpires  = "Waybill-Expires"  // µs; absent: never
 	headerSinks    = "Waybill-Sinks"    // comma-separated; absent: all
 	headerOrigin   = "Waybill-Origin"   // <number>.<token>/<index> of a requeued event
+	// Of a requeued event whose lane is no more; absent: the message's own.
+	headerOriginLane = "Waybill-Origin-Lane"
 )
 
 // maxHeaderBytes is more than the headers of any message take: batch, origin and message
@@ -50,6 +52,9 @@ func (b *Batch) message(body []byte) *nats.Msg {
 	}
 	if b.Origin != nil {
 		h[headerOrigin] = []string{fmt.Sprintf("%s/%d", b.Origin.Batch, b.Origin.Index)}
+		if b.OriginLane != b.Lane {
+			h[headerOriginLane] = []string{strconv.Itoa(b.OriginLane)}
+		}
 	}
 	return &nats.Msg{Subject: eventSubject(b.Lane), Header: h, Data: body}
 }
@@ -62,6 +67,9 @@ func parseMessage(lane int, h nats.Header, body []byte) (*Batch, error) {
 		return nil, err
 	}
 	b.Lane = lane
+	if b.Origin != nil && h.Get(headerOriginLane) == "" {
+		b.OriginLane = lane
+	}
 	if b.Events, err = splitBody(body, b.count); err != nil {
 		return nil, fmt.Errorf("body: %w", err)
 	}
@@ -86,6 +94,9 @@ func parseHeaders(h nats.Header) (*Batch, error) {
 	if h.Get(headerExpires) != "" {
 		b.ExpiresAt = p.time(headerExpires)
 	}
+	if h.Get(headerOriginLane) != "" {
+		b.OriginLane = int(p.number(headerOriginLane))
+	}
 	if p.err != nil {
 		return nil, p.err
 	}
@@ -96,6 +107,9 @@ func parseHeaders(h nats.Header) (*Batch, error) {
 		if b.Origin, err = parseOrigin(o); err != nil {
 			return nil, fmt.Errorf("header %s: %w", headerOrigin, err)
 		}
+	}
+	if b.OriginLane < 0 || b.OriginLane >= MaxLanes {
+		return nil, fmt.Errorf("header %s: %d; want 0 to %d", headerOriginLane, b.OriginLane, MaxLanes-1)
 	}
 	if b.count < 1 || b.count > MaxBatchEvents {
 		return nil, fmt.Errorf("header %s: %d events; want 1 to %d", headerEvents, b.count, MaxBatchEvents)

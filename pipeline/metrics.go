@@ -54,24 +54,28 @@ type ingesterMetrics struct {
 	flushEvents metric.Int64Histogram
 	duration    metric.Float64Histogram
 	failures    metric.Int64Counter
+	duplicates  metric.Int64Counter
 }
 
 func newIngesterMetrics(m metric.Meter) (*ingesterMetrics, error) {
 	var i ingesterMetrics
-	var errs [3]error
+	var errs [4]error
 	i.flushEvents, errs[0] = m.Int64Histogram("waybill.flush.events", metric.WithUnit("{event}"), metric.WithDescription("Events committed by one flush"),
 		metric.WithExplicitBucketBoundaries(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000))
 	i.duration, errs[1] = m.Float64Histogram("waybill.flush.duration", metric.WithUnit("s"), metric.WithDescription("Time of one flush's transaction"), secondsBuckets)
 	i.failures, errs[2] = m.Int64Counter("waybill.flush.failures", metric.WithUnit("{flush}"), metric.WithDescription("Flushes that were not known to commit, by reason"))
+	i.duplicates, errs[3] = m.Int64Counter("waybill.ingest.duplicates", metric.WithUnit("{event}"), metric.WithDescription("Events answered as accepted because they had been, and not stored again, by where they were found: local, log"))
 	return &i, metricsError(errs[:])
 }
 
 // observeFill exports how full the ingester's two bounded buffers are.
 func observeFill(m metric.Meter, in *Ingester) error {
-	var errs [2]error
-	var events, bytes metric.Int64ObservableGauge
+	var errs [4]error
+	var events, bytes, backlogEvents, backlogBytes metric.Int64ObservableGauge
 	events, errs[0] = m.Int64ObservableGauge("waybill.queue.events", metric.WithUnit("{event}"), metric.WithDescription("Events that wait for a transaction; the limit is an attribute"))
 	bytes, errs[1] = m.Int64ObservableGauge("waybill.publish.queue", metric.WithUnit("By"), metric.WithDescription("Committed bytes that wait to be published; the limit is an attribute"))
+	backlogEvents, errs[2] = m.Int64ObservableGauge("waybill.backlog.events", metric.WithUnit("{event}"), metric.WithDescription("Events that wait in Postgres for any sink, as far as this process knows; the limit is an attribute"))
+	backlogBytes, errs[3] = m.Int64ObservableGauge("waybill.backlog.bytes", metric.WithUnit("By"), metric.WithDescription("Bytes of the events that wait in Postgres for any sink; the limit is an attribute"))
 	if err := metricsError(errs[:]); err != nil {
 		return err
 	}
@@ -80,19 +84,57 @@ func observeFill(m metric.Meter, in *Ingester) error {
 		o.ObserveInt64(events, int64(waiting), metric.WithAttributes(attribute.Int("limit", limit)))
 		held, most := in.publisher.queueFill()
 		o.ObserveInt64(bytes, held, metric.WithAttributes(attribute.Int64("limit", most)))
+		e, b := in.backlog.fill()
+		o.ObserveInt64(backlogEvents, e, metric.WithAttributes(attribute.Int64("limit", in.cfg.BacklogEvents)))
+		o.ObserveInt64(backlogBytes, b, metric.WithAttributes(attribute.Int64("limit", in.cfg.BacklogBytes)))
 		return nil
-	}, events, bytes)
+	}, events, bytes, backlogEvents, backlogBytes)
 	if err != nil {
 		return fmt.Errorf("observe the queues: %w", err)
 	}
 	return nil
 }
 
+// observeDedupe exports what is remembered of accepted events. d may be nil.
+func observeDedupe(m metric.Meter, d *deduper) error {
+	if d == nil {
+		return nil
+	}
+	var errs [2]error
+	var size metric.Int64ObservableGauge
+	var window metric.Float64ObservableGauge
+	size, errs[0] = m.Int64ObservableGauge("waybill.dedupe.events", metric.WithUnit("{event}"), metric.WithDescription("Accepted events that are remembered"))
+	window, errs[1] = m.Float64ObservableGauge("waybill.dedupe.window", metric.WithUnit("s"), metric.WithDescription("How far back accepted events are remembered: the pipeline's window, or less where memory is short"))
+	if err := metricsError(errs[:]); err != nil {
+		return err
+	}
+	_, err := m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		events, covers := d.state()
+		o.ObserveInt64(size, events)
+		o.ObserveFloat64(window, covers.Seconds())
+		return nil
+	}, size, window)
+	if err != nil {
+		return fmt.Errorf("observe what is remembered: %w", err)
+	}
+	return nil
+}
+
+func (i *ingesterMetrics) duplicated(d duplicates) {
+	for from, n := range map[string]int{"local": d.local, "log": d.log} {
+		if n > 0 {
+			i.duplicates.Add(context.Background(), int64(n), metric.WithAttributes(attribute.String("found", from)))
+		}
+	}
+}
+
 func (i *ingesterMetrics) flushed(events int, took time.Duration, err error) {
 	ctx := context.Background()
 	i.duration.Record(ctx, took.Seconds())
 	if err == nil {
-		i.flushEvents.Record(ctx, int64(events))
+		if events > 0 {
+			i.flushEvents.Record(ctx, int64(events))
+		}
 		return
 	}
 	i.failures.Add(ctx, 1, metric.WithAttributes(attribute.String("reason", reasonOf(err))))
@@ -148,7 +190,7 @@ func newJanitorMetrics(m metric.Meter, j *Janitor) (*janitorMetrics, error) {
 	out.late = counter("waybill.delivered_late", "{event}", "Expired events whose receipt came after all")
 	out.bad = counter("waybill.receipts.malformed", "{receipt}", "Receipts dropped as malformed")
 	out.retransmits = counter("waybill.retransmit.events", "{event}", "Events published again because they were no longer queued")
-	out.damagedCount = counter("waybill.batches.damaged", "{batch}", "Claims of batches that lack some of their events")
+	out.damagedCount = counter("waybill.batches.damaged", "{batch}", "Batches with events that were damaged in Postgres and became dead letters")
 	out.tooLarge = counter("waybill.batches.too_large", "{batch}", "Retransmits that failed because the batch is larger than the NATS server's max_payload")
 	out.shedCount = counter("waybill.shed.batches", "{batch}", "Batches taken out of a queue that was nearly full")
 	h, err := m.Float64Histogram("waybill.settle.duration", metric.WithUnit("s"), metric.WithDescription("Time of one settle transaction"), secondsBuckets)

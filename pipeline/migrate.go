@@ -28,14 +28,21 @@ type Spec struct {
 	// Grace is the period of which a publish may use half, and after which a batch that is
 	// no longer queued is stale. Processes read it at start.
 	Grace time.Duration
+	// DedupeWindow is how long an event that was accepted is remembered, so that it is not
+	// stored again: 0, not at all, or one second to one day. Processes read it at start.
+	DedupeWindow time.Duration
 }
 
 // DefaultGrace is the grace period of a pipeline unless it is created otherwise.
 const DefaultGrace = 10 * time.Second
 
-// DefaultSpec returns 16 lanes, both sinks and ten seconds of grace.
+// DefaultSpec returns 16 lanes, both sinks, ten seconds of grace and ten minutes in which an
+// event is not stored again.
 func DefaultSpec() Spec {
-	return Spec{Lanes: DefaultLanes, Sinks: []string{"ingress", "archive"}, Grace: DefaultGrace}
+	return Spec{
+		Lanes: DefaultLanes, Sinks: []string{"ingress", "archive"}, Grace: DefaultGrace,
+		DedupeWindow: DefaultDedupeWindow,
+	}
 }
 
 var sinkName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,31}$`)
@@ -51,6 +58,9 @@ func (s Spec) Validate() error {
 	if s.Grace < time.Second {
 		return fmt.Errorf("grace: %v; want at least 1s", s.Grace)
 	}
+	if s.DedupeWindow != 0 && (s.DedupeWindow < time.Second || s.DedupeWindow > 24*time.Hour) {
+		return fmt.Errorf("dedupe window: %v; want 1s to 24h, or 0 to accept what comes again", s.DedupeWindow)
+	}
 	for _, name := range s.Sinks {
 		if !sinkName.MatchString(name) {
 			return fmt.Errorf("sinks: %q; a name is a lower-case letter followed by up to 31 letters, digits or underscores", name)
@@ -61,7 +71,7 @@ func (s Spec) Validate() error {
 
 // Migrate brings the database at url to this build's tables and creates the pipeline in
 // it. It may be run by several processes at once and again at any time; it refuses to
-// change the number of lanes.
+// change the number of lanes, which ChangeLanes does.
 func Migrate(ctx context.Context, url string, spec Spec) error {
 	if err := spec.Validate(); err != nil {
 		return err
@@ -91,9 +101,11 @@ func Migrate(ctx context.Context, url string, spec Spec) error {
 		return fmt.Errorf("migrate: %w", err)
 	}
 	if _, err := db.ExecContext(ctx, `
-		INSERT INTO waybill.pipeline AS p (lanes, grace) VALUES ($1, $2::bigint * interval '1 microsecond')
-		ON CONFLICT (one) DO UPDATE SET grace = excluded.grace WHERE p.lanes = excluded.lanes`,
-		spec.Lanes, spec.Grace.Microseconds()); err != nil {
+		INSERT INTO waybill.pipeline AS p (lanes, grace, dedupe_window)
+		VALUES ($1, $2::bigint * interval '1 microsecond', $3::bigint * interval '1 microsecond')
+		ON CONFLICT (one) DO UPDATE SET grace = excluded.grace, dedupe_window = excluded.dedupe_window
+		WHERE p.lanes = excluded.lanes`,
+		spec.Lanes, spec.Grace.Microseconds(), spec.DedupeWindow.Microseconds()); err != nil {
 		return fmt.Errorf("create the pipeline: %w", err)
 	}
 	var lanes int
@@ -101,7 +113,7 @@ func Migrate(ctx context.Context, url string, spec Spec) error {
 		return fmt.Errorf("read the pipeline: %w", err)
 	}
 	if lanes != spec.Lanes {
-		return fmt.Errorf("lanes: the pipeline was created with %d, not %d, and the number is fixed; set WAYBILL_LANES=%d", lanes, spec.Lanes, lanes)
+		return fmt.Errorf("lanes: the pipeline was created with %d, not %d, and the number is fixed; set WAYBILL_LANES=%d (or see --change-lanes)", lanes, spec.Lanes, lanes)
 	}
 	if _, err := db.ExecContext(ctx, `INSERT INTO waybill.sinks (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING`, spec.Sinks); err != nil {
 		return fmt.Errorf("add the sinks: %w", err)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 // publishTimeout bounds one attempt; within the deadline there are several.
@@ -142,7 +144,8 @@ func (p *Publisher) publish(ctx context.Context, o outgoing) error {
 	last := errors.New("its time was up before the first attempt")
 	for time.Now().Before(o.deadline) {
 		start := time.Now()
-		err := p.queue.publishOnce(ctx, o)
+		failpoint.Hit("ingest/before-publish")
+		err := failpoint.Err("ingest/after-publish", p.queue.publishOnce(ctx, o))
 		p.metrics.published(o.events, time.Since(start), err)
 		if err == nil {
 			return nil

@@ -13,6 +13,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 // Why a worker starts its consumer over.
@@ -36,7 +38,15 @@ type held struct {
 	batch   *Batch // nil: corrupt
 	err     error  // what is wrong with a corrupt one
 	arrived time.Time
+	size    int // of the message as it came, bytes
 }
+
+// heldOverhead is about what a message costs beside its bytes: itself, its batch, and an item,
+// a slice and a result per event where it holds few.
+const heldOverhead = 1 << 10
+
+// memory is about how many bytes the message keeps.
+func (h held) memory() int { return h.size + heldOverhead }
 
 // puller reads a consumer from a reset on, one pull request at a time, into a bounded
 // buffer. jetstream's own iterator is not used: it bounds messages or bytes but not both
@@ -50,7 +60,7 @@ type puller struct {
 	answered    func() // called once, when a pull request brings a first sign of life
 	lane        int
 	maxMessages int
-	maxBytes    int
+	maxBytes    func() int // may change
 	// expires bounds how long a pull request stands. The one of a process that is paused
 	// must have expired before another takes over its lane, or it takes the messages.
 	expires time.Duration
@@ -72,7 +82,7 @@ type puller struct {
 	room  chan struct{} // capacity 1: something was taken
 }
 
-func newPuller(js jetstream.JetStream, sink string, lane, maxMessages, maxBytes int, expires time.Duration) *puller {
+func newPuller(js jetstream.JetStream, sink string, lane, maxMessages int, maxBytes func() int, expires time.Duration) *puller {
 	nc := js.Conn()
 	return &puller{
 		js: js, nc: nc, name: consumerName(sink, lane), lane: lane,
@@ -152,10 +162,14 @@ type pullRequest struct {
 
 func (p *puller) awaitRoom(ctx context.Context) (pullRequest, error) {
 	for {
+		most := p.maxBytes()
 		p.mu.Lock()
-		messages, bytes := p.maxMessages-len(p.queue), p.maxBytes-p.bytes
+		messages, bytes := p.maxMessages-len(p.queue), most-p.bytes
 		p.mu.Unlock()
-		if 2*messages >= p.maxMessages && 2*bytes >= p.maxBytes {
+		if 2*messages >= p.maxMessages && 2*bytes >= most {
+			// The server counts a message's own bytes only: with this it sends what takes half
+			// as much again at most.
+			messages = min(messages, max(bytes/(2*heldOverhead), 1))
 			return pullRequest{Batch: messages, MaxBytes: bytes, Expires: p.expires}, nil
 		}
 		if err := p.wait(ctx, p.room); err != nil {
@@ -184,6 +198,7 @@ func (p *puller) pull(ctx context.Context, want pullRequest, reply string) error
 		return fmt.Errorf("encode pull request: %w", err)
 	}
 	subject := jetstream.DefaultAPIPrefix + "CONSUMER.MSG.NEXT." + EventsStream + "." + p.name
+	failpoint.Hit("forwarder/before-pull")
 	if err := p.nc.PublishRequest(subject, reply, body); err != nil {
 		return fmt.Errorf("pull: %w", err)
 	}
@@ -276,13 +291,15 @@ func (p *puller) push(m *nats.Msg) error {
 	case meta.NumDelivered > 1:
 		return fmt.Errorf("%w: stream sequence %d for the %d. time", errRedelivered, meta.Sequence.Stream, meta.NumDelivered)
 	}
-	h := held{msg: m, seq: meta.Sequence.Stream, arrived: time.Now()}
+	h := held{msg: m, seq: meta.Sequence.Stream, arrived: time.Now(), size: m.Size()}
 	h.batch, h.err = parseMessage(p.lane, m.Header, m.Data)
+	m.Header = nil // it is read, and as large as a small event
 	p.mu.Lock()
 	p.queue = append(p.queue, h)
-	p.bytes += m.Size()
+	p.bytes += h.memory()
 	p.mu.Unlock()
 	p.received.Store(want)
+	failpoint.Hit("forwarder/after-pull")
 	signal(p.more)
 	return nil
 }
@@ -301,7 +318,7 @@ func (p *puller) peek() (held, bool) {
 func (p *puller) pop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.bytes -= p.queue[0].msg.Size()
+	p.bytes -= p.queue[0].memory()
 	p.queue[0] = held{}
 	p.queue = p.queue[1:]
 	if len(p.queue) == 0 {
@@ -318,9 +335,11 @@ var (
 // ack answers a message, +ACK or +TERM. It does not wait: an ack that is lost with the
 // connection makes the message come again, and then the worker knows it.
 func (p *puller) ack(h held, body []byte) error {
+	failpoint.Hit("forwarder/before-ack")
 	if err := p.nc.Publish(h.msg.Reply, body); err != nil {
 		return fmt.Errorf("ack: %w", err)
 	}
+	failpoint.Hit("forwarder/after-ack")
 	p.acked.Add(1)
 	return nil
 }

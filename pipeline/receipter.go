@@ -13,6 +13,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 // Bounds of a receipt. A refusal travels to dead_letters, where people read it.
@@ -65,7 +67,9 @@ func (r *receipter) store(ctx context.Context, sink string, lane int, batches []
 func (r *receipter) try(ctx context.Context, m *nats.Msg) error {
 	ctx, cancel := context.WithTimeout(ctx, receiptTimeout)
 	defer cancel()
+	failpoint.Hit("forwarder/before-receipt")
 	_, err := r.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0), jetstream.WithExpectStream(ReceiptsStream))
+	err = failpoint.Err("forwarder/after-receipt", err)
 	if err != nil {
 		return fmt.Errorf("store receipt: %w", err)
 	}

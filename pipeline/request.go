@@ -8,6 +8,7 @@ type request struct {
 	items   []Item // to be sent, of the batches that are not known to be delivered
 	owners  []int  // of items[i]: index into held and batches
 	bytes   int    // of items
+	memory  int    // bytes of held, as held.memory counts them
 	known   int    // batches that need a receipt only
 }
 
@@ -23,6 +24,7 @@ const maxKnown = 4096
 // add appends a message; whether its events are to be sent is treat's word.
 func (r *request) add(h held, send bool) {
 	r.held = append(r.held, h)
+	r.memory += h.memory()
 	if !send {
 		r.known++
 		r.batches = append(r.batches, requestBatch{})
@@ -36,21 +38,22 @@ func (r *request) add(h held, send bool) {
 	}
 }
 
-// fits says whether a batch may join. The first one always may.
-func (r *request) fits(b *Batch, limits Limits) bool {
+// fits says whether a batch may join, in a request that may keep most bytes in memory. The
+// first one always may.
+func (r *request) fits(h held, limits Limits, most int) bool {
 	if len(r.items) == 0 {
 		return true
 	}
 	bytes := r.bytes
-	for _, e := range b.Events {
+	for _, e := range h.batch.Events {
 		bytes += len(e)
 	}
-	return len(r.items)+len(b.Events) <= limits.Events && bytes <= limits.Bytes
+	return len(r.items)+len(h.batch.Events) <= limits.Events && bytes <= limits.Bytes && r.memory+h.memory() <= most
 }
 
 // full says that no batch would fit.
-func (r *request) full(limits Limits) bool {
-	return len(r.items) >= limits.Events || r.bytes >= limits.Bytes || r.known >= maxKnown
+func (r *request) full(limits Limits, most int) bool {
+	return len(r.items) >= limits.Events || r.bytes >= limits.Bytes || r.known >= maxKnown || r.memory >= most
 }
 
 // resolve takes the results of the items whose indexes are in pending, which are as many,

@@ -54,8 +54,9 @@ func (c StoreConfig) Validate() error {
 type Store struct {
 	pool *pgxpool.Pool
 	// As OpenStore found them in the pipeline's row.
-	lanes int
-	grace time.Duration
+	lanes  int
+	grace  time.Duration
+	dedupe time.Duration
 }
 
 // OpenStore connects to a migrated database and checks that it is one: the error says
@@ -114,14 +115,30 @@ func newPool(ctx context.Context, cfg StoreConfig) (*pgxpool.Pool, error) {
 
 func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
-// Close ends the store's connections.
-func (s *Store) Close() { s.pool.Close() }
+// closeTimeout bounds Close: saying goodbye to a server that does not answer takes 15 s and
+// more, and a process that is to stop has no such time.
+const closeTimeout = 2 * time.Second
+
+// Close ends the store's connections. Those whose server does not answer end behind it.
+func (s *Store) Close() {
+	closed := make(chan struct{})
+	go func() { defer close(closed); s.pool.Close() }()
+	timer := time.NewTimer(closeTimeout)
+	defer timer.Stop()
+	select {
+	case <-closed:
+	case <-timer.C:
+	}
+}
 
 // Lanes is the number of lanes of the pipeline.
 func (s *Store) Lanes() int { return s.lanes }
 
 // Grace is the pipeline's grace period.
 func (s *Store) Grace() time.Duration { return s.grace }
+
+// DedupeWindow is how long the pipeline remembers what it accepted; 0: not at all.
+func (s *Store) DedupeWindow() time.Duration { return s.dedupe }
 
 // Ping reports whether Postgres answers.
 func (s *Store) Ping(ctx context.Context) error { return s.pool.Ping(ctx) }
@@ -148,7 +165,7 @@ func (s *Store) check(ctx context.Context, wantLanes int) error {
 	if version < want {
 		return fmt.Errorf("the database is at migration %d and this build needs %d; run `waybill migrate`", version, want)
 	}
-	err = s.pool.QueryRow(ctx, `SELECT lanes, grace FROM waybill.pipeline`).Scan(&s.lanes, &s.grace)
+	err = s.pool.QueryRow(ctx, `SELECT lanes, grace, dedupe_window FROM waybill.pipeline`).Scan(&s.lanes, &s.grace, &s.dedupe)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return errors.New("the pipeline was not created; run `waybill migrate`")
 	}

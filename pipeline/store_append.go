@@ -12,6 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 var (
@@ -19,14 +21,32 @@ var (
 	appendLargeSQL string
 	//go:embed sql/append_events.sql
 	appendEventsSQL string
-	appendSmallSQL  = strings.Replace(appendLargeSQL, "/* stored */", "\n"+appendEventsSQL, 1)
+	//go:embed sql/append_log.sql
+	appendLogSQL   string
+	appendSmallSQL = withParts(appendEventsSQL)
+	// The same, for a pipeline that remembers what it accepted.
+	appendLoggedLargeSQL = withParts(appendLogSQL)
+	appendLoggedSmallSQL = withParts(appendEventsSQL, strings.ReplaceAll(appendLogSQL, "$9", "$16"))
 	//go:embed sql/repair_numbers.sql
 	repairNumbersSQL string
 )
 
+// withParts returns the appending statement with further parts.
+func withParts(parts ...string) string {
+	return strings.Replace(appendLargeSQL, "/* stored */", "\n"+strings.Join(parts, "\n"), 1)
+}
+
 // smallFlush is the number of events up to which one statement beats COPY: COPY takes
-// three round trips.
-const smallFlush = 64
+// three round trips. smallFlushBytes bounds their encodings: a statement holds all of its
+// parameters in memory, more than once, and COPY a few rows at a time.
+const (
+	smallFlush      = 64
+	smallFlushBytes = 256 << 10
+)
+
+// keepPlansSQL is for the statements of a flush that reads the log: they have one good plan,
+// whatever the parameters, and making it anew takes longer than executing it.
+const keepPlansSQL = `SET LOCAL plan_cache_mode = force_generic_plan`
 
 const copyEventsSQL = `COPY waybill.events (position, source, type, event_id, seqnum, event) FROM STDIN BINARY`
 
@@ -36,6 +56,16 @@ type appended struct {
 	bodies  [][]byte
 }
 
+// counts returns when the flush was committed, by Postgres's clock, and how much it was.
+func (a *appended) counts() (at time.Time, events, bytes int64) {
+	for i := range a.batches {
+		at = a.batches[i].QueuedAt
+		events += int64(a.batches[i].count)
+		bytes += int64(len(a.bodies[i]))
+	}
+	return at, events, bytes
+}
+
 // Append commits the events in one transaction and returns their batches as messages.
 // ttl 0 means that they never expire. maxBatchBytes bounds a message body.
 //
@@ -43,16 +73,22 @@ type appended struct {
 // cannot be known. Events that Postgres itself finds unacceptable give an error that is
 // neither of the two.
 func (s *Store) Append(ctx context.Context, events []Event, ttl time.Duration, maxBatchBytes int) (*appended, error) {
+	return s.appendWith(ctx, nil, events, ttl, maxBatchBytes)
+}
+
+// appendWith is Append. With a deduper, which must know none of the events, it fails with
+// errServerChanged or errAcceptedBefore, and nothing was stored, where they may be stored already.
+func (s *Store) appendWith(ctx context.Context, d *deduper, events []Event, ttl time.Duration, maxBatchBytes int) (*appended, error) {
 	f, err := newFlush(events, s.lanes, maxBatchBytes)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	meta, err := s.append(ctx, f, ttl)
+	meta, err := s.append(ctx, d, f, ttl)
 	if isNumberTaken(err) {
 		if _, err := s.pool.Exec(ctx, repairNumbersSQL); err != nil {
 			return nil, fmt.Errorf("%w: set the batch numbers past the stored ones: %w", ErrUnavailable, err)
 		}
-		meta, err = s.append(ctx, f, ttl)
+		meta, err = s.append(ctx, d, f, ttl)
 	}
 	if err != nil {
 		return nil, err
@@ -77,16 +113,16 @@ func (f *flush) appended(meta []batchMeta) *appended {
 type batchMeta struct{ queuedAt, expiresAt time.Time }
 
 // append runs the transaction on one connection.
-func (s *Store) append(ctx context.Context, f *flush, ttl time.Duration) ([]batchMeta, error) {
+func (s *Store) append(ctx context.Context, d *deduper, f *flush, ttl time.Duration) ([]batchMeta, error) {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%w: connect to Postgres: %w", ErrUnavailable, err)
 	}
 	defer conn.Release()
-	if len(f.events) <= smallFlush {
+	if d == nil && f.isSmall() {
 		return appendSmall(ctx, conn.Conn(), f, ttl)
 	}
-	meta, committing, err := appendLarge(ctx, conn.Conn(), f, ttl)
+	meta, committing, err := appendInSteps(ctx, conn.Conn(), d, f, ttl)
 	if err != nil {
 		// A connection with a transaction still open is closed by Release.
 		return nil, classifyAppend(err, committing)
@@ -94,46 +130,55 @@ func (s *Store) append(ctx context.Context, f *flush, ttl time.Duration) ([]batc
 	return meta, nil
 }
 
+// isSmall reports whether a flush goes by one statement.
+func (f *flush) isSmall() bool {
+	if len(f.events) > smallFlush {
+		return false
+	}
+	bytes := 0
+	for i := range f.batches {
+		bytes += f.batches[i].bytes
+	}
+	return bytes <= smallFlushBytes
+}
+
 // appendSmall is one statement, which is its own transaction: any error that is not
 // Postgres's own leaves the outcome unknown.
 func appendSmall(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duration) ([]batchMeta, error) {
 	args := append(f.headArgs(ttl), f.eventArgs()...)
+	failpoint.Hit("ingest/before-commit-alone")
 	rows, err := conn.Query(ctx, appendSmallSQL, args...)
 	if err != nil {
 		return nil, classifyAppend(err, true)
 	}
 	meta, err := f.readHeads(rows)
+	err = failpoint.Err("ingest/after-commit-alone", err)
 	if err != nil {
 		return nil, classifyAppend(err, true)
 	}
 	return meta, nil
 }
 
-// appendLarge moves the heads, copies the events and commits: three round trips.
-// committing says whether the COMMIT had been sent when the error came.
-func appendLarge(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duration) (meta []batchMeta, committing bool, err error) {
-	start := &pgx.Batch{}
-	start.Queue("BEGIN")
-	start.Queue(appendLargeSQL, f.headArgs(ttl)...)
-	results := conn.SendBatch(ctx, start)
-	defer results.Close()
-	if _, err := results.Exec(); err != nil {
-		return nil, false, fmt.Errorf("begin: %w", err)
+// appendInSteps moves the heads, lets the deduper look at what others accepted, copies the
+// events of a large flush, and commits: two round trips, or three. committing says whether the
+// COMMIT had been sent when the error came.
+func appendInSteps(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl time.Duration) (meta []batchMeta, committing bool, err error) {
+	meta, err = openFlush(ctx, conn, d, f, ttl)
+	if errors.Is(err, errAcceptedBefore) || errors.Is(err, errServerChanged) {
+		_, _ = conn.Exec(ctx, "ROLLBACK") // if it fails, so does the connection
 	}
-	rows, err := results.Query()
 	if err != nil {
-		return nil, false, fmt.Errorf("move the heads: %w", err)
+		return nil, false, err
 	}
-	if meta, err = f.readHeads(rows); err != nil {
-		return nil, false, fmt.Errorf("move the heads: %w", err)
+	failpoint.Hit("ingest/in-transaction")
+	if !f.isSmall() {
+		if _, err := conn.PgConn().CopyFrom(ctx, newCopyReader(f), copyEventsSQL); err != nil {
+			return nil, false, fmt.Errorf("copy the events: %w", err)
+		}
 	}
-	if err := results.Close(); err != nil {
-		return nil, false, fmt.Errorf("move the heads: %w", err)
-	}
-	if _, err := conn.PgConn().CopyFrom(ctx, newCopyReader(f), copyEventsSQL); err != nil {
-		return nil, false, fmt.Errorf("copy the events: %w", err)
-	}
+	failpoint.Hit("ingest/before-commit")
 	tag, err := conn.Exec(ctx, "COMMIT")
+	err = failpoint.Err("ingest/after-commit", err)
 	if err != nil {
 		return nil, true, fmt.Errorf("commit: %w", err)
 	}
@@ -142,6 +187,78 @@ func appendLarge(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duratio
 		return nil, false, fmt.Errorf("commit: Postgres answered %s", tag)
 	}
 	return meta, true, nil
+}
+
+// openFlush is the first round trip: it begins, moves the heads, and then, with the heads
+// locked, reads what was accepted by others.
+func openFlush(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl time.Duration) (meta []batchMeta, err error) {
+	start := &pgx.Batch{}
+	start.Queue("BEGIN")
+	if d != nil {
+		start.Queue(keepPlansSQL)
+	}
+	sql, args := f.statement(d != nil, ttl)
+	start.Queue(sql, args...)
+	if d != nil {
+		// A statement of its own: its snapshot is taken after the locks were.
+		start.Queue(readLogSQL, d.readArgs()...)
+	}
+	results := conn.SendBatch(ctx, start)
+	defer results.Close()
+	if _, err := results.Exec(); err != nil {
+		return nil, fmt.Errorf("begin: %w", err)
+	}
+	if d != nil {
+		if _, err := results.Exec(); err != nil {
+			return nil, fmt.Errorf("begin: %w", err)
+		}
+	}
+	rows, err := results.Query()
+	if err != nil {
+		return nil, fmt.Errorf("move the heads: %w", err)
+	}
+	if meta, err = f.readHeads(rows); err != nil {
+		return nil, fmt.Errorf("move the heads: %w", err)
+	}
+	if d != nil {
+		rows, err := results.Query()
+		if err != nil {
+			return nil, fmt.Errorf("read what others accepted: %w", err)
+		}
+		if err := d.read(rows); err != nil {
+			return nil, fmt.Errorf("read what others accepted: %w", err)
+		}
+	}
+	if err := results.Close(); err != nil {
+		return nil, fmt.Errorf("move the heads: %w", err)
+	}
+	if d != nil && d.learnt(f.events) {
+		return nil, errAcceptedBefore
+	}
+	return meta, nil
+}
+
+// statement is the one that moves the heads, with its parameters. With logged it notes the
+// fingerprints, and stores the events too where they do not go by COPY.
+func (f *flush) statement(logged bool, ttl time.Duration) (sql string, args []any) {
+	args = f.headArgs(ttl)
+	switch {
+	case !logged:
+		return appendLargeSQL, args
+	case f.isSmall():
+		return appendLoggedSmallSQL, append(append(args, f.eventArgs()...), f.fingerprints())
+	default:
+		return appendLoggedLargeSQL, append(args, f.fingerprints())
+	}
+}
+
+// fingerprints are those of the events, one after another.
+func (f *flush) fingerprints() []byte {
+	out := make([]byte, 0, fingerprintBytes*len(f.events))
+	for i := range f.events {
+		out = append(out, f.events[i].Fingerprint[:]...)
+	}
+	return out
 }
 
 // headArgs are the parameters that both statements share.
@@ -232,6 +349,9 @@ func classifyAppend(err error, committing bool) error {
 		if isNumberTaken(err) {
 			return err
 		}
+		if pgErr.ConstraintName == laneConstraint {
+			return fmt.Errorf("%w: the number of lanes was changed while this process ran; restart it: %w", ErrUnavailable, err)
+		}
 		switch pgErr.Code[:2] {
 		case "22", "23", "54": // data exception, constraint violation, limit exceeded
 			return &dataError{err}
@@ -278,6 +398,7 @@ func (r *copyReader) Read(p []byte) (int, error) {
 
 func (r *copyReader) fill() {
 	r.buf, r.off = r.buf[:0], 0
+	failpoint.Hit("ingest/in-copy")
 	for r.next < len(r.f.events) && len(r.buf) < copyChunk {
 		r.buf = r.f.appendRow(r.buf, r.next)
 		r.next++

@@ -4,11 +4,11 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 var (
@@ -16,68 +16,128 @@ var (
 	expireSQL string
 	//go:embed sql/purge_dead_letters.sql
 	purgeDeadLettersSQL string
-	//go:embed sql/requeue.sql
-	requeueSQL string
-	//go:embed sql/list_dead_letters.sql
-	listDeadLettersSQL string
+	//go:embed sql/purge_letters.sql
+	purgeLettersSQL string
+	//go:embed sql/read_letters.sql
+	readLettersSQL string
+	//go:embed sql/read_letters_at.sql
+	readLettersAtSQL string
 )
 
 // DeadLetter is an event that a sink refused, or that it did not take in time.
 type DeadLetter struct {
 	Position int64
+	Token    uint64 // of the batch that it was in
 	Sink     string
 	Code     string
 	Reason   string
 	FailedAt time.Time
-	// RequeuedAt is when it was put back into the queue, zero if it was not;
-	// DeliveredLateAt when the sink took it after all.
+	// RequeuedAt is when it was put back into the queue, zero when it is not on its way;
+	// DeliveredLateAt when a receipt said that the sink took it after all.
 	RequeuedAt, DeliveredLateAt time.Time
+	// RequeuedBatch is the number of the batch it last went into, 0 if it never did;
+	// Requeues how often that was.
+	RequeuedBatch int64
+	Requeues      int
+	Lane          int // that it was in
 
 	Source, Type, ID string
 	Seqnum           int64
 	AcceptedAt       time.Time
-	// Encoded is the encoding of the CloudEvent, without seqnum.
+	// Encoded is the encoding of the CloudEvent, without seqnum; nil if it was not asked for.
 	Encoded []byte
 }
 
-// ListDeadLetters returns up to limit of the dead letters of a sink with a code, the oldest
-// failure first. An empty sink or code is any.
-func (s *Store) ListDeadLetters(ctx context.Context, sink, code string, limit int) ([]DeadLetter, error) {
-	rows, err := s.pool.Query(ctx, listDeadLettersSQL, sink, code, limit)
-	if err != nil {
-		return nil, fmt.Errorf("list dead letters: %w", err)
+// State says where the letter stands.
+func (d DeadLetter) State() LetterState {
+	switch {
+	case !d.RequeuedAt.IsZero():
+		return LetterRequeued
+	case !d.DeliveredLateAt.IsZero():
+		return LetterLate
+	default:
+		return LetterDead
 	}
-	letters, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (DeadLetter, error) {
-		var d DeadLetter
-		var requeued, late *time.Time
-		err := row.Scan(&d.Position, &d.Sink, &d.Code, &d.Reason, &d.FailedAt, &requeued, &late,
-			&d.Source, &d.Type, &d.ID, &d.Seqnum, &d.AcceptedAt, &d.Encoded)
-		if requeued != nil {
-			d.RequeuedAt = *requeued
-		}
-		if late != nil {
-			d.DeliveredLateAt = *late
-		}
-		return d, err
-	})
+}
+
+func scanLetter(row pgx.CollectableRow) (DeadLetter, error) {
+	var d DeadLetter
+	var token int64
+	var lane int16
+	var requeued, late *time.Time
+	var batch *int64
+	err := row.Scan(&d.Position, &token, &d.Sink, &d.Code, &d.Reason, &d.FailedAt, &requeued, &batch, &d.Requeues,
+		&late, &lane, &d.Source, &d.Type, &d.ID, &d.Seqnum, &d.AcceptedAt, &d.Encoded)
+	d.Token, d.Lane = uint64(token), int(lane)
+	if requeued != nil {
+		d.RequeuedAt = *requeued
+	}
+	if late != nil {
+		d.DeliveredLateAt = *late
+	}
+	if batch != nil {
+		d.RequeuedBatch = *batch
+	}
+	return d, err
+}
+
+// readLetters returns those of the letters that are still there, in the order given.
+func (s *Store) readLetters(ctx context.Context, found []foundLetter, withEvents bool) ([]DeadLetter, error) {
+	if len(found) == 0 {
+		return nil, nil
+	}
+	_, positions, tokens, sinks := keyArgs(found)
+	rows, err := s.pool.Query(ctx, readLettersSQL, positions, tokens, sinks, withEvents)
 	if err != nil {
-		return nil, fmt.Errorf("list dead letters: %w", err)
+		return nil, fmt.Errorf("read dead letters: %w", err)
+	}
+	letters, err := pgx.CollectRows(rows, scanLetter)
+	if err != nil {
+		return nil, fmt.Errorf("read dead letters: %w", err)
 	}
 	return letters, nil
 }
 
-// CountRequeueable returns how many dead letters Requeue would put back, counting up to
-// limit.
-func (s *Store) CountRequeueable(ctx context.Context, sink, code string, limit int) (int, error) {
-	var n int
-	err := s.pool.QueryRow(ctx, `
-		SELECT count(*) FROM (
-			SELECT FROM waybill.dead_letters
-			WHERE sink = $1 AND ($2 = '' OR code = $2) AND requeued_at IS NULL AND delivered_late_at IS NULL
-			LIMIT $3) AS d`, sink, code, limit).Scan(&n)
+// lettersAt bounds LettersAt: as many as there may be sinks, and then some.
+const lettersAt = 100
+
+// LettersAt returns the dead letters of a position, of one sink or, when it is empty, of all,
+// with their events. There is more than one for a sink only where a restore of Postgres gave
+// a batch number out twice.
+func (s *Store) LettersAt(ctx context.Context, position int64, sink string) ([]DeadLetter, error) {
+	rows, err := s.pool.Query(ctx, readLettersAtSQL, position, sink, lettersAt)
 	if err != nil {
-		return 0, fmt.Errorf("count dead letters: %w", err)
+		return nil, fmt.Errorf("read the dead letters of position %d: %w", position, err)
 	}
+	letters, err := pgx.CollectRows(rows, scanLetter)
+	if err != nil {
+		return nil, fmt.Errorf("read the dead letters of position %d: %w", position, err)
+	}
+	return letters, nil
+}
+
+// Purge looks at one page and deletes the letters in it that match, up to limit, in one
+// transaction, and returns their number. Those on their way again are never deleted.
+func (w *LetterWalk) Purge(ctx context.Context, limit int) (int, error) {
+	filter, any := w.filter.without(LetterRequeued)
+	if !any {
+		w.done = true
+		return 0, nil
+	}
+	found, advance, err := w.next(ctx, filter, limit)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	if len(found) > 0 {
+		failed, positions, tokens, sinks := keyArgs(found)
+		tag, err := w.store.exec(ctx, purgeLettersSQL, failed, positions, tokens, sinks)
+		if err != nil {
+			return 0, fmt.Errorf("purge dead letters: %w", err)
+		}
+		n = int(tag.RowsAffected())
+	}
+	advance()
 	return n, nil
 }
 
@@ -91,6 +151,7 @@ const (
 // Expire moves some batches past their TTL into dead_letters, the oldest first, and returns
 // the number of dead letters by sink; nothing once no batch is past its TTL.
 func (s *Store) Expire(ctx context.Context) (map[string]int, error) {
+	failpoint.Hit("janitor/before-expire")
 	rows, err := s.pool.Query(ctx, expireSQL, expireBatches, expireEvents)
 	if err != nil {
 		return nil, fmt.Errorf("expire: %w", err)
@@ -105,7 +166,7 @@ func (s *Store) Expire(ctx context.Context) (map[string]int, error) {
 		}
 		out[sink] = n
 	}
-	if err := rows.Err(); err != nil {
+	if err := failpoint.Err("janitor/after-expire", rows.Err()); err != nil {
 		return nil, fmt.Errorf("expire: %w", err)
 	}
 	return out, nil
@@ -116,39 +177,6 @@ func (s *Store) PurgeDeadLetters(ctx context.Context, ttl time.Duration, limit i
 	tag, err := s.pool.Exec(ctx, purgeDeadLettersSQL, ttl.Microseconds(), limit)
 	if err != nil {
 		return 0, fmt.Errorf("purge dead letters: %w", err)
-	}
-	return int(tag.RowsAffected()), nil
-}
-
-// Requeue puts up to limit of a sink's dead letters back into the queue, those with the
-// given code or, when it is empty, all. Each keeps its event id and seqnum, waits for this
-// sink only, and stays a dead letter until the sink's receipt. It returns their number.
-func (s *Store) Requeue(ctx context.Context, sink, code string, limit int, ttl time.Duration) (int, error) {
-	names, err := s.Sinks(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("requeue: %w", err)
-	}
-	if !slices.Contains(names, sink) {
-		return 0, fmt.Errorf("requeue: there is no sink %q; the sinks are %s", sink, strings.Join(names, ", "))
-	}
-	var micros *int64
-	if ttl > 0 {
-		us := ttl.Microseconds()
-		micros = &us
-	}
-	var wantCode *string
-	if code != "" {
-		wantCode = &code
-	}
-	tag, err := s.pool.Exec(ctx, requeueSQL, sink, wantCode, limit, micros)
-	if isNumberTaken(err) {
-		if _, err := s.pool.Exec(ctx, repairNumbersSQL); err != nil {
-			return 0, fmt.Errorf("requeue: set the batch numbers past the stored ones: %w", err)
-		}
-		tag, err = s.pool.Exec(ctx, requeueSQL, sink, wantCode, limit, micros)
-	}
-	if err != nil {
-		return 0, fmt.Errorf("requeue: %w", err)
 	}
 	return int(tag.RowsAffected()), nil
 }

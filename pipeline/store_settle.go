@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 var (
@@ -23,6 +25,8 @@ var (
 	settleRequeuedSQL string
 	//go:embed sql/settle_late.sql
 	settleLateSQL string
+	//go:embed sql/settle_late_requeued.sql
+	settleLateRequeuedSQL string
 	//go:embed sql/delete_batches.sql
 	deleteBatchesSQL string
 	//go:embed sql/delete_events.sql
@@ -46,11 +50,14 @@ func (s *Store) Settle(ctx context.Context, receipts []Receipt) (Settled, error)
 	var done Settled
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		done = Settled{DeadLetters: map[string]int{}}
+		failpoint.Hit("janitor/before-lock")
 		if err := work.lock(ctx, tx); err != nil {
 			return err
 		}
-		return work.apply(ctx, tx, &done)
+		failpoint.Hit("janitor/after-lock")
+		return failpoint.Err("janitor/before-commit", work.apply(ctx, tx, &done))
 	})
+	err = failpoint.Err("janitor/after-commit", err)
 	if err != nil {
 		return Settled{}, fmt.Errorf("settle %d batches: %w", len(work.claims), err)
 	}
@@ -103,11 +110,11 @@ func gather(receipts []Receipt) *settlement {
 }
 
 func (w *settlement) lock(ctx context.Context, tx pgx.Tx) error {
-	numbers, tokens := make([]int64, len(w.claims)), make([]int64, len(w.claims))
+	numbers := make([]int64, len(w.claims))
 	for i, c := range w.claims {
-		numbers[i], tokens[i] = c.id.Number, int64(c.id.Token)
+		numbers[i] = c.id.Number
 	}
-	rows, err := tx.Query(ctx, settleLockSQL, numbers, tokens)
+	rows, err := tx.Query(ctx, settleLockSQL, numbers)
 	if err != nil {
 		return fmt.Errorf("lock the batches: %w", err)
 	}
@@ -121,6 +128,9 @@ func (w *settlement) lock(ctx context.Context, tx pgx.Tx) error {
 			return fmt.Errorf("lock the batches: %w", err)
 		}
 		c := w.byID[BatchID{Number: number, Token: uint64(token)}]
+		if c == nil {
+			continue // another batch of that number
+		}
 		c.found, c.waiting, c.events, c.requeued = true, waiting, int(events), requeued
 	}
 	if err := rows.Err(); err != nil {
@@ -178,6 +188,15 @@ func (w *settlement) sort(done *Settled) *settleRows {
 		}
 	}
 	return r
+}
+
+// waiting groups the batches by the sinks they still wait for, of which there are few kinds.
+func (r *settleRows) waiting() map[string][]int64 {
+	by := map[string][]int64{}
+	for i, batch := range r.waitingBatches {
+		by[r.waitingRemaining[i]] = append(by[r.waitingRemaining[i]], batch)
+	}
+	return by
 }
 
 // addTaken notes what a sink that is taken off a batch refused, and the dead letter that a
@@ -242,13 +261,17 @@ func (w *settlement) apply(ctx context.Context, tx pgx.Tx, done *Settled) error 
 	queue(len(r.refusedPositions), settleRefusedSQL, r.refusedPositions, r.refusedSinks, r.refusedCodes, r.refusedReasons)
 	queue(len(r.requeuedBatches), settleRequeuedSQL, r.requeuedBatches, r.requeuedTokens, r.requeuedSinks)
 	refused := append([]int64{}, r.lateRefused...) // never NULL: <> ALL (NULL) would match nothing
-	if q := queue(len(r.lateBatches), settleLateSQL, r.lateBatches, r.lateTokens, r.lateSinks, refused); q != nil {
-		q.Exec(func(tag pgconn.CommandTag) error {
-			done.Late = int(tag.RowsAffected())
-			return nil
-		})
+	for _, sql := range []string{settleLateSQL, settleLateRequeuedSQL} {
+		if q := queue(len(r.lateBatches), sql, r.lateBatches, r.lateTokens, r.lateSinks, refused); q != nil {
+			q.Exec(func(tag pgconn.CommandTag) error {
+				done.Late += int(tag.RowsAffected())
+				return nil
+			})
+		}
 	}
-	queue(len(r.waitingBatches), settleWaitingSQL, r.waitingBatches, r.waitingRemaining)
+	for remaining, batches := range r.waiting() {
+		queue(len(batches), settleWaitingSQL, batches, strings.Split(remaining, ","))
+	}
 	queue(len(r.settled), deleteBatchesSQL, r.settled)
 	queue(len(r.first), deleteEventsSQL, r.first, r.past)
 	if b.Len() == 0 {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 var (
@@ -36,6 +38,12 @@ type Backlog struct {
 	// Overdue counts the batches that were queued longer ago than the grace period, or, by a
 	// clock that jumped back since, later than it from now.
 	Overdue int64
+	// Unqueued counts the requeued ones that were not queued yet, and those that were queued in
+	// the future, by a clock that jumped back since.
+	Unqueued int64
+
+	// The batches' events and bytes, each divided by the number of sinks it waits for.
+	shareEvents, shareBytes float64
 }
 
 // Survey is what waits, as of one moment by Postgres's clock.
@@ -51,19 +59,25 @@ func (s Survey) BySink() map[string]Backlog {
 		sum, seen := out[b.Sink]
 		if !seen {
 			sum = b
-			sum.Batches, sum.Events, sum.Bytes, sum.Overdue = 0, 0, 0, 0
+			sum.Batches, sum.Events, sum.Bytes, sum.Overdue, sum.Unqueued = 0, 0, 0, 0, 0
 		}
 		sum.Lane = -1
 		sum.Batches += b.Batches
 		sum.Events += b.Events
 		sum.Bytes += b.Bytes
 		sum.Overdue += b.Overdue
+		sum.Unqueued += b.Unqueued
 		sum.OldestQueued = earlier(sum.OldestQueued, b.OldestQueued)
 		sum.OldestAccepted = earlier(sum.OldestAccepted, b.OldestAccepted)
 		sum.OldestExpires = earlier(sum.OldestExpires, b.OldestExpires)
 		out[b.Sink] = sum
 	}
 	return out
+}
+
+// stale reports whether any of it was queued before a time, as of the survey.
+func (b Backlog) stale(before time.Time) bool {
+	return b.Unqueued > 0 || (!b.OldestQueued.IsZero() && b.OldestQueued.Before(before))
 }
 
 // earlier ignores zero times.
@@ -116,7 +130,8 @@ func scanBacklog(row pgx.CollectableRow) (Backlog, error) {
 	var b Backlog
 	var lane int16
 	var queued, expires *time.Time
-	err := row.Scan(&b.Sink, &lane, &b.Batches, &b.Events, &b.Bytes, &queued, &b.OldestAccepted, &expires, &b.Overdue)
+	err := row.Scan(&b.Sink, &lane, &b.Batches, &b.Events, &b.Bytes, &queued, &b.OldestAccepted, &expires, &b.Overdue,
+		&b.Unqueued, &b.shareEvents, &b.shareBytes)
 	b.Lane = int(lane)
 	if queued != nil {
 		b.OldestQueued = *queued
@@ -137,6 +152,7 @@ type staleFor struct {
 type claimed struct {
 	batch Batch
 	body  []byte
+	rows  rows
 }
 
 // staleBatch is a batch that FindStale found.
@@ -172,9 +188,26 @@ func staleArgs(stale []staleFor) (sinks []string, before []time.Time) {
 
 // ClaimStale takes those of the numbered batches that are stale: it counts the attempt up and
 // sets queued_at to now, so that another janitor does not take them too. What is claimed and
-// then not published becomes stale again. Batches whose events are not all there are left out
-// of the result and named in damaged.
+// then not published becomes stale again.
+//
+// A batch of which rows of events are missing or are not what was accepted is left out of the
+// result and taken apart: the damaged events become dead letters with the code CodeDamaged, and
+// each of the others a batch of its own. It is named in damaged.
 func (s *Store) ClaimStale(ctx context.Context, numbers []int64, stale []staleFor) (out []claimed, damaged []BatchID, err error) {
+	out, damaged, err = s.claimStale(ctx, numbers, stale)
+	if isNumberTaken(err) {
+		if _, err := s.pool.Exec(ctx, repairNumbersSQL); err != nil {
+			return nil, nil, fmt.Errorf("set the batch numbers past the stored ones: %w", err)
+		}
+		out, damaged, err = s.claimStale(ctx, numbers, stale)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("claim %d stale batches: %w", len(numbers), err)
+	}
+	return out, damaged, nil
+}
+
+func (s *Store) claimStale(ctx context.Context, numbers []int64, stale []staleFor) (out []claimed, damaged []BatchID, err error) {
 	sinks, before := staleArgs(stale)
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		out, damaged = nil, nil
@@ -188,23 +221,23 @@ func (s *Store) ClaimStale(ctx context.Context, numbers []int64, stale []staleFo
 		}
 		// UPDATE … RETURNING keeps no order, and the lane's is by number.
 		slices.SortFunc(all, func(a, b claimed) int { return cmp.Compare(a.batch.ID.Number, b.batch.ID.Number) })
-		found, err := readBodies(ctx, tx, all)
-		if err != nil {
+		if err := readBodies(ctx, tx, all); err != nil {
 			return err
 		}
+		failpoint.Hit("janitor/before-claim")
 		for _, c := range all {
-			if found[c.batch.ID.Number] == c.batch.count {
+			if c.rows.whole() {
 				out = append(out, c)
-			} else {
-				damaged = append(damaged, c.batch.ID)
+				continue
+			}
+			damaged = append(damaged, c.batch.ID)
+			if err := c.rows.split(ctx, tx, c.batch.ID.Number); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, nil, fmt.Errorf("claim %d stale batches: %w", len(numbers), err)
-	}
-	return out, damaged, nil
+	return out, damaged, failpoint.Err("janitor/after-claim", err)
 }
 
 func scanClaimed(row pgx.CollectableRow) (claimed, error) {
@@ -214,9 +247,10 @@ func scanClaimed(row pgx.CollectableRow) (claimed, error) {
 	var bytes int64
 	var expires *time.Time
 	var originPosition, originToken *int64
+	var originLane *int16
 	b := &c.batch
 	err := row.Scan(&b.ID.Number, &token, &lane, &events, &bytes, &b.Attempt, &b.AcceptedAt, &b.QueuedAt,
-		&expires, &b.Sinks, &originPosition, &originToken)
+		&expires, &b.Sinks, &originPosition, &originToken, &originLane)
 	if err != nil {
 		return c, err
 	}
@@ -228,14 +262,18 @@ func scanClaimed(row pgx.CollectableRow) (claimed, error) {
 	if originPosition != nil {
 		number, index := SplitPosition(*originPosition)
 		b.Origin = &Origin{Batch: BatchID{Number: number, Token: uint64(*originToken)}, Index: index}
+		b.OriginLane = b.Lane
+		if originLane != nil {
+			b.OriginLane = int(*originLane)
+		}
 	}
 	c.body = make([]byte, 0, int(bytes)+int(events)*maxEventOverhead)
 	return c, nil
 }
 
-// readBodies builds the message bodies, exactly those that ingest built, and returns how
-// many events of each batch it found in their places.
-func readBodies(ctx context.Context, tx pgx.Tx, batches []claimed) (found map[int64]int, err error) {
+// readBodies builds the message bodies, exactly those that ingest built, of the batches whose
+// rows are all there and sound.
+func readBodies(ctx context.Context, tx pgx.Tx, batches []claimed) error {
 	byNumber := make(map[int64]*claimed, len(batches))
 	first, past := make([]int64, len(batches)), make([]int64, len(batches))
 	for i := range batches {
@@ -243,24 +281,27 @@ func readBodies(ctx context.Context, tx pgx.Tx, batches []claimed) (found map[in
 		byNumber[number] = &batches[i]
 		first[i], past[i] = Position(number, 0), Position(number+1, 0)
 	}
-	rows, err := tx.Query(ctx, readEventsSQL, first, past)
+	found, err := tx.Query(ctx, readEventsSQL, first, past)
 	if err != nil {
-		return nil, fmt.Errorf("read the events: %w", err)
+		return fmt.Errorf("read the events: %w", err)
 	}
-	found = make(map[int64]int, len(batches))
 	var position, seqnum int64
+	var source, typ, id string
 	var encoded []byte
-	_, err = pgx.ForEachRow(rows, []any{&position, &seqnum, &encoded}, func() error {
+	_, err = pgx.ForEachRow(found, []any{&position, &source, &typ, &id, &seqnum, &encoded}, func() error {
 		number, index := SplitPosition(position)
-		if index == found[number] {
-			found[number]++
-			c := byNumber[number]
+		c := byNumber[number]
+		c.rows.take(number, index, c.batch.count, damageOf(source, typ, id, encoded))
+		if c.rows.whole() {
 			c.body = appendEvent(c.body, encoded, seqnum)
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read the events: %w", err)
+		return fmt.Errorf("read the events: %w", err)
 	}
-	return found, nil
+	for i := range batches {
+		batches[i].rows.missing(batches[i].batch.ID.Number, batches[i].batch.count)
+	}
+	return nil
 }

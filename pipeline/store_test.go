@@ -385,11 +385,10 @@ func TestRequeueGoesBackAndIsClearedByAReceipt(t *testing.T) {
 	original := done.batches[0]
 	mustSettle(t, s, receiptFor("ingress", original))
 	mustExpireNow(t, s)
-	n, err := s.Requeue(t.Context(), "archive", "", 100, time.Hour)
-	if err != nil || n != 5 {
-		t.Fatalf("requeued %d, %v; want 5", n, err)
+	if n := mustRequeue(t, s, LetterFilter{Sink: "archive"}); n != 5 {
+		t.Fatalf("requeued %d; want 5", n)
 	}
-	if n, _ := s.Requeue(t.Context(), "archive", "", 100, time.Hour); n != 0 {
+	if n := mustRequeue(t, s, LetterFilter{Sink: "archive"}); n != 0 {
 		t.Fatalf("requeued %d again, want none", n)
 	}
 	var claims []claimed
@@ -428,8 +427,8 @@ func TestPurgeDeadLettersSparesWhatIsOnItsWay(t *testing.T) {
 	s := mustStore(t)
 	mustAppend(t, s, mustEvents(t, 4, 1))
 	mustExpireNow(t, s)
-	if _, err := s.Requeue(t.Context(), "ingress", "expired", 3, 0); err != nil {
-		t.Fatal(err)
+	if n := mustRequeue(t, s, LetterFilter{Sink: "ingress", ID: "e1"}) + mustRequeue(t, s, LetterFilter{Sink: "ingress", ID: "e2"}) + mustRequeue(t, s, LetterFilter{Sink: "archive", ID: "e3"}); n != 3 {
+		t.Fatalf("requeued %d, want 3", n)
 	}
 	n, err := s.PurgeDeadLetters(t.Context(), -time.Hour, 100)
 	if err != nil || n != 8-3 {
@@ -501,20 +500,6 @@ func TestClaimStale(t *testing.T) {
 	}
 }
 
-// A batch that lacks a row must not stop the others, and must not be sent in part.
-func TestClaimStaleLeavesDamagedBatchesOut(t *testing.T) {
-	s := mustStore(t)
-	first := mustAppend(t, s, mustEvents(t, 3, 1)).batches[0]
-	second := mustAppend(t, s, mustEvents(t, 3, 1)).batches[0]
-	if _, err := s.pool.Exec(t.Context(), `DELETE FROM waybill.events WHERE position = $1`, Position(first.ID.Number, 1)); err != nil {
-		t.Fatal(err)
-	}
-	claims, damaged, err := mustClaim(t, s, first.Lane, 100, staleFor{"archive", time.Now().Add(time.Minute)})
-	if err != nil || len(claims) != 1 || claims[0].batch.ID != second.ID || len(damaged) != 1 || damaged[0] != first.ID {
-		t.Fatalf("claims %+v damaged %v err %v", claims, damaged, err)
-	}
-}
-
 // The plans must not depend on statistics: those of an empty table are still in force when
 // a hundred thousand batches wait.
 func TestPlansWithStaleStatistics(t *testing.T) {
@@ -552,25 +537,6 @@ func TestPlansWithStaleStatistics(t *testing.T) {
 	if took := time.Since(start); took > 2*time.Second {
 		t.Fatalf("settling 1,000 of 100,000 batches took %v: a plan scans the table", took)
 	}
-	for _, sql := range []string{settleLockSQL, deleteEventsSQL, readEventsSQL} {
-		plan := mustPlan(t, s, sql, []int64{1, 2}, []int64{3, 4})
-		if !strings.Contains(plan, "Index") || strings.Contains(plan, "Seq Scan") {
-			t.Errorf("a plan does not use the primary key:\n%s\n%s", sql, plan)
-		}
-	}
-}
-
-func mustPlan(t testing.TB, s *Store, sql string, args ...any) string {
-	t.Helper()
-	rows, err := s.pool.Query(t.Context(), "EXPLAIN "+sql, args...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.Join(lines, "\n")
 }
 
 // Many large batches that expire together must not exceed what a statement may take, or none
@@ -635,11 +601,11 @@ func TestRequeueForARemovedSink(t *testing.T) {
 	s := mustStore(t)
 	mustAppend(t, s, mustEvents(t, 3, 1))
 	mustExpireNow(t, s)
-	if _, err := s.Requeue(t.Context(), "typo", "", 10, time.Hour); err == nil || !strings.Contains(err.Error(), "archive, ingress") {
+	if err := s.CheckSink(t.Context(), "typo"); err == nil || !strings.Contains(err.Error(), "archive, ingress") {
 		t.Fatalf("a sink that does not exist: %v", err)
 	}
-	if n, err := s.Requeue(t.Context(), "archive", "", 10, time.Hour); err != nil || n != 3 {
-		t.Fatalf("requeued %d, %v", n, err)
+	if n := mustRequeue(t, s, LetterFilter{Sink: "archive"}); n != 3 {
+		t.Fatalf("requeued %d", n)
 	}
 	if err := s.RemoveSink(t.Context(), "archive"); err != nil {
 		t.Fatal(err)
@@ -650,11 +616,14 @@ func TestRequeueForARemovedSink(t *testing.T) {
 	if n := mustCount(t, s, `SELECT count(*) FROM waybill.events`); n != 0 {
 		t.Fatalf("%d events of the removed sink are left", n)
 	}
+	if done := mustRequeueStep(t, s, LetterFilter{Sink: "archive"}); done.Letters != 0 || done.Skipped != 3 {
+		t.Fatalf("without the sink: %+v", done)
+	}
 	if _, err := s.pool.Exec(t.Context(), `INSERT INTO waybill.sinks (name) VALUES ('archive')`); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.Requeue(t.Context(), "archive", "", 10, time.Hour); err != nil || n != 3 {
-		t.Fatalf("after the sink came back: requeued %d, %v", n, err)
+	if n := mustRequeue(t, s, LetterFilter{Sink: "archive"}); n != 3 {
+		t.Fatalf("after the sink came back: requeued %d", n)
 	}
 }
 

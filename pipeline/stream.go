@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 // Names on the NATS side.
@@ -23,6 +26,9 @@ const (
 	lanesMetadata    = "waybill-lanes"
 	// sinkMetadata marks the consumers that are sinks' work queues.
 	sinkMetadata = "waybill-sink"
+
+	// againMetadata marks a leases' bucket that stands in for one that was lost.
+	againMetadata = "waybill-again"
 
 	leasesBucket     = "waybill_leases"
 	heartbeatsBucket = "waybill_heartbeats"
@@ -46,7 +52,7 @@ type QueueConfig struct {
 	// long a process counts as alive after its last heartbeat.
 	LeaseTTL time.Duration
 	// MaxAckPending is how many batches of one (sink, lane) may be delivered and not acked:
-	// more than a request or an object may hold.
+	// more than a request or an object may hold, and no more than a worker remembers.
 	MaxAckPending int
 	// AckWait is a backstop: a worker acks, or resets its consumer.
 	AckWait time.Duration
@@ -56,7 +62,7 @@ type QueueConfig struct {
 func DefaultQueueConfig() QueueConfig {
 	return QueueConfig{
 		Replicas: 1, MaxBytes: 8 << 30, MaxReceiptBytes: 1 << 30,
-		LeaseTTL: 6 * time.Second, MaxAckPending: 20_000, AckWait: 10 * time.Minute,
+		LeaseTTL: 6 * time.Second, MaxAckPending: 16_000, AckWait: 10 * time.Minute,
 	}
 }
 
@@ -71,8 +77,8 @@ func (c QueueConfig) Validate() error {
 		return fmt.Errorf("receipt bytes: %d; want at least 1 MiB", c.MaxReceiptBytes)
 	case c.LeaseTTL < time.Second:
 		return fmt.Errorf("lease time: %v; want at least 1s", c.LeaseTTL)
-	case c.MaxAckPending < 100:
-		return fmt.Errorf("max ack pending: %d; want at least 100", c.MaxAckPending)
+	case c.MaxAckPending < 100 || c.MaxAckPending > deliveredMax:
+		return fmt.Errorf("max ack pending: %d; want 100 to %d", c.MaxAckPending, deliveredMax)
 	case c.AckWait < time.Minute:
 		return fmt.Errorf("ack wait: %v; want at least 1m, since it is a backstop only", c.AckWait)
 	}
@@ -115,6 +121,12 @@ func ConnectNATS(url, name string, opts ...nats.Option) (*nats.Conn, error) {
 // to cfg where that is possible. It never deletes anything. lanes is kept in the stream's
 // metadata; a stream with another number is an error.
 func (q *Queue) ensureStreams(ctx context.Context, cfg QueueConfig, lanes int) error {
+	return q.ensureAll(ctx, cfg, lanes, false)
+}
+
+// ensureAll is ensureStreams. again says that a running pipeline is looked after: what is
+// missing was there before.
+func (q *Queue) ensureAll(ctx context.Context, cfg QueueConfig, lanes int, again bool) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
@@ -127,6 +139,9 @@ func (q *Queue) ensureStreams(ctx context.Context, cfg QueueConfig, lanes int) e
 		return err
 	}
 	for _, bucket := range bucketConfigs(cfg) {
+		if again && bucket.Bucket == leasesBucket {
+			bucket.Metadata = map[string]string{againMetadata: "true"}
+		}
 		if err := q.ensureBucket(ctx, bucket); err != nil {
 			return err
 		}
@@ -176,7 +191,9 @@ func bucketConfigs(cfg QueueConfig) []jetstream.KeyValueConfig {
 func (q *Queue) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {
 	have, err := q.js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		failpoint.Hit("janitor/before-create-stream")
 		_, err = q.js.CreateStream(ctx, want)
+		err = failpoint.Err("janitor/after-create-stream", err)
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			return q.ensureStream(ctx, want) // another one created it meanwhile
 		}
@@ -208,6 +225,9 @@ func streamFits(got, want jetstream.StreamConfig) error {
 	}
 	if got.MaxAge != 0 {
 		return fmt.Errorf("stream %s deletes messages by age (%v), un-acked ones too: set its max age to 0", want.Name, got.MaxAge)
+	}
+	if from, to, changing := strings.Cut(got.Metadata[lanesMetadata], ">"); changing && want.Metadata[lanesMetadata] != "" {
+		return fmt.Errorf("stream %s: a change from %s to %s lanes was begun and not finished; run `waybill migrate --change-lanes --lanes=%s` again", want.Name, from, to, to)
 	}
 	if lanes := want.Metadata[lanesMetadata]; lanes != "" && got.Metadata[lanesMetadata] != lanes {
 		return fmt.Errorf("stream %s was made for %q lanes and this process is configured for %s; set WAYBILL_LANES to the pipeline's number", want.Name, got.Metadata[lanesMetadata], lanes)

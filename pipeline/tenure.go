@@ -14,7 +14,8 @@ type tenure struct {
 	place  SinkLane
 	lease  *lease
 	worker *worker
-	stop   time.Duration // how long after drain the worker may go on
+	work   func(context.Context) // the worker's run
+	stop   time.Duration         // how long after drain the worker may go on
 	log    *slog.Logger
 
 	once  sync.Once
@@ -38,7 +39,7 @@ func (t *tenure) run(ctx context.Context) {
 		}
 	})
 	keeper.Go(func() { t.limit(keeping, cancel) })
-	t.worker.run(work)
+	t.work(work)
 	stopKeeping()
 	keeper.Wait()
 	t.release(context.WithoutCancel(ctx))

@@ -17,16 +17,6 @@ var errDraining = errors.New("the lane is being given up")
 // consumerTimeout bounds the reset of a consumer.
 const consumerTimeout = 5 * time.Second
 
-// outlet is a sink as this process sees it: what its workers in all lanes share. It is
-// safe for concurrent use.
-type outlet struct {
-	sink    Sink
-	limits  Limits
-	breaker *breaker
-	slots   chan struct{} // one for each request in flight
-	metrics *sinkMetrics
-}
-
 // worker feeds one sink from one lane, one request after another, for as long as the lane
 // is leased.
 type worker struct {
@@ -84,7 +74,7 @@ func (w *worker) rest(ctx context.Context, d time.Duration) bool {
 // The lease is renewed before every reset: a forwarder that has lost its lane but does not
 // know it must not rewind the new owner's consumer, and two could take turns at it for ever.
 func (w *worker) session(ctx context.Context) error {
-	p := newPuller(w.js, w.out.sink.Name(), w.lane, w.cfg.PrefetchMessages, w.cfg.PrefetchBytes, w.lease.ttl/3)
+	p := newPuller(w.js, w.out.sink.Name(), w.lane, w.cfg.PrefetchMessages, w.prefetch, w.lease.ttl/3)
 	p.answered = func() { w.status.note(nil) }
 	w.puller = p
 	if err := p.open(); err != nil {
@@ -111,6 +101,9 @@ func (w *worker) session(ctx context.Context) error {
 		}
 	}
 }
+
+// prefetch is how many bytes may be held beyond the request in hand.
+func (w *worker) prefetch() int { return min(w.cfg.PrefetchBytes, w.out.share()/2) }
 
 func (w *worker) resetConsumer(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, consumerTimeout)
@@ -197,14 +190,15 @@ func (w *worker) stopped(ctx context.Context) error {
 // fill moves into the request what is there and fits. What needs no delivery is answered
 // on the way.
 func (w *worker) fill(r *request) (full bool, err error) {
-	for !r.full(w.out.limits) {
+	limits, most := w.out.limits, w.out.share()/2
+	for !r.full(limits, most) {
 		h, ok := w.puller.peek()
 		if !ok {
 			return false, nil
 		}
 		switch w.treat(h) {
 		case sendIt:
-			if !r.fits(h.batch, w.out.limits) {
+			if !r.fits(h, limits, most) {
 				return true, nil
 			}
 			r.add(h, true)

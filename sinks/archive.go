@@ -13,6 +13,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/waybillhq/waybill/pipeline"
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 const (
@@ -157,7 +158,8 @@ func (a *Archive) append(ctx context.Context, l *archiveLog, request *archiveReq
 	lines := request.lines()
 	body := frame.append(a.encoder.EncodeAll(lines, make([]byte, 0, len(lines)/3+len(frame.Entries)*16)))
 	start := time.Now()
-	err := a.objects.put(ctx, a.objects.key(l.lane, frame.Offset), body)
+	failpoint.Hit("forwarder/before-put")
+	err := failpoint.Err("forwarder/after-put", a.objects.put(ctx, a.objects.key(l.lane, frame.Offset), body))
 	a.metrics.put(ctx, err, time.Since(start), int(frame.Events), request.size, len(body))
 	if err != nil {
 		return err

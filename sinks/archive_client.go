@@ -20,9 +20,10 @@ import (
 
 const (
 	// s3Attempts and s3MaxBackoff bound the client's own retries, which are for what
-	// passes within seconds; an outage is the lane worker's.
-	s3Attempts   = 6
-	s3MaxBackoff = 5 * time.Second
+	// passes within a second or two; an outage is the lane worker's, and a call that waits
+	// when the server is back keeps its lane waiting too.
+	s3Attempts   = 3
+	s3MaxBackoff = time.Second
 	// s3ResponseTimeout is how long a server may think once it has the whole request.
 	// The SDK waits for ever by default.
 	s3ResponseTimeout = 10 * time.Second

@@ -43,8 +43,9 @@ type ArchiveConfig struct {
 	Timeout time.Duration
 
 	// RememberedBatches is how many of the batches archived last are kept in memory per
-	// lane, at 60 bytes each, or 200 where every object holds one. A batch accepted before those is looked for in the
-	// bucket, which costs a small GET for each object written since it was accepted.
+	// lane, at 60 bytes each, or 200 where every object holds one: 20 to 64 MB for 16 lanes.
+	// A batch accepted before those is looked for in the bucket, which costs a small GET for
+	// each object written since it was accepted.
 	RememberedBatches int
 
 	// Cursors remembers where the lanes end; nil: nobody does, and a takeover costs some
@@ -78,7 +79,7 @@ func DefaultArchiveConfig() ArchiveConfig {
 		Linger:          10 * time.Second,
 		// A PUT of 8 MiB takes a second; one that takes 30 will not end.
 		Timeout:           30 * time.Second,
-		RememberedBatches: 100_000,
+		RememberedBatches: 20_000,
 	}
 }
 

@@ -99,7 +99,11 @@ func (r *archiveRequest) plan(ctx context.Context, l *archiveLog) error {
 		return err
 	}
 	planned := newArchiveSet() // a batch may be queued twice, and come in one request
-	sets := []*archiveSet{l.set, older, planned}
+	elsewhere, err := r.elsewhere(ctx, l)
+	if err != nil {
+		return err
+	}
+	sets := []*archiveSet{l.set, older, planned, elsewhere}
 	r.entries, r.duplicates = r.entries[:0], 0
 	for _, b := range r.batches {
 		entry := r.planBatch(b, sets)
@@ -148,6 +152,39 @@ func (r *archiveRequest) older(ctx context.Context, l *archiveLog) (*archiveSet,
 	}
 	wanted, accepted = r.uncovered(l)
 	return l.scan(ctx, accepted, wanted)
+}
+
+// elsewhere returns which of the requeued events stand in the lane that they were in first, where
+// that is another one: the pipeline has it no more, so nobody appends to it meanwhile.
+func (r *archiveRequest) elsewhere(ctx context.Context, l *archiveLog) (*archiveSet, error) {
+	found := newArchiveSet()
+	byLane := map[int][]requestBatch{}
+	for _, b := range r.batches {
+		if b.Origin != nil && b.OriginLane != l.lane {
+			byLane[b.OriginLane] = append(byLane[b.OriginLane], b)
+		}
+	}
+	for lane, batches := range byLane {
+		wanted, accepted := make(map[pipeline.BatchID]struct{}), batches[0].accepted
+		for _, b := range batches {
+			wanted[b.Origin.Batch] = struct{}{}
+			accepted = min(accepted, b.accepted)
+		}
+		old := newArchiveLog(l.objects, lane, l.bound)
+		if err := old.load(ctx, 0); err != nil {
+			return nil, err
+		}
+		older, err := old.scan(ctx, accepted, wanted)
+		if err != nil {
+			return nil, err
+		}
+		for _, b := range batches {
+			if old.set.holds(*b.Origin) || older.holds(*b.Origin) {
+				found.origins[b.Origin.Batch] = append(found.origins[b.Origin.Batch], b.Origin.Index)
+			}
+		}
+	}
+	return found, nil
 }
 
 // uncovered returns the batches, and the origins of requeued ones, that may stand in

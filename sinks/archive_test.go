@@ -288,6 +288,31 @@ func TestArchiveRequeue(t *testing.T) {
 	}
 }
 
+// A requeued event may come in another lane than the one it was in, which is no more: the archive
+// finds it there, however far back.
+func TestArchiveRequeueInAnotherLane(t *testing.T) {
+	k := newArchiveKit(t)
+	original, unknown := batchOf(1, 3), batchOf(2, 2)
+	a, _ := k.archive()
+	mustArchive(t, a, 13, original)
+	for i := range 10 {
+		mustArchive(t, a, 13, batchOf(int64(10+i), 1))
+	}
+	moved := func(number int64, b *pipeline.Batch, index, lane int) *pipeline.Batch {
+		r := requeueOf(number, b, index)
+		r.OriginLane = lane
+		return r
+	}
+	for range 2 { // a takeover, and once more
+		a, _ = k.archive()
+		mustArchive(t, a, 1, moved(50, original, 1, 13), moved(51, unknown, 0, 13), moved(52, original, 2, 13), moved(53, unknown, 1, 14))
+	}
+	k.wantIDs(1, "2.0", "2.1")
+	if n := len(k.records(13)); n != 13 {
+		t.Errorf("the old lane has %d events, want 13", n)
+	}
+}
+
 func idsOf(records []Record) []string {
 	ids := make([]string, len(records))
 	for i, record := range records {

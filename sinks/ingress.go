@@ -19,13 +19,14 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/waybillhq/waybill/pipeline"
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 	"github.com/waybillhq/waybill/schemas/chipingress"
 )
 
 const (
 	// ingressReconnectMax bounds the wait between attempts to connect. gRPC's own
 	// default of two minutes would hold lanes back long after the endpoint is up again.
-	ingressReconnectMax = 5 * time.Second
+	ingressReconnectMax = 2 * time.Second
 	// ingressConnectTimeout bounds one attempt to connect, TLS included.
 	ingressConnectTimeout = 5 * time.Second
 	// maxIngressResponse is far above any response: one that were too large would look
@@ -55,7 +56,9 @@ const (
 // Too large for the endpoint: it is halved, and an event that is too large alone is
 // Refused with code TOO_LARGE. INVALID_ARGUMENT: it is halved until the event at fault
 // is alone, which is Refused with that code. Every other status, wrong credentials and
-// overload included, is Retry for the whole request.
+// overload included, is Retry for the whole request, but for an event in it that cannot be
+// decoded as a CloudEvent: no ingest lets such a one in, and no endpoint can take it; it is
+// Refused with the code MALFORMED_EVENT, and the others are sent without it.
 //
 // A Send stops at the first request that leaves something to be retried, since what
 // comes after would overtake it.
@@ -217,7 +220,9 @@ func (s *Ingress) publish(ctx context.Context, lane int, request ingressRequest)
 	conn := s.conns[lane%len(s.conns)]
 	response := new(chipingress.PublishResponse)
 	start := time.Now()
+	failpoint.Hit("forwarder/before-send")
 	err := conn.Invoke(ctx, chipingress.ChipIngress_PublishBatch_FullMethodName, request, response, s.codec)
+	err = failpoint.Err("forwarder/after-send", err)
 	code := status.Code(err)
 	s.metrics.request(ctx, code, time.Since(start), len(request), request.size())
 	if code != codes.OK {

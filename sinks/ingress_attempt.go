@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
+	"google.golang.org/protobuf/proto"
+
 	"github.com/waybillhq/waybill/pipeline"
 	"github.com/waybillhq/waybill/schemas/chipingress"
 )
@@ -53,8 +56,45 @@ func (a *ingressAttempt) deliver(span ingressSpan) bool {
 	case ingressPoison:
 		return a.halve(span, codeInvalidArgument, err)
 	}
+	if parts, found := a.sift(span); found {
+		return a.deliverAll(parts)
+	}
 	a.failed = err
 	return false
+}
+
+func (a *ingressAttempt) deliverAll(parts []ingressSpan) bool {
+	for _, part := range parts {
+		if !a.deliver(part) {
+			return false
+		}
+	}
+	return true
+}
+
+// sift refuses the events of a failed request that cannot be decoded, if there are any, and
+// returns what lies between them. An endpoint cannot say which event it could not read: the
+// request fails as a whole, with the status of some fault of its own, and would do so for ever.
+func (a *ingressAttempt) sift(span ingressSpan) (parts []ingressSpan, found bool) {
+	if a.ctx.Err() != nil {
+		return nil, false
+	}
+	from := span.from
+	for i := span.from; i < span.to; i++ {
+		err := proto.Unmarshal(a.items[i].Encoded(), new(pb.CloudEvent))
+		if err == nil {
+			continue
+		}
+		a.refuse(i, codeMalformedEvent, err.Error())
+		if from < i {
+			parts = append(parts, ingressSpan{from, i})
+		}
+		from, found = i+1, true
+	}
+	if found && from < span.to {
+		parts = append(parts, ingressSpan{from, span.to})
+	}
+	return parts, found
 }
 
 // halve sends both halves of a request that was answered with code, or refuses its

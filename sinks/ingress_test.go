@@ -546,6 +546,39 @@ func TestIngressFindsPoisonEvents(t *testing.T) {
 	}
 }
 
+// What cannot be decoded makes an endpoint refuse the whole request, with a status that says
+// nothing of it; the others must not wait for ever.
+func TestIngressRefusesWhatCannotBeDecoded(t *testing.T) {
+	t.Parallel()
+	e, _ := mustStartEndpoint(t, nil)
+	s := mustIngress(t, e.Addr(), nil)
+	batch := newBatch(1)
+	for i := range 10 {
+		encoded, err := proto.Marshal(newCE("t", i+1, 50))
+		if err != nil {
+			t.Fatal(err)
+		}
+		batch.Events = append(batch.Events, encoded)
+	}
+	garbage := map[int]bool{0: true, 4: true, 5: true, 9: true}
+	batch.Events[0] = []byte("\xff\x00no event")
+	batch.Events[4] = batch.Events[4][:20]
+	batch.Events[5] = []byte("\x0a\x02\xff\xfe") // an id that is not valid UTF-8
+	batch.Events[9] = []byte{0x0a}
+	for i, result := range mustSend(t, s, itemsOf(batch)) {
+		want := pipeline.Result{Verdict: pipeline.Delivered}
+		if garbage[i] {
+			want = pipeline.Result{Verdict: pipeline.Refused, Code: codeMalformedEvent, Reason: result.Reason}
+		}
+		if result != want || garbage[i] != (result.Reason != "") {
+			t.Errorf("event %d: %+v, want %+v", i, result, want)
+		}
+	}
+	if got := seqnums(e.Records()); !slices.Equal(got, []int64{2, 3, 4, 7, 8, 9}) {
+		t.Errorf("the endpoint has %v", got)
+	}
+}
+
 func TestIngressHalvingIsBounded(t *testing.T) {
 	t.Parallel()
 	var calls atomic.Int64

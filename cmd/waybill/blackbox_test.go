@@ -20,7 +20,12 @@ import (
 	"time"
 
 	"github.com/waybillhq/waybill/internal/endpoint"
+	"github.com/waybillhq/waybill/internal/pgtest"
+	"github.com/waybillhq/waybill/pipeline"
 )
+
+// testSpec is the pipeline in the databases of the tests.
+var testSpec = pipeline.Spec{Lanes: 4, Sinks: []string{"ingress", "archive"}, Grace: time.Second}
 
 // binaryDir is where the binary is built; TestMain removes it.
 var binaryDir string
@@ -42,7 +47,9 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	binaryDir = dir
-	status := m.Run()
+	status := pgtest.Run(m, pgtest.Options{Template: func(ctx context.Context, url string) error {
+		return pipeline.Migrate(ctx, url, testSpec)
+	}})
 	_ = os.RemoveAll(dir) // it is below the system's own temporary directory
 	os.Exit(status)
 }
@@ -287,10 +294,10 @@ func TestDevIsKilledStoppedAndStartedAgain(t *testing.T) {
 			t.Errorf("%d events of type %s are archived, want 20", n, typ)
 		}
 	}
-	if out := mustWork(t, dir, "dead-letters", "list"); strings.Count(out, "\n") != 1 {
+	if out := mustWork(t, dir, "deadletters", "ls"); strings.Count(out, "\n") != 1 {
 		t.Error(out)
 	}
-	if out := mustWork(t, dir, "dead-letters", "requeue", "--sink=ingress"); !strings.HasPrefix(out, "0 dead letters of ingress queued again") {
+	if out := mustWork(t, dir, "deadletters", "requeue", "--sink=ingress"); !strings.HasPrefix(out, "0 dead letters queued again") {
 		t.Error(out)
 	}
 	if out := mustWork(t, dir, "migrate", "--database-url="+environment(t, dir, "WAYBILL_DATABASE_URL"), "--nats-url="+environment(t, dir, "WAYBILL_NATS_URL")); !strings.Contains(out, "16 lanes") || !strings.Contains(out, "EVENTS") {

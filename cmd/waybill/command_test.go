@@ -24,6 +24,12 @@ type result struct {
 // command runs a command line inside this process, with nobody's `waybill dev` around.
 func command(t *testing.T, stdin io.Reader, args ...string) result {
 	t.Helper()
+	return commandAt(t, stdin, false, args...)
+}
+
+// commandAt is command; asks says whether standard input passes for a terminal.
+func commandAt(t *testing.T, stdin io.Reader, asks bool, args ...string) result {
+	t.Helper()
 	if os.Getenv("WAYBILL_DIR") == "" {
 		t.Setenv("WAYBILL_DIR", t.TempDir())
 	}
@@ -36,7 +42,7 @@ func command(t *testing.T, stdin io.Reader, args ...string) result {
 		return result{failure: err}
 	}
 	var out, errs bytes.Buffer
-	con := &console{in: stdin, out: &out, err: &errs, env: os.Environ()}
+	con := &console{in: stdin, out: &out, err: &errs, env: os.Environ(), asks: asks}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	failure := run(ctx, parsed, con)
@@ -95,10 +101,20 @@ func TestWrongFlags(t *testing.T) {
 		{[]string{"dev", "--ports=some"}, "--ports"},
 		{[]string{"dev", "--once=1", "--ingress-endpoint=127.0.0.1:1"}, "--endpoint-admin"},
 		{[]string{"dev", "--forwarders=0"}, "forwarders: 0"},
-		{[]string{"dead-letters", "list"}, "--database-url"},
-		{[]string{"dead-letters", "list", "--database-url=x", "--limit=0"}, "--limit"},
-		{[]string{"dead-letters", "list", "--database-url=x", "--show-data"}, "--json"},
-		{[]string{"dead-letters", "requeue", "--database-url=x"}, "--sink"},
+		{[]string{"deadletters", "ls"}, "--database-url"},
+		{[]string{"deadletters", "ls", "--database-url=x", "--limit=0"}, "--limit"},
+		{[]string{"deadletters", "ls", "--database-url=x", "--show-data"}, "-o json"},
+		{[]string{"deadletters", "ls", "--database-url=x", "--state=gone"}, "state"},
+		{[]string{"deadletters", "ls", "--database-url=x", "--since=yesterday"}, "yesterday"},
+		{[]string{"deadletters", "ls", "--database-url=x", "--until=-2h"}, "how long ago"},
+		{[]string{"deadletters", "ls", "--database-url=x", "-o", "yaml"}, "output"},
+		{[]string{"deadletters", "show", "--database-url=x"}, "position"},
+		{[]string{"deadletters", "show", "--database-url=x", "--id=1"}, "--source and --id"},
+		{[]string{"deadletters", "show", "7", "--database-url=x", "--id=1", "--source=x"}, "position"},
+		{[]string{"deadletters", "requeue", "--database-url=x"}, "--all"},
+		{[]string{"deadletters", "requeue", "--database-url=x", "--sink=a", "--event-ttl=-1s"}, "--event-ttl"},
+		{[]string{"deadletters", "purge", "--database-url=x", "--yes"}, "--all"},
+		{[]string{"deadletters", "purge", "--database-url=x", "--sink=a", "--state=requeued"}, "state"},
 		{[]string{"archive", "cat"}, "s3-bucket"},
 		{[]string{"archive", "cat", "--since=-1"}, "since"},
 		{[]string{"endpoint", "--addr=nowhere"}, "host:port"},

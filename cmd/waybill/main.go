@@ -3,11 +3,12 @@
 // letters.
 //
 //	waybill dev [--once N]              the whole system on this machine
-//	waybill migrate                     create or update tables and streams
+//	waybill migrate                     create or update tables and streams; change the lanes
 //	waybill emit [-]                    send events, from flags or NDJSON on standard input
 //	waybill status                      what is pending, who works, what was given up
 //	waybill archive cat                 print archived events
-//	waybill dead-letters list|requeue   look at what a sink refused, or send it again
+//	waybill deadletters ls|show         look at what a sink refused or did not take in time
+//	waybill deadletters requeue|purge   send it again, or delete it
 //	waybill endpoint                    a ChipIngress endpoint that records what it gets
 //	waybill ingest|forwarder|janitor    the three processes, as the programs of these names
 //	waybill healthcheck URL             for containers without a shell
@@ -17,7 +18,7 @@
 //
 // `waybill COMMAND --help` lists them. Every flag can be set by a variable: --database-url
 // by WAYBILL_DATABASE_URL; secrets can be read from a file: WAYBILL_DATABASE_URL_FILE.
-// Where neither is set, status, emit, archive and dead-letters take the addresses of the
+// Where neither is set, status, emit, archive and deadletters take the addresses of the
 // `waybill dev` that runs in the directory WAYBILL_DIR, .waybill by default.
 //
 // # Output
@@ -49,7 +50,7 @@ type commands struct {
 	Emit        emitCommand        `cmd:"" help:"Send events."`
 	Status      statusCommand      `cmd:"" help:"Show what is pending, who works and what was given up."`
 	Archive     archiveCommand     `cmd:"" help:"Read the archive."`
-	DeadLetters deadLettersCommand `cmd:"" help:"Look at dead letters, or queue them again."`
+	Deadletters deadlettersCommand `cmd:"" help:"Look at dead letters, queue them again, or delete them."`
 	Ingest      process.Ingest     `cmd:"" help:"Run an ingest: take events and make them durable."`
 	Forwarder   process.Forwarder  `cmd:"" help:"Run a forwarder: deliver queued events to the sinks."`
 	Janitor     process.Janitor    `cmd:"" help:"Run a janitor: settle, retransmit, expire and tidy up."`
@@ -65,10 +66,11 @@ type console struct {
 	out, err io.Writer
 	env      []string // KEY=value
 	terminal bool     // whether a person watches out
+	asks     bool     // whether in is a terminal, so that a person can be asked
 }
 
 func main() {
-	con := &console{in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.Environ(), terminal: isTerminal(os.Stdout)}
+	con := &console{in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.Environ(), terminal: isTerminal(os.Stdout), asks: isTerminal(os.Stdin)}
 	parser, err := newParser()
 	if err != nil {
 		panic(err) // a mistake in the structs' tags

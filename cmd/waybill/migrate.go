@@ -23,18 +23,25 @@ type migrateCommand struct {
 	process.NATS
 	process.Lanes
 	process.Streams
-	Sinks []string      `default:"${sinks}" help:"Sinks that events must reach. Those that are missing are added; none is removed."`
-	Grace time.Duration `default:"${grace}" help:"Time after which an event that is no longer queued is retransmitted."`
-	Wait  time.Duration `env:"WAYBILL_MIGRATE_WAIT" default:"1m" help:"How long to wait for servers that are still starting."`
+	Sinks        []string      `default:"${sinks}" help:"Sinks that events must reach. Those that are missing are added; none is removed."`
+	Grace        time.Duration `default:"${grace}" help:"Time after which an event that is no longer queued is retransmitted."`
+	DedupeWindow time.Duration `default:"${dedupe_window}" help:"How long an accepted event is remembered, so that it is not stored again; 0: not at all."`
+	ChangeLanes  bool          `env:"-" help:"Change the number of lanes to --lanes. Refused unless the pipeline is drained and all ingests, forwarders and janitors are stopped."`
+	Wait         time.Duration `env:"WAYBILL_MIGRATE_WAIT" default:"1m" help:"How long to wait for servers that are still starting."`
 }
 
 // Run creates the tables and then the streams.
 func (c *migrateCommand) Run(ctx context.Context, con *console) error {
-	spec := pipeline.Spec{Lanes: c.Lanes.Lanes, Sinks: c.Sinks, Grace: c.Grace}
+	spec := pipeline.Spec{Lanes: c.Lanes.Lanes, Sinks: c.Sinks, Grace: c.Grace, DedupeWindow: c.DedupeWindow}
 	if err := errors.Join(spec.Validate(), c.QueueConfig().Validate()); err != nil {
 		return err
 	}
 	deadline := time.Now().Add(c.Wait)
+	if c.ChangeLanes {
+		if err := c.changeLanes(ctx, con, time.Until(deadline)); err != nil {
+			return fmt.Errorf("change lanes: %w", err)
+		}
+	}
 	err := retry(ctx, deadline, postgresIsStarting, con, "Postgres", func() error {
 		return pipeline.Migrate(ctx, c.DatabaseURL, spec)
 	})
@@ -61,6 +68,31 @@ func (c *migrateCommand) Run(ctx context.Context, con *console) error {
 	return err
 }
 
+// changeLanes changes the number before the rest is brought up to date, which then finds it
+// to be what it is configured for.
+func (c *migrateCommand) changeLanes(ctx context.Context, con *console, wait time.Duration) error {
+	queue, nc, err := connectQueue(ctx, c.NATS, wait)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	done, err := pipeline.ChangeLanes(ctx, c.DatabaseURL, queue, c.Lanes.Lanes, func(line string) {
+		_, _ = fmt.Fprintln(con.err, line)
+	})
+	if err != nil {
+		return interrupted(ctx, err)
+	}
+	for _, intruder := range done.Intruders {
+		_, _ = fmt.Fprintf(con.err, "started in the moment of the change, perhaps with the old number: %s, and start it again\n", intruder)
+	}
+	if done.From == done.To {
+		_, err = fmt.Fprintf(con.out, "lanes: %d, as before\n", done.To)
+		return err
+	}
+	_, err = fmt.Fprintf(con.out, "lanes: %d before, %d now; set WAYBILL_LANES=%d for every process and start them\n", done.From, done.To, done.To)
+	return err
+}
+
 // ensureQueue creates streams, buckets and consumers.
 func (c *migrateCommand) ensureQueue(ctx context.Context, queue *pipeline.Queue) error {
 	store, err := openStore(ctx, c.DatabaseURL, c.Lanes.Lanes)
@@ -81,8 +113,8 @@ func (c *migrateCommand) printTables(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(con.out, "Postgres: tables are up to date; %s, grace %v, sinks %s\n",
-		plural(store.Lanes(), "lane"), store.Grace(), strings.Join(names, ", "))
+	_, err = fmt.Fprintf(con.out, "Postgres: tables are up to date; %s, grace %v, dedupe window %v, sinks %s\n",
+		plural(store.Lanes(), "lane"), store.Grace(), store.DedupeWindow(), strings.Join(names, ", "))
 	return err
 }
 

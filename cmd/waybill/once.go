@@ -59,6 +59,7 @@ func (c *devCommand) once(ctx context.Context, con *console, screen *screen, sta
 	return result.verdict()
 }
 
+// interrupted keeps a command that was stopped from passing for one that did its work.
 func interrupted(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return errors.New("interrupted")

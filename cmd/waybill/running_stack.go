@@ -67,7 +67,7 @@ func (*runningStack) Validate(*kong.Application) error { return nil }
 
 func (r *runningStack) Resolve(parsed *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 	switch name, _, _ := strings.Cut(parsed.Command(), " "); name {
-	case "status", "emit", "archive", "dead-letters":
+	case "status", "emit", "archive", "deadletters":
 	default:
 		return nil, nil
 	}

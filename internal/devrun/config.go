@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/waybillhq/waybill/internal/process"
+	"github.com/waybillhq/waybill/internal/supervisor"
 	"github.com/waybillhq/waybill/pipeline"
 )
 
@@ -30,10 +31,14 @@ type Config struct {
 	FreePorts          bool
 	// Numbers of processes, each at least 1.
 	Ingests, Forwarders, Janitors int
+	// NATSServers is 1, or the number of servers of a cluster.
+	NATSServers int
 	// Lanes of the pipeline, fixed when its tables are created.
 	Lanes int
 	// Grace is the pipeline's grace period, set when its tables are created.
 	Grace time.Duration
+	// DedupeWindow is how long accepted events are remembered; 0: not at all.
+	DedupeWindow time.Duration
 	// Queue is how streams are made, unless Env says otherwise to the janitors.
 	Queue pipeline.QueueConfig
 	// ArchiveLinger is how long an object waits to be filled, unless Env says otherwise.
@@ -48,8 +53,12 @@ type Config struct {
 
 	// Via, which may be nil, says by which host:port a process reaches a server whose own
 	// is addr: through something that stands between the two. server is postgres, nats, s3
-	// or endpoint.
+	// or endpoint; of a cluster nats-1 and so on, and for these servers among themselves
+	// routes-1 and so on.
 	Via func(process, server, addr string) (string, error)
+
+	// RestartPause bounds the pause, which doubles, before a part that ended is started again.
+	RestartPause time.Duration
 
 	// Say receives lines for people: what is slow, ended, or was started again.
 	Say func(string)
@@ -61,8 +70,10 @@ func DefaultConfig() Config {
 	return Config{
 		S3:       process.DefaultS3(),
 		HTTPAddr: "127.0.0.1:8080", GRPCAddr: "127.0.0.1:50051",
-		Ingests: 1, Forwarders: 1, Janitors: 1, Lanes: pipeline.DefaultLanes, Grace: pipeline.DefaultGrace,
+		Ingests: 1, Forwarders: 1, Janitors: 1, NATSServers: 1,
+		Lanes: pipeline.DefaultLanes, Grace: pipeline.DefaultGrace, DedupeWindow: pipeline.DefaultDedupeWindow,
 		Queue: pipeline.DefaultQueueConfig(), ArchiveLinger: 2 * time.Second,
+		RestartPause: supervisor.MaxPause,
 	}
 }
 
@@ -77,6 +88,10 @@ func (c Config) Validate() error {
 		return errors.New("the field Say is missing; give it a function that prints a line")
 	case c.Lanes < 1 || c.Lanes > pipeline.MaxLanes:
 		return fmt.Errorf("lanes: %d; want 1 to %d", c.Lanes, pipeline.MaxLanes)
+	case c.Grace < time.Second:
+		return fmt.Errorf("grace: %v; want at least 1s", c.Grace)
+	case c.RestartPause <= 0:
+		return fmt.Errorf("restart pause: %v; want a positive duration", c.RestartPause)
 	case c.ArchiveLinger < 0:
 		return fmt.Errorf("archive linger: %v; want 0 or more", c.ArchiveLinger)
 	}
@@ -86,7 +101,7 @@ func (c Config) Validate() error {
 	for _, n := range []struct {
 		name  string
 		value int
-	}{{"ingests", c.Ingests}, {"forwarders", c.Forwarders}, {"janitors", c.Janitors}} {
+	}{{"ingests", c.Ingests}, {"forwarders", c.Forwarders}, {"janitors", c.Janitors}, {"NATS servers", c.NATSServers}} {
 		if n.value < 1 || n.value > maxOfAKind {
 			return fmt.Errorf("%s: %d; want 1 to %d", n.name, n.value, maxOfAKind)
 		}

@@ -100,6 +100,7 @@ func TestValidate(t *testing.T) {
 		"ingests: 0":     func(c *Config) { c.Ingests = 0 },
 		"forwarders: 9":  func(c *Config) { c.Forwarders = 9 },
 		"janitors: -1":   func(c *Config) { c.Janitors = -1 },
+		"NATS servers":   func(c *Config) { c.NATSServers = 0 },
 		"http-addr":      func(c *Config) { c.HTTPAddr = "8080" },
 		"grpc-addr":      func(c *Config) { c.GRPCAddr = "" },
 	} {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"sync"
 )
 
 // Ports are taken from below those that the kernel gives to outgoing connections, so that
@@ -18,6 +19,24 @@ const (
 	highestPort = 32000
 	portTries   = 1000
 )
+
+// handedOut are the ports that any stack of this process was given: one that is not listened
+// on yet looks free to the next.
+var handedOut = struct {
+	sync.Mutex
+	ports map[int]bool
+}{ports: map[int]bool{}}
+
+// claim reports whether nobody in this process had the port before.
+func claim(port int) bool {
+	handedOut.Lock()
+	defer handedOut.Unlock()
+	if handedOut.ports[port] {
+		return false
+	}
+	handedOut.ports[port] = true
+	return true
+}
 
 // ports gives each part of a stack a port of 127.0.0.1 that stays the same over starts, as
 // long as nobody else takes it.
@@ -50,7 +69,7 @@ func (p *ports) port(name string) (int, error) {
 	}
 	for range portTries {
 		port := lowestPort + rand.IntN(highestPort-lowestPort)
-		if !p.given[port] && isFree("127.0.0.1", port) {
+		if isFree("127.0.0.1", port) && claim(port) {
 			p.known[name], p.given[port] = port, true
 			return port, nil
 		}

@@ -98,17 +98,36 @@ func (s *Stack) redirect(process string, env map[string]string) error {
 		"postgres": "WAYBILL_DATABASE_URL", "nats": "WAYBILL_NATS_URL",
 		"s3": "WAYBILL_S3_ENDPOINT", "endpoint": "WAYBILL_INGRESS_ENDPOINT",
 	} {
-		addr := env[key]
-		if u, err := url.Parse(addr); err == nil && u.Host != "" {
-			addr = u.Host
+		all := strings.Split(env[key], ",") // NATS servers only
+		for i := range all {
+			name := server
+			if len(all) > 1 {
+				name = fmt.Sprintf("%s-%d", server, i+1)
+			}
+			var err error
+			if all[i], err = s.via(process, name, all[i]); err != nil {
+				return err
+			}
 		}
-		via, err := s.config.Via(process, server, addr)
-		if err != nil {
-			return fmt.Errorf("way of %s to %s: %w", process, server, err)
-		}
-		env[key] = strings.Replace(env[key], addr, via, 1)
+		env[key] = strings.Join(all, ",")
 	}
 	return nil
+}
+
+// via is an address, or a URL, with the way that Config.Via says in it.
+func (s *Stack) via(process, server, address string) (string, error) {
+	if s.config.Via == nil {
+		return address, nil
+	}
+	addr := address
+	if u, err := url.Parse(addr); err == nil && u.Host != "" {
+		addr = u.Host
+	}
+	via, err := s.config.Via(process, server, addr)
+	if err != nil {
+		return "", fmt.Errorf("way of %s to %s: %w", process, server, err)
+	}
+	return strings.Replace(address, addr, via, 1), nil
 }
 
 func (s *Stack) addProcesses() error {

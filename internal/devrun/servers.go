@@ -88,6 +88,9 @@ func (s *Stack) addNATS() error {
 		s.NATSURL = s.config.NATSURL
 		return nil
 	}
+	if s.config.NATSServers > 1 {
+		return s.addNATSCluster()
+	}
 	port, err := s.ports.port("nats")
 	if err != nil {
 		return err

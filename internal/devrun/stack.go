@@ -29,7 +29,7 @@ import (
 const readyTimeout = time.Minute
 
 // natsTimeout bounds the wait for an answer of a NATS server that is ready.
-const natsTimeout = 15 * time.Second
+const natsTimeout = 20 * time.Second
 
 // member is one part of a stack.
 type member struct {
@@ -79,7 +79,7 @@ func New(config Config) (*Stack, error) {
 }
 
 func (s *Stack) add(group *[]member, name, where string, part supervisor.Part) {
-	*group = append(*group, member{supervisor.New(name, part, s.config.Say), where})
+	*group = append(*group, member{supervisor.New(name, part, s.config.RestartPause, s.config.Say), where})
 }
 
 // Start starts everything and waits until events can be sent. After an error whatever was
@@ -135,7 +135,7 @@ func startAll(ctx context.Context, members []member) error {
 // migrate creates tables, streams and consumers.
 func (s *Stack) migrate(ctx context.Context) error {
 	spec := pipeline.DefaultSpec()
-	spec.Lanes, spec.Grace = s.config.Lanes, s.config.Grace
+	spec.Lanes, spec.Grace, spec.DedupeWindow = s.config.Lanes, s.config.Grace, s.config.DedupeWindow
 	if err := pipeline.Migrate(ctx, s.DatabaseURL, spec); err != nil {
 		return err
 	}
@@ -156,7 +156,13 @@ func (s *Stack) migrate(ctx context.Context) error {
 		return err
 	}
 	defer store.Close()
-	return pipeline.EnsureQueue(ctx, s.config.Queue, store, queue, slog.New(slog.DiscardHandler))
+	for deadline := time.Now().Add(natsTimeout); ; pause(ctx, 500*time.Millisecond) {
+		err := pipeline.EnsureQueue(ctx, s.config.Queue, store, queue, slog.New(slog.DiscardHandler))
+		// A cluster takes some seconds to agree on its leaders.
+		if err == nil || s.config.NATSServers == 1 || ctx.Err() != nil || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // waitReady waits until each process says that it is.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -29,6 +30,10 @@ type NATSOptions struct {
 	HTTPPort int
 	// ServerName is how the server names itself.
 	ServerName string
+	// ClusterPort of 127.0.0.1 is for the other servers of a cluster, and Routes are host:port of
+	// these; 0 and none: the server is alone. JetStream wants the names of all to differ.
+	ClusterPort int
+	Routes      []string
 	// MaxPayload is the largest message, bytes.
 	MaxPayload int32
 	// MaxStore is how much JetStream may store on disk, bytes.
@@ -62,6 +67,10 @@ func (o NATSOptions) Validate() error {
 		return fmt.Errorf("NATSOptions.Port is %d: want 1 to 65535, or 0 for a free one", o.Port)
 	case o.HTTPPort < 0 || o.HTTPPort > 65535:
 		return fmt.Errorf("NATSOptions.HTTPPort is %d: want 1 to 65535, or 0 for none", o.HTTPPort)
+	case o.ClusterPort < 0 || o.ClusterPort > 65535:
+		return fmt.Errorf("NATSOptions.ClusterPort is %d: want 1 to 65535, or 0 for a server alone", o.ClusterPort)
+	case (o.ClusterPort == 0) != (len(o.Routes) == 0):
+		return errors.New("NATSOptions.ClusterPort and Routes belong together: set both, or none for a server alone")
 	case o.ServerName == "":
 		return errors.New("NATSOptions.ServerName is empty: give the server a name")
 	case o.MaxPayload <= 0:
@@ -178,11 +187,32 @@ func (n *NATS) serverOptions() *server.Options {
 	if n.port == 0 {
 		o.Port = server.RANDOM_PORT
 	}
+	if n.options.ClusterPort != 0 {
+		n.join(o)
+	}
 	if n.options.HTTPPort != 0 {
 		o.HTTPHost, o.HTTPPort = "127.0.0.1", n.options.HTTPPort
 	}
 	return o
 }
+
+// clusterName is that of every cluster; the routes keep them apart.
+const clusterName = "waybill"
+
+// join makes the server one of a cluster. It tells nobody of the others: clients and servers
+// reach each only by the addresses that they were given.
+func (n *NATS) join(o *server.Options) {
+	o.Cluster = server.ClusterOpts{
+		Name: clusterName, Host: "127.0.0.1", Port: n.options.ClusterPort,
+		NoAdvertise: true, Advertise: nowhere,
+	}
+	for _, addr := range n.options.Routes {
+		o.Routes = append(o.Routes, &url.URL{Scheme: "nats-route", Host: addr})
+	}
+}
+
+// nowhere is where a server of a cluster says that others could reach it.
+const nowhere = "127.0.0.1:1"
 
 var errPortTaken = errors.New("the port is taken")
 

@@ -127,10 +127,57 @@ func TestRunNATSServerEndsWithItsContext(t *testing.T) {
 	}
 }
 
+func TestNATSServersFormACluster(t *testing.T) {
+	var options []devstack.NATSOptions
+	for i := range 3 {
+		o := devstack.DefaultNATSOptions(t.TempDir())
+		o.ServerName = fmt.Sprintf("nats-%d", i+1)
+		var err error
+		if o.ClusterPort, err = devstack.FreePort(); err != nil {
+			t.Fatal(err)
+		}
+		options = append(options, o)
+	}
+	for i := range options {
+		for j := range options {
+			if i != j {
+				options[i].Routes = append(options[i].Routes, fmt.Sprintf("127.0.0.1:%d", options[j].ClusterPort))
+			}
+		}
+	}
+	var servers []*devstack.NATS
+	for _, o := range options {
+		servers = append(servers, mustNATS(t, o))
+	}
+	nc, err := nats.Connect(servers[0].URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stream jetstream.Stream
+	await(t, "a stream of three replicas", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		stream, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Replicas: 3})
+		return err == nil
+	})
+	if c := stream.CachedInfo().Cluster; c == nil || len(c.Replicas) != 2 {
+		t.Errorf("the stream's group is %+v", c)
+	}
+	if known := nc.DiscoveredServers(); len(known) > 0 {
+		t.Errorf("clients are told of %v, past what stands before them", known)
+	}
+}
+
 func TestNATSOptionsNameWhatIsWrong(t *testing.T) {
 	for want, change := range map[string]func(*devstack.NATSOptions){
 		"Port":         func(o *devstack.NATSOptions) { o.Port = -1 },
 		"HTTPPort":     func(o *devstack.NATSOptions) { o.HTTPPort = 70000 },
+		"ClusterPort":  func(o *devstack.NATSOptions) { o.ClusterPort = 4248 }, // without routes
 		"ServerName":   func(o *devstack.NATSOptions) { o.ServerName = "" },
 		"MaxPayload":   func(o *devstack.NATSOptions) { o.MaxPayload = 0 },
 		"MaxStore":     func(o *devstack.NATSOptions) { o.MaxStore = 0 },

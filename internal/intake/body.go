@@ -9,9 +9,12 @@ import (
 	"time"
 )
 
-// reserve takes the bytes of a request's body before any of it is read: the declared
-// length, or the whole limit where none is declared.
+// reserve takes the bytes of a request's body, and of the encodings made of it, before any
+// of it is read: of the declared length, or of the whole limit where none is declared.
 func (h *httpFront) reserve(r *http.Request) (*reservation, *problem) {
+	if refused, ok := h.intake.admit(); !ok {
+		return nil, refused.problem()
+	}
 	limit := int64(h.intake.config.MaxRequestBytes)
 	length := r.ContentLength
 	if length > limit {
@@ -20,7 +23,7 @@ func (h *httpFront) reserve(r *http.Request) (*reservation, *problem) {
 	if length < 0 {
 		length = limit
 	}
-	held, ok := h.intake.budget.reserve(length + requestOverhead)
+	held, ok := h.intake.budget.reserve(arrivalBytes(length) + requestOverhead)
 	if !ok {
 		return nil, h.intake.overBudget().problem()
 	}

@@ -50,15 +50,15 @@ func TestBudgetBeforeBody(t *testing.T) {
 	const limit = 10_000
 	s := mustSite(t, func(c *Config) {
 		c.MaxEventBytes, c.MaxRequestBytes = limit, limit
-		c.BudgetBytes = 2*(limit+requestOverhead) + 100
+		c.BudgetBytes = 2*(arrivalBytes(limit)+requestOverhead) + 2000
 	})
 	declared := mustBeginRequest(t, s, "Content-Length: 1000", "")
-	eventually(t, "the declared length is taken", func() bool { return s.intake.Budget().Used() == 1000+requestOverhead })
+	eventually(t, "the declared length is taken", func() bool { return s.intake.Budget().Used() == arrivalBytes(1000)+requestOverhead })
 	declared.Close()
 	checkReleased(t, s.intake)
 	first := mustBeginRequest(t, s, "Transfer-Encoding: chunked", "1\r\n{\r\n")
 	second := mustBeginRequest(t, s, "Transfer-Encoding: chunked", "")
-	eventually(t, "the limit is taken twice", func() bool { return s.intake.Budget().Used() == 2*(limit+requestOverhead) })
+	eventually(t, "the limit is taken twice", func() bool { return s.intake.Budget().Used() == 2*(arrivalBytes(limit)+requestOverhead) })
 
 	r := s.post(t, eventJSON("x"), "Content-Type", structuredType)
 	r.problem(t, http.StatusTooManyRequests, "overloaded")
@@ -66,7 +66,7 @@ func TestBudgetBeforeBody(t *testing.T) {
 		t.Errorf("headers %v", r.header)
 	}
 	first.Close()
-	eventually(t, "one comes back", func() bool { return s.intake.Budget().Used() == limit+requestOverhead })
+	eventually(t, "one comes back", func() bool { return s.intake.Budget().Used() == arrivalBytes(limit)+requestOverhead })
 	s.post(t, eventJSON("x"), "Content-Type", structuredType).accepted(t, 1)
 	rest := eventJSON("late")
 	fmt.Fprintf(second, "%x\r\n%s\r\n0\r\n\r\n", len(rest), rest)
@@ -96,7 +96,7 @@ func TestBudgetWhileWaiting(t *testing.T) {
 // TestTraceGrowsReservation: a batch of tiny events that gets a long trace state grows
 // beyond its body, and may not grow beyond the budget.
 func TestTraceGrowsReservation(t *testing.T) {
-	s := mustSite(t, func(c *Config) { c.MaxEventBytes, c.MaxRequestBytes, c.BudgetBytes = 10_000, 10_000, 15_000 })
+	s := mustSite(t, func(c *Config) { c.MaxEventBytes, c.MaxRequestBytes, c.BudgetBytes = 6000, 6000, 16_100 })
 	s.post(t, "["+strings.Repeat(eventJSON("x")+",", 60)+eventJSON("x")+"]", "Content-Type", batchType,
 		"traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 		"tracestate", "v="+strings.Repeat("x", 200)).problem(t, http.StatusTooManyRequests, "overloaded")

@@ -8,6 +8,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/metric/noop"
 
+	"github.com/waybillhq/waybill/internal/governor"
 	"github.com/waybillhq/waybill/pipeline"
 )
 
@@ -29,6 +30,15 @@ type Config struct {
 	// BudgetBytes bounds what all requests hold together, from before a body is read
 	// until its events are answered for. Beyond it: 429 and RESOURCE_EXHAUSTED.
 	BudgetBytes int64
+
+	// WindowBytes bounds what gRPC calls together may send before there is room for their
+	// messages in the budget, 16 KiB each. A stream counts for as long as it is open, any
+	// other call until its message has been read. Beyond it: RESOURCE_EXHAUSTED.
+	WindowBytes int64
+
+	// MaxWaiting is how many wait for the budget before gRPC calls with one message are
+	// refused instead of waiting too.
+	MaxWaiting int
 
 	// BodyTimeout is how long the body of an HTTP request may take to arrive, and the
 	// response to be taken. A StreamEvents call ends when its client takes no answer for so
@@ -57,6 +67,10 @@ type Config struct {
 	// ones accepted. The rest counts under "other".
 	MetricKeys int
 
+	// DedupeAttribute names the extension attribute that says which events of a source are
+	// the same one. It stands in for the id where an event has it; "" is none.
+	DedupeAttribute string
+
 	// Meter makes the instruments.
 	Meter metric.Meter
 }
@@ -67,7 +81,9 @@ func DefaultConfig() Config {
 		MaxEventBytes:         pipeline.DefaultMaxEventBytes,
 		MaxRequestBytes:       16 << 20, // peers split their batches just under 10 MiB
 		MaxRequestEvents:      1 << 16,  // 10 MiB of events of 160 bytes
-		BudgetBytes:           256 << 20,
+		BudgetBytes:           72 << 20,
+		WindowBytes:           24 << 20, // 1536 calls
+		MaxWaiting:            256,
 		BodyTimeout:           30 * time.Second,
 		RetryAfter:            time.Second,
 		UnavailableRetryAfter: 5 * time.Second, // about what a failover of Postgres needs
@@ -93,9 +109,11 @@ func (c Config) Validate() error {
 		c.MaxRequestBytes, c.MaxEventBytes)
 	demand(c.MaxRequestBytes <= 1<<30, "MaxRequestBytes is %d: set it to 1 GiB or less", c.MaxRequestBytes)
 	demand(c.MaxRequestEvents > 0, "MaxRequestEvents is %d: set it to 1 or more", c.MaxRequestEvents)
-	demand(c.BudgetBytes >= int64(c.MaxRequestBytes)+requestOverhead,
-		"BudgetBytes is %d: it must hold one request of MaxRequestBytes (%d) and %d bytes of headers",
+	demand(c.BudgetBytes >= arrivalBytes(int64(c.MaxRequestBytes))+requestOverhead,
+		"BudgetBytes is %d: it must hold twice one request of MaxRequestBytes (%d) and %d bytes of headers",
 		c.BudgetBytes, c.MaxRequestBytes, requestOverhead)
+	demand(c.WindowBytes >= governor.Window, "WindowBytes is %d: set it to %d or more, a window for each call", c.WindowBytes, governor.Window)
+	demand(c.MaxWaiting > 0, "MaxWaiting is %d: set it to 1 or more", c.MaxWaiting)
 	demand(c.BodyTimeout > 0, "BodyTimeout is %v: set it to a positive time", c.BodyTimeout)
 	demand(c.RetryAfter > 0, "RetryAfter is %v: set it to a positive time", c.RetryAfter)
 	demand(c.UnavailableRetryAfter > 0, "UnavailableRetryAfter is %v: set it to a positive time", c.UnavailableRetryAfter)
@@ -103,6 +121,15 @@ func (c Config) Validate() error {
 	demand(c.MinPing > 0, "MinPing is %v: set it to a positive time, 10s or less", c.MinPing)
 	demand(c.StreamInFlight > 0, "StreamInFlight is %d: set it to 1 or more", c.StreamInFlight)
 	demand(c.MetricKeys >= 0, "MetricKeys is %d: set it to 0 or more", c.MetricKeys)
+	if err := pipeline.CheckIdentifyingAttribute(c.DedupeAttribute); err != nil {
+		errs = append(errs, fmt.Errorf("intake: %w", err))
+	}
 	demand(c.Meter != nil, "Meter is nil: take DefaultConfig's if no metrics are wanted")
 	return errors.Join(errs...)
+}
+
+// patientShare is how much of the budget those may hold who can wait for it: half, but
+// enough for one message.
+func (c Config) patientShare() int64 {
+	return max(c.BudgetBytes/2, arrivalBytes(int64(c.MaxRequestBytes)+messageSlack))
 }

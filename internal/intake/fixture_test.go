@@ -80,6 +80,19 @@ func (r *recorder) answer(unit int, err error) {
 	r.answers[unit] <- err
 }
 
+// release answers all that waits and holds nothing any more.
+func (r *recorder) release() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.held = false
+	for _, answer := range r.answers {
+		select {
+		case answer <- nil:
+		default: // it has its answer
+		}
+	}
+}
+
 // events returns all submitted events, decoded.
 func (r *recorder) events(t *testing.T) []*pb.CloudEvent {
 	t.Helper()

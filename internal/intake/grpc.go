@@ -2,6 +2,7 @@ package intake
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -16,13 +17,15 @@ import (
 	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/waybillhq/waybill/internal/governor"
 	"github.com/waybillhq/waybill/schemas/chipingress"
 )
 
 // GRPC is the gRPC face of an intake: it serves chipingress.pb.ChipIngress.
 type GRPC struct {
 	chipingress.UnimplementedChipIngressServer
-	intake *Intake
+	intake   *Intake
+	governor *governor.Governor
 
 	drainOnce sync.Once
 	draining  chan struct{}  // closed by Drain
@@ -34,12 +37,12 @@ var _ chipingress.ChipIngressServer = (*GRPC)(nil)
 // NewGRPC returns the ChipIngress service. The server that it is registered on must be
 // made with ServerOptions. It starts nothing.
 func NewGRPC(in *Intake) *GRPC {
-	return &GRPC{intake: in, draining: make(chan struct{})}
+	return &GRPC{intake: in, governor: governor.New(in.config.WindowBytes), draining: make(chan struct{})}
 }
 
 // Register puts the service on a server.
 func (g *GRPC) Register(server grpc.ServiceRegistrar) {
-	chipingress.RegisterChipIngressServer(server, g)
+	server.RegisterService(&serviceDesc, g)
 }
 
 // Drain ends the open StreamEvents calls with UNAVAILABLE, each after the answers to what
@@ -51,47 +54,46 @@ func (g *GRPC) Drain() { g.drainOnce.Do(func() { close(g.draining) }) }
 // stopped.
 func (g *GRPC) Wait() { g.helpers.Wait() }
 
-// Publish makes one event durable. A bad one is INVALID_ARGUMENT, with BadRequest details.
-func (g *GRPC) Publish(ctx context.Context, ce *pb.CloudEvent) (*chipingress.PublishResponse, error) {
+// publishOne makes one event durable. A bad one is INVALID_ARGUMENT, with BadRequest details.
+func (g *GRPC) publishOne(in *incoming, ce *pb.CloudEvent) (*chipingress.PublishResponse, error) {
 	started := time.Now()
-	items := []item{g.encoder(ctx).item(ce, nil)}
+	items := []item{g.encoder(in.Context()).item(ce, nil)}
 	if items[0].fault != nil {
 		g.intake.metrics.refusedAll(items)
 		return nil, invalidArgument("the event is not valid", items, "")
 	}
-	return g.publish(started, items)
+	return g.publish(in, started, items)
 }
 
-// PublishBatch makes the events of a batch durable, in one transaction. results[i] answers
+// publishBatch makes the events of a batch durable, in one transaction. results[i] answers
 // events[i]: an invalid event has an error there and the others are stored. In a batch with
 // transaction_enabled one invalid event fails the call with INVALID_ARGUMENT and nothing is
 // stored: an OK whose results name one bad event would tell a client that the rest is in.
-func (g *GRPC) PublishBatch(ctx context.Context, batch *chipingress.CloudEventBatch) (*chipingress.PublishResponse, error) {
+func (g *GRPC) publishBatch(in *incoming, batch *batchRequest) (*chipingress.PublishResponse, error) {
 	started := time.Now()
-	if n, most := len(batch.GetEvents()), g.intake.config.MaxRequestEvents; n > most {
+	switch {
+	case errors.Is(batch.err, errTooManyEvents):
 		g.intake.metrics.refusedUnread(frontGRPC, "too-many-events")
-		return nil, status.Errorf(codes.InvalidArgument, "the batch holds %d events; the limit is %d: split it", n, most)
+		return nil, status.Errorf(codes.InvalidArgument, "the batch holds more than %d events: split it", batch.limit)
+	case batch.err != nil:
+		g.intake.metrics.refusedUnread(frontGRPC, "malformed-body")
+		return nil, status.Errorf(codes.InvalidArgument, "%v; nothing was stored", batch.err)
 	}
-	e := g.encoder(ctx)
-	items := make([]item, len(batch.GetEvents()))
-	for i, ce := range batch.GetEvents() {
-		items[i] = e.item(ce, nil)
-	}
-	if faults, _ := countFaults(items); faults > 0 && batch.GetOptions().GetTransactionEnabled() {
+	items := batch.items
+	if faults, _ := countFaults(items); faults > 0 && batch.options.GetTransactionEnabled() {
 		g.intake.metrics.refusedAll(items)
 		return nil, invalidArgument(
 			fmt.Sprintf("%d of %d events are not valid and the batch is transactional; nothing was stored", faults, len(items)),
 			items, "events")
 	}
-	return g.publish(started, items)
+	return g.publish(in, started, items)
 }
 
 // publish submits the valid ones of items, waits for the commit and answers for each.
-func (g *GRPC) publish(started time.Time, items []item) (*chipingress.PublishResponse, error) {
-	held, ok := g.intake.budget.reserve(heldBytes(items))
+func (g *GRPC) publish(in *incoming, started time.Time, items []item) (*chipingress.PublishResponse, error) {
+	held, ok := in.hold(heldBytes(items))
 	if !ok {
-		g.intake.metrics.refusedUnread(frontGRPC, "overloaded")
-		return nil, g.intake.overBudget().status()
+		return nil, in.refuse()
 	}
 	if err := g.intake.submit(frontGRPC, started, items, held); err != nil {
 		return nil, g.intake.refusalOf(err).status()
@@ -128,7 +130,7 @@ func (g *GRPC) RegisterSchema(context.Context, *chipingress.RegisterSchemaReques
 }
 
 func (g *GRPC) encoder(ctx context.Context) *encoder {
-	e := &encoder{maxEventBytes: g.intake.config.MaxEventBytes}
+	e := &encoder{maxEventBytes: g.intake.config.MaxEventBytes, dedupeAttribute: g.intake.config.DedupeAttribute}
 	if md, ok := metadata.FromIncomingContext(ctx); ok {
 		e.trace = traceOf(metadataCarrier(md))
 	}

@@ -21,6 +21,7 @@ import (
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 
+	"github.com/waybillhq/waybill/internal/governor"
 	"github.com/waybillhq/waybill/pipeline"
 	"github.com/waybillhq/waybill/schemas/chipingress"
 )
@@ -245,13 +246,13 @@ func TestPublishRefused(t *testing.T) {
 }
 
 // TestOverBudget: a call that begins while the budget is used up is refused before it is
-// read, and a large one that finds no room after it was read; Ping is answered.
+// read, and a large one that waited for room in vain; Ping is answered.
 func TestOverBudget(t *testing.T) {
-	s := mustRPCSite(t, nil)
+	s := mustRPCSite(t, func(c *Config) { c.BodyTimeout = 250 * time.Millisecond })
 	budget := s.intake.Budget()
-	budget.TryAcquire(budget.Size() - streamWindow)
+	budget.TryAcquire(budget.Size() - governor.Window)
 	ce := validEvent("large")
-	ce.Data = &pb.CloudEvent_BinaryData{BinaryData: make([]byte, 2*streamWindow)}
+	ce.Data = &pb.CloudEvent_BinaryData{BinaryData: make([]byte, 2*governor.Window)}
 	if _, err := s.Publish(t.Context(), ce); status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("large: %v", err)
 	}
@@ -266,7 +267,7 @@ func TestOverBudget(t *testing.T) {
 	if pong, err := s.Ping(t.Context(), &chipingress.EmptyRequest{}); err != nil || pong.Message != "pong" {
 		t.Errorf("ping: %v, %v", pong, err)
 	}
-	budget.Release(budget.Size() - streamWindow + 1)
+	budget.Release(budget.Size() - governor.Window + 1)
 	if s.recorder.count() != 1 {
 		t.Errorf("%d units", s.recorder.count())
 	}

@@ -153,8 +153,8 @@ func (h *httpFront) read(w http.ResponseWriter, r *http.Request, m mode, held *r
 		return nil, p
 	}
 	e := &encoder{
-		maxEventBytes: h.intake.config.MaxEventBytes,
-		trace:         traceOf(propagation.HeaderCarrier(r.Header)),
+		maxEventBytes: h.intake.config.MaxEventBytes, dedupeAttribute: h.intake.config.DedupeAttribute,
+		trace: traceOf(propagation.HeaderCarrier(r.Header)),
 	}
 	items, err := h.intake.decode(m, r.Header, body, e)
 	switch {

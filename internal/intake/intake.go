@@ -17,6 +17,10 @@ type Accepter interface {
 	Submit(events []pipeline.Event) <-chan error
 }
 
+// limited is an Accepter that can say beforehand that it takes nothing just now: before a
+// body is read, and not after. The error is as of Submit.
+type limited interface{ BacklogFull() error }
+
 // Intake is what the HTTP and the gRPC front share.
 type Intake struct {
 	config   Config
@@ -30,7 +34,7 @@ func New(config Config, accepter Accepter) (*Intake, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	budget := NewBudget(config.BudgetBytes)
+	budget := NewBudget(config.BudgetBytes, config.patientShare())
 	m, err := newMetrics(config.Meter, config.MetricKeys, budget)
 	if err != nil {
 		return nil, err
@@ -40,6 +44,16 @@ func New(config Config, accepter Accepter) (*Intake, error) {
 
 // Budget returns the byte budget that both fronts draw on.
 func (in *Intake) Budget() *Budget { return in.budget }
+
+// admit says why no request is taken just now, whatever it brings.
+func (in *Intake) admit() (refusal, bool) {
+	if l, ok := in.accepter.(limited); ok {
+		if err := l.BacklogFull(); err != nil {
+			return in.refusalOf(err), false
+		}
+	}
+	return refusal{}, true
+}
 
 // submit makes the valid ones of items durable as one unit, waits for the answer and
 // gives the reservation back. It waits even when the client is gone: the unit is in the

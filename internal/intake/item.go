@@ -18,8 +18,9 @@ type item struct {
 
 // encoder turns what a front read into items.
 type encoder struct {
-	maxEventBytes int
-	trace         traceContext
+	maxEventBytes   int
+	dedupeAttribute string // "": none
+	trace           traceContext
 }
 
 // item checks and encodes ce. A fault found while ce was read comes first.
@@ -33,6 +34,9 @@ func (e *encoder) item(ce *pb.CloudEvent, fault *pipeline.InvalidEventError) ite
 	if err != nil {
 		it.fault = asFault(err)
 		return it
+	}
+	if e.dedupeAttribute != "" {
+		event.IdentifyBy(ce, e.dedupeAttribute)
 	}
 	it.event = event
 	return it

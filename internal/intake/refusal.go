@@ -25,6 +25,10 @@ type refusal struct {
 // outcome: to call it anything else might promise that nothing was stored.
 func (in *Intake) refusalOf(err error) refusal {
 	switch {
+	case errors.Is(err, pipeline.ErrBacklogFull):
+		r := in.overloaded("the backlog is full: as many events wait for the sinks as may")
+		r.retryAfter = in.config.UnavailableRetryAfter
+		return r
 	case errors.Is(err, pipeline.ErrOverloaded):
 		return in.overloaded("the queue of events that wait for the database is full")
 	case errors.Is(err, pipeline.ErrUnavailable):
@@ -38,7 +42,7 @@ func (in *Intake) refusalOf(err error) refusal {
 		return refusal{
 			reason: "outcome-unknown", httpStatus: http.StatusServiceUnavailable, code: codes.Unavailable,
 			title:      "Outcome unknown",
-			detail:     "the connection to the database was lost around the commit; the events may be stored, and a retry may duplicate them",
+			detail:     "the connection to the database was lost around the commit; the events may be stored; send them again under the same ids, and within the dedupe window they are not stored twice",
 			retryAfter: in.config.UnavailableRetryAfter,
 		}
 	}

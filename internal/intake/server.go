@@ -2,25 +2,25 @@ package intake
 
 import (
 	"context"
+	"math"
 	"strings"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/tap"
 
+	"github.com/waybillhq/waybill/internal/governor"
 	"github.com/waybillhq/waybill/schemas/chipingress"
 )
 
 const (
 	// messageSlack lets a message hold a request's limit of events and what frames them.
 	messageSlack = 64 << 10
-	// streamWindow is what a client may send of a call before the server reads it. Set, it
-	// also keeps grpc from growing it to 16 MiB per call.
-	streamWindow = 64 << 10
 	// connectionWindow bounds nothing in memory: grpc reopens it as data arrives. It only
 	// must not slow a client on a long line.
 	connectionWindow = 16 << 20
@@ -32,20 +32,22 @@ const (
 
 // ServerOptions returns what a grpc.Server needs to keep this service's promises.
 //
-// grpc receives a whole message before a handler sees it, so the byte budget cannot be
-// taken first as it is over HTTP. What bounds memory is this. A call that begins while the
-// budget is used up is refused before anything of it is read. A call that goes on holds up
-// to its window (64 KiB) unread, and while one message arrives up to that message
-// (MaxRequestBytes and 64 KiB). Read, an event is encoded once and charged to the budget
-// until its answer; a call that finds no room is refused then. So all calls together hold
-// at most BudgetBytes for what waits for a commit, and at most connections × MaxStreams ×
-// (MaxRequestBytes + 64 KiB) for messages that are on their way in or being decoded.
+// grpc receives a whole message before a handler sees it. So that its bytes are taken from
+// the budget before they come, package governor keeps the streams' windows: a call may send
+// governor.Window (16 KiB) unasked, and a message that is larger waits for the budget. All
+// first windows together take at most WindowBytes, and what goes beyond them is in the
+// budget. A call that begins while there is no room for its window is refused before
+// anything of it is read.
 func (g *GRPC) ServerOptions() []grpc.ServerOption {
 	config := g.intake.config
 	return []grpc.ServerOption{
+		grpc.Creds(g.governor.Credentials(insecure.NewCredentials())),
+		grpc.ReadBufferSize(0), // the governor reads ahead
+		grpc.ForceServerCodecV2(newCodec()),
+		grpc.StreamInterceptor(g.govern),
 		grpc.MaxRecvMsgSize(config.MaxRequestBytes + messageSlack),
 		grpc.MaxConcurrentStreams(config.MaxStreams),
-		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticStreamWindowSize(int32(min(2*(int64(config.MaxRequestBytes)+messageSlack), math.MaxInt32))),
 		grpc.StaticConnWindowSize(connectionWindow),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
@@ -56,13 +58,24 @@ func (g *GRPC) ServerOptions() []grpc.ServerOption {
 	}
 }
 
-// tap refuses a call that brings events while the budget is used up. Pings, health checks
-// and reflection hold next to nothing and are answered. It must not block: it runs in the
-// goroutine that reads the connection.
+// tap refuses a call that brings events while there is no room for its first window, or for
+// what it brings in Postgres.
+// Pings, health checks and reflection hold next to nothing and are answered. It must not
+// block: it runs in the goroutine that reads the connection.
 func (g *GRPC) tap(ctx context.Context, info *tap.Info) (context.Context, error) {
-	if bringsEvents(info.FullMethodName) && !g.intake.budget.hasRoom(streamWindow) {
+	events := bringsEvents(info.FullMethodName)
+	if events && !g.intake.budget.hasRoom(governor.Window) {
 		g.intake.metrics.refusedUnread(frontGRPC, "overloaded")
 		return nil, g.intake.overBudget().status()
+	}
+	if refused, ok := g.intake.admit(); events && !ok {
+		g.intake.metrics.refusedUnread(frontGRPC, refused.reason)
+		return nil, refused.status()
+	}
+	ctx, ok := g.governor.Begin(ctx, !events)
+	if !ok {
+		g.intake.metrics.refusedUnread(frontGRPC, "overloaded")
+		return nil, g.intake.overloaded("as many calls are open as may be").status()
 	}
 	return ctx, nil
 }

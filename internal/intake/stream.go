@@ -28,7 +28,7 @@ const maxStatusBytes = 1 << 10
 // place in the queues and the text of a refusal.
 const answerOverhead = 256
 
-// StreamEvents answers each request once, in order, after its commit. Requests are read
+// streamEvents answers each request once, in order, after its commit. Requests are read
 // and submitted while earlier ones wait, up to StreamInFlight of them and as far as the
 // budget goes; then reading pauses. An event is charged to the budget until the engine has
 // answered it, and its answer, which is small, until the client has taken it: a client
@@ -36,9 +36,9 @@ const answerOverhead = 256
 // with DEADLINE_EXCEEDED. When the client half-closes, all answers are sent and the call
 // ends with OK. After Drain it ends with UNAVAILABLE; what has no answer then was not
 // stored.
-func (g *GRPC) StreamEvents(rpc eventStream) error {
-	ctx := rpc.Context()
-	s := newStream(g, rpc)
+func (g *GRPC) streamEvents(in *incoming) error {
+	ctx := in.Context()
+	s := newStream(g, in)
 	// The reader may sit in Recv, or wait, and the writer in Send, until the call has ended
 	// and ctx with it, which is after this returns.
 	g.helpers.Go(func() { s.read(ctx) })
@@ -51,6 +51,7 @@ func (g *GRPC) StreamEvents(rpc eventStream) error {
 // to the goroutine of run.
 type stream struct {
 	intake   *Intake
+	in       *incoming // of the reader
 	rpc      eventStream
 	encoder  *encoder
 	draining <-chan struct{}
@@ -71,9 +72,10 @@ type stream struct {
 	gone    bool           // the client takes no more answers
 }
 
-func newStream(g *GRPC, rpc eventStream) *stream {
+func newStream(g *GRPC, in *incoming) *stream {
 	s := &stream{
-		intake: g.intake, rpc: rpc, encoder: g.encoder(rpc.Context()), draining: g.draining,
+		intake: g.intake, in: in, encoder: g.encoder(in.Context()), draining: g.draining,
+		rpc:      &grpc.GenericServerStream[chipingress.StreamEventsRequest, chipingress.StreamEventsResponse]{ServerStream: in},
 		arrivals: make(chan arrival),
 		answers:  make(chan *chipingress.StreamEventsResponse, g.intake.config.StreamInFlight),
 		sent:     make(chan error, g.intake.config.StreamInFlight),
@@ -107,12 +109,10 @@ func (s *stream) read(ctx context.Context) {
 			return
 		}
 		a := arrival{started: time.Now(), items: []item{answerable(s.encoder.item(request.GetEvent(), nil))}}
-		n := heldBytes(a.items) + answerBytes(&a.items[0])
-		if err := s.intake.budget.Acquire(ctx, n); err != nil {
+		if a.held, err = s.hold(ctx, heldBytes(a.items)+answerBytes(&a.items[0])); err != nil {
 			s.readErr = err
 			return
 		}
-		a.held = &reservation{budget: s.intake.budget, held: n}
 		select {
 		case s.arrivals <- a:
 		case <-ctx.Done():
@@ -121,6 +121,21 @@ func (s *stream) read(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// hold takes n bytes for an event, in place of what its arrival took, and waits for them.
+func (s *stream) hold(ctx context.Context, n int64) (*reservation, error) {
+	if held := s.in.take(); held != nil {
+		if held.resize(n) {
+			return held, nil
+		}
+		held.release()
+	}
+	held, err := s.intake.budget.await(ctx, n)
+	if err != nil {
+		return nil, status.FromContextError(err).Err()
+	}
+	return held, nil
 }
 
 // answerable returns it with an id and a fault that are short enough to be sent back and

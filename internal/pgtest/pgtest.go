@@ -54,10 +54,12 @@ var binary struct {
 // Main runs the tests of a package, stops what New started and exits. It is what TestMain
 // calls.
 func Main(m *testing.M, opts Options) {
-	os.Exit(run(m, opts))
+	os.Exit(Run(m, opts))
 }
 
-func run(m *testing.M, opts Options) (code int) {
+// Run is Main for a TestMain that has something of its own to clean up: it returns the code to
+// exit with.
+func Run(m *testing.M, opts Options) (code int) {
 	binary.mu.Lock()
 	binary.main, binary.opts = true, opts
 	binary.mu.Unlock()

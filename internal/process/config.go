@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -55,6 +57,23 @@ func (i Identity) name() string {
 		}
 	}
 	return fmt.Sprintf("%s-%d-%s", clean, os.Getpid(), strconv.FormatInt(time.Now().UnixMilli(), 36))
+}
+
+// Memory is every process's.
+type Memory struct {
+	MemoryLimit int64 `help:"Bytes of memory above which garbage is collected eagerly, unless GOMEMLIMIT says so; 0: never." default:"${memory_limit}"`
+}
+
+// defaultMemoryLimit leaves room below 200 MiB for what the runtime does not count: the
+// program itself, and what is freed and not yet given back.
+const defaultMemoryLimit = 120 << 20
+
+// limit lets the collector keep the process below the limit as far as it can. One that
+// GOMEMLIMIT has set stays.
+func (m Memory) limit() {
+	if m.MemoryLimit > 0 && debug.SetMemoryLimit(-1) == math.MaxInt64 {
+		debug.SetMemoryLimit(m.MemoryLimit)
+	}
 }
 
 // Database is of the processes that use Postgres.
@@ -108,11 +127,13 @@ func Defaults() kong.Vars {
 	vars := kong.Vars{}
 	for name, value := range map[string]any{
 		"database_conns": store.MaxConns, "lanes": pipeline.DefaultLanes, "grace": pipeline.DefaultGrace,
+		"dedupe_window": pipeline.DefaultDedupeWindow, "dedupe_bytes": in.DedupeBytes,
 		"queue_replicas": queue.Replicas, "queue_bytes": queue.MaxBytes, "lease_ttl": queue.LeaseTTL,
 		"max_event_bytes": front.MaxEventBytes, "max_request_bytes": front.MaxRequestBytes,
 		"max_request_events": front.MaxRequestEvents, "budget_bytes": front.BudgetBytes,
 		"event_ttl": in.EventTTL, "flush_events": in.FlushEvents, "queue_events": in.QueueEvents,
-		"stop_timeout": in.StopTimeout, "replay_window": janitor.ReplayWindow,
+		"backlog_events": in.BacklogEvents, "backlog_bytes": in.BacklogBytes,
+		"memory_limit": defaultMemoryLimit, "stop_timeout": in.StopTimeout, "replay_window": janitor.ReplayWindow,
 		"dead_letter_ttl": janitor.DeadLetterTTL, "settle_linger": janitor.SettleLinger,
 		"retransmit_every": janitor.RetransmitEvery,
 		"in_flight":        forwarder.InFlight, "expiry_margin": forwarder.ExpiryMargin,

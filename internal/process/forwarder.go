@@ -7,6 +7,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/waybillhq/waybill/pipeline"
 )
 
@@ -15,6 +17,7 @@ import (
 type Forwarder struct {
 	Logging
 	Identity
+	Memory
 	NATS
 	Lanes
 	Ingress
@@ -28,6 +31,7 @@ type Forwarder struct {
 // Run runs a forwarder until ctx ends.
 func (c *Forwarder) Run(ctx context.Context) error {
 	log := c.logger(os.Stderr, pipeline.KindForwarder)
+	c.Memory.limit()
 	return withAdmin(ctx, c.AdminAddr, log, func(ctx context.Context, adm *admin) error {
 		return c.run(ctx, adm, log)
 	})
@@ -41,12 +45,15 @@ func (c *Forwarder) run(ctx context.Context, adm *admin, log *slog.Logger) error
 	}
 	defer nc.Close()
 	destinations, closeSinks, err := c.sinks(ctx, queue, adm, log)
+	defer closeSinks()
 	if err != nil {
 		return err
 	}
-	defer closeSinks()
 	cfg := pipeline.DefaultForwarderConfig()
-	cfg.ID, cfg.Version, cfg.Lanes, cfg.Sinks = id, version(), c.Lanes.Lanes, destinations
+	cfg.ID, cfg.Version, cfg.Lanes = id, version(), c.Lanes.Lanes
+	for _, d := range destinations {
+		cfg.Sinks = append(cfg.Sinks, d)
+	}
 	cfg.InFlight, cfg.ExpiryMargin, cfg.StopTimeout = c.InFlight, c.ExpiryMargin, c.StopTimeout
 	forwarder, err := pipeline.NewForwarder(cfg, queue, log, adm.meter("waybill/forwarder"))
 	if err != nil {
@@ -56,43 +63,38 @@ func (c *Forwarder) run(ctx context.Context, adm *admin, log *slog.Logger) error
 	adm.add("queue", forwarder.Ready)
 	adm.degrade("delivery", forwarder.Problems)
 	log.Info("forwarder runs", "id", id, "lanes", c.Lanes.Lanes, "admin", adm.listener.Addr().String())
-	return forwarder.Run(ctx)
+	group, ctx := errgroup.WithContext(ctx)
+	for _, d := range destinations {
+		group.Go(func() error { return d.probe(ctx, log) })
+	}
+	group.Go(func() error { return forwarder.Run(ctx) })
+	return group.Wait()
 }
 
-// sinks makes and probes the sinks that this process is configured for.
-func (c *Forwarder) sinks(ctx context.Context, queue *pipeline.Queue, adm *admin, log *slog.Logger) ([]pipeline.Sink, func(), error) {
-	var made []pipeline.Sink
-	closeAll := func() {}
+// sinks makes the sinks that this process is configured for. closeAll is never nil.
+func (c *Forwarder) sinks(ctx context.Context, queue *pipeline.Queue, adm *admin, log *slog.Logger) (made []*probedSink, closeAll func(), err error) {
+	closeAll = func() {}
 	if c.IngressEndpoint != "" {
 		ingress, err := c.Ingress.sink(log, adm.meter("waybill/ingress"))
 		if err != nil {
-			return nil, nil, err
+			return nil, closeAll, err
 		}
 		closeAll = func() {
 			if err := ingress.Close(); err != nil {
 				log.Warn("close the ingress connections", "error", err)
 			}
 		}
-		made = append(made, ingress)
+		made = append(made, newProbedSink(ingress))
 	}
 	if c.S3Bucket != "" {
 		archive, err := c.Archive.sink(ctx, queue, log, adm.meter("waybill/archive"))
 		if err != nil {
 			return nil, closeAll, err
 		}
-		made = append(made, archive)
+		made = append(made, newProbedSink(archive))
 	}
 	if len(made) == 0 {
 		return nil, closeAll, errors.New("sinks: none configured; set WAYBILL_INGRESS_ENDPOINT, WAYBILL_S3_BUCKET or both")
 	}
-	out := make([]pipeline.Sink, len(made))
-	for i, sink := range made {
-		p := &probedSink{Sink: sink}
-		if err := p.probeAtStart(ctx, log); err != nil {
-			closeAll()
-			return nil, nil, err
-		}
-		out[i] = p
-	}
-	return out, closeAll, nil
+	return made, closeAll, nil
 }

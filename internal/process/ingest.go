@@ -25,6 +25,7 @@ import (
 type Ingest struct {
 	Logging
 	Identity
+	Memory
 	Database
 	NATS
 	Lanes
@@ -39,12 +40,18 @@ type Ingest struct {
 	EventTTL         time.Duration `name:"event-ttl" env:"WAYBILL_EVENT_TTL" help:"How long an event may wait for its sinks before it becomes a dead letter; 0: for ever." default:"${event_ttl}"`
 	FlushEvents      int           `help:"Most events of one transaction." default:"${flush_events}"`
 	QueueEvents      int           `help:"Events that may wait for a transaction; beyond it producers are told to slow down." default:"${queue_events}"`
+	DedupeAttribute  string        `help:"Extension attribute, such as idempotencykey, that says which events are the same one; of an event without it the id does. The same for all ingests."`
+	DedupeBytes      int           `help:"Memory in which accepted events are remembered for the pipeline's dedupe window, 15 to 19 bytes each." default:"${dedupe_bytes}"`
+	BacklogEvents    int64         `help:"Events that may wait in Postgres for their sinks; from there on producers are told to come back later; 0: any number." default:"${backlog_events}"`
+	BacklogBytes     int64         `help:"The same in bytes." default:"${backlog_bytes}"`
 	StopTimeout      time.Duration `help:"How long a stop may take." default:"${stop_timeout}"`
 }
 
 func (c *Ingest) ingester() pipeline.IngesterConfig {
 	in := pipeline.DefaultIngesterConfig()
 	in.EventTTL, in.FlushEvents, in.QueueEvents, in.StopTimeout = c.EventTTL, c.FlushEvents, c.QueueEvents, c.StopTimeout
+	in.DedupeBytes = c.DedupeBytes
+	in.BacklogEvents, in.BacklogBytes = c.BacklogEvents, c.BacklogBytes
 	// max_payload is checked against the event limit: a batch of that size fits too.
 	in.BatchBytes = min(in.BatchBytes, max(c.MaxEventBytes, 64<<10))
 	return in
@@ -54,6 +61,7 @@ func (c *Ingest) front(adm *admin) intake.Config {
 	f := intake.DefaultConfig()
 	f.MaxEventBytes, f.MaxRequestBytes, f.MaxRequestEvents = c.MaxEventBytes, c.MaxRequestBytes, c.MaxRequestEvents
 	f.BudgetBytes = c.BudgetBytes
+	f.DedupeAttribute = c.DedupeAttribute
 	f.Meter = adm.meter("waybill/intake")
 	return f
 }
@@ -61,6 +69,7 @@ func (c *Ingest) front(adm *admin) intake.Config {
 // Run runs an ingest until ctx ends, and then as long as it takes to answer what came in.
 func (c *Ingest) Run(ctx context.Context) error {
 	log := c.logger(os.Stderr, pipeline.KindIngest)
+	c.Memory.limit()
 	return withAdmin(ctx, c.AdminAddr, log, func(ctx context.Context, adm *admin) error {
 		return c.run(ctx, adm, log)
 	})
@@ -87,6 +96,7 @@ func (c *Ingest) run(ctx context.Context, adm *admin, log *slog.Logger) error {
 		return err
 	}
 	adm.add("commit", ingester.Health)
+	adm.degrade("backlog", ingester.BacklogFull)
 	adm.degrade("nats", connected(nc))
 	watch := &ingestWatch{queue: queue, nc: nc, log: log, lanes: c.Lanes.Lanes, maxEventBytes: c.MaxEventBytes}
 	adm.degrade("queue", watch.queueProblem)

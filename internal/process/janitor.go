@@ -17,6 +17,7 @@ import (
 type Janitor struct {
 	Logging
 	Identity
+	Memory
 	Database
 	NATS
 	Lanes
@@ -39,6 +40,7 @@ func (c *Janitor) config() pipeline.JanitorConfig {
 // Run runs a janitor until ctx ends.
 func (c *Janitor) Run(ctx context.Context) error {
 	log := c.logger(os.Stderr, pipeline.KindJanitor)
+	c.Memory.limit()
 	return withAdmin(ctx, c.AdminAddr, log, func(ctx context.Context, adm *admin) error {
 		return c.run(ctx, adm, log)
 	})

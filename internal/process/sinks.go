@@ -3,9 +3,7 @@ package process
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
@@ -97,42 +95,4 @@ func (c Ingress) sink(log *slog.Logger, meter metric.Meter) (*sinks.Ingress, err
 	i.MaxRequestBytes, i.MaxRequestEvents, i.Timeout = c.IngressRequestBytes, c.IngressRequestEvents, c.IngressTimeout
 	i.Meter, i.Log = meter, log
 	return sinks.NewIngress(i)
-}
-
-// probeTimeout bounds the probe of one sink at start.
-const probeTimeout = 15 * time.Second
-
-// probedSink delivers only once the destination was found fit. A destination that is down
-// when a forwarder starts must not keep the other sinks waiting, so the probe is repeated
-// with the first requests.
-type probedSink struct {
-	pipeline.Sink
-	fit atomic.Bool
-}
-
-// probeAtStart fails for a destination that answers and is unfit.
-func (s *probedSink) probeAtStart(ctx context.Context, log *slog.Logger) error {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	err := s.Probe(ctx)
-	switch {
-	case err == nil:
-		s.fit.Store(true)
-	case errors.Is(err, sinks.ErrUnfit):
-		return fmt.Errorf("sink %s: %w", s.Name(), err)
-	default:
-		log.Warn("sink cannot be probed yet; it gets nothing until it can", "sink", s.Name(), "error", err)
-	}
-	return nil
-}
-
-// Send implements pipeline.Sink.
-func (s *probedSink) Send(ctx context.Context, lane int, items []pipeline.Item) ([]pipeline.Result, error) {
-	if !s.fit.Load() {
-		if err := s.Probe(ctx); err != nil {
-			return nil, err
-		}
-		s.fit.Store(true)
-	}
-	return s.Sink.Send(ctx, lane, items)
 }

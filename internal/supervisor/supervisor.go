@@ -26,10 +26,10 @@ type Part interface {
 }
 
 // Pauses before a part is started again: the first is short enough to watch, and a part
-// that fails at once must not be a busy loop.
+// that fails at once must not be a busy loop. MaxPause is what New is mostly given.
 const (
 	minPause = 500 * time.Millisecond
-	maxPause = 5 * time.Second
+	MaxPause = 5 * time.Second
 	// steadyAfter is how long a part must have run for its next end to be a first one.
 	steadyAfter = 10 * time.Second
 )
@@ -38,6 +38,7 @@ const (
 type Supervisor struct {
 	name string
 	part Part
+	most time.Duration // pause before a start
 	say  func(string)
 	pid  atomic.Int64 // of the newest successful start; 0: none
 
@@ -45,10 +46,10 @@ type Supervisor struct {
 	held chan struct{} // closed by Release; nil: not held
 }
 
-// New returns a supervisor of a part. say receives a line whenever the part ended or was
-// started again.
-func New(name string, part Part, say func(string)) *Supervisor {
-	return &Supervisor{name: name, part: part, say: say}
+// New returns a supervisor of a part. The pause before it is started again doubles from start
+// to start, up to most. say receives a line whenever the part ended or was started again.
+func New(name string, part Part, most time.Duration, say func(string)) *Supervisor {
+	return &Supervisor{name: name, part: part, most: most, say: say}
 }
 
 // Name is the part's.
@@ -103,7 +104,7 @@ func (s *Supervisor) awaitRelease(ctx context.Context) {
 // Run starts the part again whenever it ends, until ctx does. It returns with the part
 // running or not; Stop ends it.
 func (s *Supervisor) Run(ctx context.Context) {
-	pause, since := minPause, time.Now()
+	pause, since := min(minPause, s.most), time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -114,12 +115,12 @@ func (s *Supervisor) Run(ctx context.Context) {
 			return
 		}
 		if time.Since(since) > steadyAfter {
-			pause = minPause
+			pause = min(minPause, s.most)
 		}
 		s.say(fmt.Sprintf("%s ended: %s; it is started again in %v", s.name, s.part.Why(), pause))
 		sleep(ctx, pause)
 		s.awaitRelease(ctx)
-		pause = min(2*pause, maxPause)
+		pause = min(2*pause, s.most)
 		since = time.Now()
 		if s.restart(ctx) {
 			since = time.Now()

@@ -72,7 +72,7 @@ func TestKilledProcessIsStartedAgain(t *testing.T) {
 	}
 	command := devstack.DefaultCommand("sleeper", sleep, "1000")
 	command.LogPath = filepath.Join(t.TempDir(), "log")
-	s := supervisor.New("sleeper", supervisor.NewProcess(command), said.say)
+	s := supervisor.New("sleeper", supervisor.NewProcess(command), supervisor.MaxPause, said.say)
 	if err := s.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func (f *flaky) end()                  { f.mu.Lock(); defer f.mu.Unlock(); close
 
 func TestStartIsTriedAgain(t *testing.T) {
 	said, part := &lines{}, &flaky{fail: 1}
-	s := supervisor.New("part", part, said.say)
+	s := supervisor.New("part", part, supervisor.MaxPause, said.say)
 	if err := s.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +142,7 @@ func TestStartIsTriedAgain(t *testing.T) {
 
 func TestStop(t *testing.T) {
 	broken := errors.New("broken")
-	never := supervisor.New("never started", &flaky{stopErr: broken}, func(string) {})
+	never := supervisor.New("never started", &flaky{stopErr: broken}, supervisor.MaxPause, func(string) {})
 	if err := never.Stop(); err != nil {
 		t.Error(err)
 	}
@@ -150,7 +150,7 @@ func TestStop(t *testing.T) {
 	running := &flaky{stopErr: broken}
 	var all []*supervisor.Supervisor
 	for _, part := range []*flaky{ended, running} {
-		s := supervisor.New("part", part, func(string) {})
+		s := supervisor.New("part", part, supervisor.MaxPause, func(string) {})
 		if err := s.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}

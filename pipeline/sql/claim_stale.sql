@@ -18,6 +18,6 @@ WITH stale AS MATERIALIZED (
 UPDATE waybill.batches b
 SET attempts = b.attempts + 1, queued_at = now()
 FROM stale s
-WHERE b.batch = s.batch
+WHERE b.batch = s.batch AND b.batch = ANY (ARRAY(SELECT batch FROM stale))
 RETURNING b.batch, b.token, b.lane, b.events, b.bytes, b.attempts, b.accepted_at, b.queued_at,
-          b.expires_at, s.sinks, b.origin_position, b.origin_token
+          b.expires_at, s.sinks, b.origin_position, b.origin_token, b.origin_lane

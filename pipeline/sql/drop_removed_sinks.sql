@@ -10,5 +10,5 @@ UPDATE waybill.batches b
 SET waiting_for = ARRAY(SELECT w FROM unnest(b.waiting_for) AS w
                         WHERE w IN (SELECT name FROM waybill.sinks) ORDER BY w)
 FROM orphan o
-WHERE b.batch = o.batch
+WHERE b.batch = o.batch AND b.batch = ANY (ARRAY(SELECT batch FROM orphan))
 RETURNING b.batch, b.waiting_for = '{}'

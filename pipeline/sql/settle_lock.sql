@@ -1,8 +1,8 @@
--- The batches that receipts speak of, locked in one order. A number alone is not enough:
--- a restore may have given it to another batch.
--- $1, $2: number and token, one pair per batch.
+-- The batches that receipts speak of, locked in one order. A number alone is not enough, since
+-- a restore may have given it to another batch: the caller compares the tokens.
+-- $1: numbers.
 SELECT b.batch, b.token, b.waiting_for, b.events, b.origin_position IS NOT NULL
-FROM unnest($1::bigint[], $2::bigint[]) AS r(batch, token)
-JOIN waybill.batches b ON b.batch = r.batch AND b.token = r.token
+FROM waybill.batches b
+WHERE b.batch = ANY ($1::bigint[])
 ORDER BY b.batch
 FOR UPDATE OF b

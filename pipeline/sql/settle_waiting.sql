@@ -1,5 +1,2 @@
--- What still waits, for batches locked by settle_lock. Sink names hold no comma.
-UPDATE waybill.batches b
-SET waiting_for = string_to_array(r.remaining, ',')
-FROM unnest($1::bigint[], $2::text[]) AS r(batch, remaining)
-WHERE b.batch = r.batch
+-- What still waits, for batches locked by settle_lock. $1: batches; $2: the sinks.
+UPDATE waybill.batches SET waiting_for = $2::text[] WHERE batch = ANY ($1::bigint[])

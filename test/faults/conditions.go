@@ -18,8 +18,10 @@ type condition struct {
 	// standing is injected before the load begins and healed when it has ended; it may be
 	// nil. What it breaks nothing else may break.
 	standing func(s *system) fault
-	parts    []string
-	effect   effect
+	// loadBytes bounds the data of an event; 0: as in every run.
+	loadBytes int
+	parts     []string
+	effect    effect
 	// excludes, which may be nil, names the faults that cannot take place under it.
 	excludes func(k *kind) bool
 	// quiet: nothing may be retransmitted, and no fault that may lead to it takes place.
@@ -38,6 +40,7 @@ func conditions() []*condition {
 	return slices.Concat(
 		[]*condition{{name: noCondition, about: "nothing but the schedule's faults"}},
 		sinkConditions(),
+		natsConditions(),
 		clockConditions(),
 		badSinkConditions(),
 		longConditions(),
@@ -67,7 +70,7 @@ func (s settings) conditionOf(seed uint64) (*condition, error) {
 // allows returns the kinds of faults that can take place under a condition.
 func (c *condition) allows(kinds []*kind) []*kind {
 	return slices.DeleteFunc(slices.Clone(kinds), func(k *kind) bool {
-		if c.excludes != nil && c.excludes(k) || c.quiet && k.effect.retransmits {
+		if k.only != "" && k.only != c.name || c.excludes != nil && c.excludes(k) || c.quiet && k.effect.retransmits {
 			return true
 		}
 		return slices.ContainsFunc(k.targets, func(on string) bool {

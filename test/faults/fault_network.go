@@ -12,9 +12,11 @@ type network struct {
 	processes []string
 	server    string
 	fault     proxy.Fault
+	before    map[string]int // hits
 }
 
 func (f *network) inject(context.Context) error {
+	f.before = f.struck()
 	f.set(f.fault)
 	return nil
 }
@@ -26,6 +28,35 @@ func (f *network) heal(context.Context) error {
 
 func (f *network) set(fault proxy.Fault) {
 	for _, process := range f.processes {
-		f.s.ways.to(process, f.server).Set(fault)
+		for _, way := range f.s.ways.to(process, f.server) {
+			way.Set(fault)
+		}
 	}
+}
+
+// struck is how many responses of the ways were lost or cut off, by what they answered.
+func (f *network) struck() map[string]int {
+	sum := map[string]int{}
+	for _, process := range f.processes {
+		for _, way := range f.s.ways.to(process, f.server) {
+			for what, n := range way.Hits() {
+				sum[what] += n
+			}
+		}
+	}
+	return sum
+}
+
+// hits is nil for what breaks no responses.
+func (f *network) hits() map[string]int {
+	if f.fault.Mode != proxy.LoseResponse && f.fault.Mode != proxy.ResetResponse {
+		return nil
+	}
+	sum := f.struck()
+	for what, n := range f.before {
+		if sum[what] -= n; sum[what] == 0 {
+			delete(sum, what)
+		}
+	}
+	return sum
 }

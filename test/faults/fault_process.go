@@ -14,7 +14,10 @@ type kill struct {
 	on string
 }
 
-func (f *kill) inject(context.Context) error {
+func (f *kill) inject(ctx context.Context) error {
+	if err := f.s.awaitStart(ctx, f.on); err != nil { // after an earlier one
+		return err
+	}
 	f.s.watch.dies(f.on)
 	return f.s.signal(f.on, endSignal(f.on))
 }
@@ -72,6 +75,20 @@ func (f *together) heal(ctx context.Context) error {
 		err = first
 	}
 	return err
+}
+
+// proof and testify are the second one's.
+func (f *together) proof() (int, string) {
+	if then, ok := f.then.(proven); ok {
+		return then.proof()
+	}
+	return 0, ""
+}
+
+func (f *together) testify(e *evidence) {
+	if then, ok := f.then.(witness); ok {
+		then.testify(e)
+	}
 }
 
 // rolling restarts every process, each once the one before it is ready again.

@@ -30,7 +30,7 @@ func TestThreeSeeds(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("seed %d", test.seed), func(t *testing.T) {
 			t.Parallel() // most of the time is waiting: for leases, and for what must come again
-			s := settings{length: 12 * time.Second, rate: 200, faults: test.faults, runs: 1, out: t.TempDir(), binary: binary}
+			s := settings{length: 12 * time.Second, rate: 200, faults: test.faults, runs: 1, jobs: 1, out: t.TempDir(), binary: binary}
 			result, err := runOne(t.Context(), s, test.seed, t.Output())
 			if err != nil {
 				t.Fatal(err)
@@ -83,14 +83,14 @@ func TestScheduleDependsOnTheSeedOnly(t *testing.T) {
 func TestScheduleCoversTheTable(t *testing.T) {
 	all := kinds()
 	seen := map[string]bool{}
-	for seed := range uint64(50) {
+	for seed := range uint64(len(all)) {
 		for _, s := range draw(seed+1, 40*time.Second, all) {
 			seen[s.kind.name] = true
 		}
 	}
 	for _, k := range all {
 		if !seen[k.name] {
-			t.Errorf("50 seeds never inject %s", k.name)
+			t.Errorf("%d seeds never inject %s", len(all), k.name)
 		}
 	}
 }
@@ -132,6 +132,17 @@ func TestConditionExcludesFaultsOnWhatItBreaks(t *testing.T) {
 	}
 }
 
+func TestClusterFaultsNeedACluster(t *testing.T) {
+	for _, c := range conditions() {
+		for _, k := range c.allows(kinds()) {
+			cluster := c.name == clusterCondition
+			if strings.HasPrefix(k.name, "cluster-") && !cluster || k.name == "kill-nats" && cluster {
+				t.Errorf("%s can take place under the condition %s", k.name, c.name)
+			}
+		}
+	}
+}
+
 func TestScheduleBreaksNothingTwiceAtOnce(t *testing.T) {
 	for seed := range uint64(200) {
 		steps := draw(seed, 40*time.Second, kinds())
@@ -168,6 +179,7 @@ func TestWrongFlagsAreSaid(t *testing.T) {
 		{"--fault nonsense", "no such fault"},
 		{"--for 1s", "at least"},
 		{"--runs 0", "at least 1"},
+		{"--jobs 0", "at least 1"},
 		{"--rate 0", "positive"},
 		{"--condition nonsense", "no such condition"},
 	} {
@@ -226,7 +238,7 @@ func TestInterruptedRunCleansUp(t *testing.T) {
 	t.Setenv("TMPDIR", dir)
 	ctx, cancel := context.WithCancel(t.Context())
 	out := &interrupting{cancel: cancel, at: "everything runs"}
-	s := settings{length: 20 * time.Second, rate: 100, faults: []string{"pause-ingest"}, runs: 1, out: dir, binary: binary}
+	s := settings{length: 20 * time.Second, rate: 100, faults: []string{"pause-ingest"}, runs: 1, jobs: 1, out: dir, binary: binary}
 	if _, err := runOne(ctx, s, 1, out); err == nil || !strings.Contains(err.Error(), "interrupted") {
 		t.Error(err)
 	}

@@ -19,10 +19,22 @@ type fault interface {
 	heal(ctx context.Context) error
 }
 
+// proven is a fault that knows how often it took place, once it was healed.
+type proven interface {
+	proof() (n int, what string)
+}
+
+// witness is a fault that knows more than can be read back of what it destroyed.
+type witness interface {
+	proven
+	testify(e *evidence)
+}
+
 // kind is a row of the table of faults.
 type kind struct {
 	name, about string
 	targets     []string
+	only        string        // the condition that it needs; empty: any
 	min, max    time.Duration // how long it is in force
 	make        func(s *system, on string) fault
 	parts       func(on string) []string // what nothing else may break meanwhile
@@ -71,7 +83,8 @@ func part(names ...string) func(string) []string { return func(string) []string 
 // kinds is the table of all faults.
 func kinds() []*kind {
 	return slices.Concat(processKinds(), postgresKinds(), natsKinds(), endpointKinds(), networkKinds(),
-		producerKinds(), stopKinds(), scaleKinds(), clockKinds(), storageKinds(), requeueKinds())
+		streamKinds(), poisonKinds(), clusterKinds(), producerKinds(), stopKinds(), scaleKinds(),
+		clockKinds(), storageKinds(), requeueKinds(), crashKinds())
 }
 
 // selectKinds returns the named faults, or all.
@@ -130,7 +143,7 @@ func processKinds() []*kind {
 		stopped("janitor", janitors, effect{retransmits: true}),
 		{
 			name: "rolling-restart", about: "SIGTERM of every process, one after another", targets: []string{"everything"},
-			min: second, max: second, effect: effect{leases: true, retransmits: true},
+			min: 25 * second, max: 25 * second, effect: effect{leases: true, retransmits: true},
 			parts: func(string) []string { return processes },
 			make:  func(s *system, _ string) fault { return &rolling{s: s} },
 		},

@@ -34,7 +34,9 @@ func (f *front) heal(context.Context) error { return f.set(proxy.Fault{Mode: pro
 
 func (f *front) set(fault proxy.Fault) error {
 	for _, server := range []string{"http", "grpc"} {
-		f.s.ways.to(f.on, server).Set(fault)
+		for _, way := range f.s.ways.to(f.on, server) {
+			way.Set(fault)
+		}
 	}
 	return nil
 }

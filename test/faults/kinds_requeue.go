@@ -92,8 +92,12 @@ func (f *requeueEarly) requeue(ctx context.Context) error {
 		return err
 	}
 	defer store.Close()
-	n, err := store.Requeue(ctx, f.sink, "expired", requeueMost, 0)
-	if err == nil && n == 0 {
+	walk, err := store.WalkLetters(ctx, pipeline.LetterFilter{Sink: f.sink, Code: "expired"})
+	if err != nil {
+		return err
+	}
+	done, err := walk.Requeue(ctx, requeueMost, 0)
+	if err == nil && done.Letters == 0 {
 		err = errors.New("nothing has expired yet")
 	}
 	return err

@@ -12,6 +12,8 @@
 // with 1 after a violation; then the logs of that run stay in <out>/seed-<n>/. The schedule
 // depends on the seed, --for, --condition and --fault only. --list names the conditions and
 // the faults.
+//
+// `go run ./test/faults isolation` is another program: it measures. See isolation.
 package main
 
 import (
@@ -25,8 +27,11 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 func main() {
@@ -45,15 +50,18 @@ type settings struct {
 	faults []string
 	// condition names what the whole run takes place under; empty: the seed's, or none where
 	// faults are named.
-	condition string
-	runs      int
-	rate      float64
-	out       string
-	binary    string
-	keep      bool
+	condition  string
+	runs, jobs int
+	rate       float64
+	out        string
+	binary     string
+	keep       bool
 }
 
 func run(ctx context.Context, args []string, w io.Writer) error {
+	if len(args) > 0 && args[0] == "isolation" {
+		return runIsolation(ctx, args[1:], w)
+	}
 	s := settings{}
 	flags := flag.NewFlagSet("faults", flag.ContinueOnError)
 	flags.Uint64Var(&s.seed, "seed", 1, "seed of the first run; the others count up from it")
@@ -64,6 +72,7 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 	})
 	flags.StringVar(&s.condition, "condition", "", "what the whole run takes place under; none: \""+noCondition+"\"; default: the seed's, or none with --fault")
 	flags.IntVar(&s.runs, "runs", 1, "how many seeds")
+	flags.IntVar(&s.jobs, "jobs", 1, "how many seeds run at the same time")
 	flags.Float64Var(&s.rate, "rate", 400, "events offered a second")
 	flags.StringVar(&s.out, "out", filepath.Join(".cache", "faults"), "directory of the results")
 	flags.StringVar(&s.binary, "waybill", "", "the waybill binary; empty: it is built")
@@ -93,6 +102,8 @@ func (s settings) validate() error {
 		return fmt.Errorf("--for %v: want at least %v", s.length, minLength)
 	case s.runs < 1:
 		return fmt.Errorf("--runs %d: want at least 1", s.runs)
+	case s.jobs < 1:
+		return fmt.Errorf("--jobs %d: want at least 1", s.jobs)
 	case s.rate <= 0:
 		return fmt.Errorf("--rate %g: want a positive number of events per second", s.rate)
 	}
@@ -117,24 +128,69 @@ func runAll(ctx context.Context, s settings, w io.Writer) error {
 			return err
 		}
 	}
-	var failed []string
-	for i := range s.runs {
-		result, err := runOne(ctx, s, s.seed+uint64(i), w)
-		if err != nil {
-			return fmt.Errorf("seed %d: %w", s.seed+uint64(i), err)
-		}
-		if len(result.Violations) > 0 {
-			failed = append(failed, fmt.Sprint(result.Seed))
-		}
-	}
+	failed, err := runSeeds(ctx, s, w)
 	fmt.Fprintf(w, "faults: %d runs passed, %d failed\n", s.runs-len(failed), len(failed))
+	if err != nil {
+		return err
+	}
 	if len(failed) > 0 {
 		return fmt.Errorf("violations with the seeds %s; see %s", strings.Join(failed, ", "), s.out)
 	}
 	return nil
 }
 
-// build builds the waybill binary of this checkout, with a clock that can be off.
+// runSeeds runs the seeds, s.jobs at a time, and returns those that failed: a run that the
+// harness itself could not finish is one, and ends nothing but itself.
+func runSeeds(ctx context.Context, s settings, w io.Writer) (failed []string, err error) {
+	var mu sync.Mutex // guards failed, errs and w
+	var errs []error
+	var group errgroup.Group
+	group.SetLimit(s.jobs)
+	for i := range s.runs {
+		seed := s.seed + uint64(i)
+		group.Go(func() error {
+			if ctx.Err() != nil {
+				return nil
+			}
+			out := w
+			if s.jobs > 1 {
+				out = &labelled{to: w, mu: &mu, label: fmt.Sprintf("[%d] ", seed)}
+			}
+			result, err := runOne(ctx, s, seed, out)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, fmt.Errorf("seed %d: %w", seed, err))
+			}
+			if err != nil || len(result.Violations) > 0 {
+				failed = append(failed, fmt.Sprint(seed))
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // its functions return no error
+	return failed, errors.Join(append(errs, ctx.Err())...)
+}
+
+// labelled puts a label before each line, so that runs at the same time can be told apart.
+type labelled struct {
+	to    io.Writer
+	mu    *sync.Mutex
+	label string
+}
+
+func (l *labelled) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for line := range strings.Lines(string(p)) {
+		if _, err := io.WriteString(l.to, l.label+line); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
+}
+
+// build builds the waybill binary of this checkout, with its fail points and a clock that can be off.
 func build(ctx context.Context, dir string) (string, error) {
 	binary := filepath.Join(dir, "waybill")
 	overlay, err := clockOverlay(ctx, dir)
@@ -142,7 +198,7 @@ func build(ctx context.Context, dir string) (string, error) {
 		return "", err
 	}
 	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false",
-		"-overlay", overlay,
+		"-tags=failpoints", "-overlay", overlay,
 		"-o", binary, "github.com/waybillhq/waybill/cmd/waybill")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build waybill: %w\n%s", err, out)

@@ -48,8 +48,10 @@ type result struct {
 	Takeovers      []takeover         `json:"takeovers"`
 	MaxRSS         map[string]float64 `json:"max_rss_mib"` // by kind of process
 	Seconds        float64            `json:"seconds"`
-	Violations     []string           `json:"violations"`
-	Logs           string             `json:"logs,omitempty"`
+	// Seen is what took place of the condition and the faults, where they can tell.
+	Seen       []string `json:"seen,omitempty"`
+	Violations []string `json:"violations"`
+	Logs       string   `json:"logs,omitempty"`
 }
 
 // scheduleStep is a fault as it took place.
@@ -58,6 +60,10 @@ type scheduleStep struct {
 	Target   string  `json:"target"`
 	Injected float64 `json:"injected_seconds"`
 	Healed   float64 `json:"healed_seconds"`
+	Proof    string  `json:"proof,omitempty"` // of what it did
+	// Hits is what the fault hit and how often, where it can tell: answers that were lost, by
+	// what they answered, or a point at which a process died. Empty: it hit nothing.
+	Hits map[string]int `json:"hits,omitzero"`
 }
 
 // judge makes the result.
@@ -69,7 +75,7 @@ func (t *trial) judge(e *evidence, settled error, recovery time.Duration) *resul
 		RecoverSeconds: recovery.Seconds(), MaxRSS: map[string]float64{}, Violations: []string{},
 	}
 	for _, p := range t.steps {
-		r.Schedule = append(r.Schedule, scheduleStep{p.kind.name, p.on, p.injected.Seconds(), p.healed.Seconds()})
+		r.Schedule = append(r.Schedule, scheduleStep{p.kind.name, p.on, p.injected.Seconds(), p.healed.Seconds(), p.proof, p.hits})
 	}
 	if settled != nil {
 		r.violation("%v", settled)
@@ -83,6 +89,7 @@ func (t *trial) judge(e *evidence, settled error, recovery time.Duration) *resul
 	for _, f := range t.faults {
 		r.violation("the harness: %s", f)
 	}
+	t.judgeProofs(r)
 	t.judgeRetransmits(r)
 	t.system.watch.judge(r, t)
 	if t.under.judge != nil {
@@ -93,6 +100,27 @@ func (t *trial) judge(e *evidence, settled error, recovery time.Duration) *resul
 
 func (r *result) violation(format string, args ...any) {
 	r.Violations = append(r.Violations, fmt.Sprintf(format, args...))
+}
+
+func (r *result) seen(format string, args ...any) {
+	r.Seen = append(r.Seen, fmt.Sprintf(format, args...))
+}
+
+// judgeProofs wants a fault that was asked for by name to have taken place; one that was drawn
+// may have met another that was in its way.
+func (t *trial) judgeProofs(r *result) {
+	did := map[string]bool{}
+	for _, p := range t.steps {
+		if p.proof != "" {
+			r.seen("%s %s: %s", p.kind.name, p.on, p.proof)
+			did[p.kind.name] = did[p.kind.name] || !p.idle
+		}
+	}
+	for _, name := range t.settings.faults {
+		if took, tells := did[name]; tells && !took {
+			r.violation("the harness: %s did not take place", name)
+		}
+	}
 }
 
 // judgeRetransmits compares the retransmits with what the faults may lead to.
@@ -185,6 +213,9 @@ func (r *result) print(w io.Writer) error {
 		fmt.Fprintf(&b, "; %d forwarders had their lanes in %.1f s", o.Forwarders, o.Seconds)
 	}
 	fmt.Fprintln(&b)
+	for _, what := range r.Seen {
+		fmt.Fprintf(&b, "  %s\n", what)
+	}
 	r.printVerdict(&b)
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -20,8 +20,8 @@ import (
 const (
 	// runLimit is how long a run may take, from the first process to the verdict.
 	runLimit = 75 * time.Second
-	// auditTime is what is kept of it for reading everything back.
-	auditTime = 3 * time.Second
+	// auditTime is what is kept of it for reading everything back and for stopping.
+	auditTime = 8 * time.Second
 	// leastRecovery is what a run gets to recover in any case.
 	leastRecovery = 15 * time.Second
 
@@ -56,6 +56,10 @@ type trial struct {
 type played struct {
 	step
 	injected, healed time.Duration
+	fault            fault
+	proof            string         // of what it did, where it can tell
+	idle             bool           // it can tell, and did nothing
+	hits             map[string]int // what the fault hit; nil: it does not tell
 }
 
 // runOne runs one seed. The error is one of the harness; violations are in the result.
@@ -83,6 +87,7 @@ func runOne(ctx context.Context, s settings, seed uint64, w io.Writer) (*result,
 	if t.system, err = startSystem(ctx, seed, s.binary, t.setups()); err != nil {
 		return nil, err
 	}
+	t.system.points.seed = seed
 	result, err := t.run(ctx)
 	err = errors.Join(err, t.end(result))
 	if ctx.Err() != nil {
@@ -115,6 +120,9 @@ func (t *trial) end(r *result) error {
 			r.Violations = append(r.Violations, "at the end: "+stopped.Error())
 		}
 		r.Seconds = time.Since(t.began).Seconds()
+		if r.Seconds > runLimit.Seconds() {
+			r.violation("the run took %.1f s; the limit is %v", r.Seconds, runLimit)
+		}
 		if len(r.Violations) > 0 || t.settings.keep {
 			r.Logs, err = t.keepLogs()
 		}
@@ -162,6 +170,11 @@ func (t *trial) run(ctx context.Context) (*result, error) {
 		return nil, load.err
 	}
 	settled := t.settle(ctx)
+	if settled != nil {
+		if err := t.system.writeRemains(ctx); err != nil {
+			t.fail("%v", err)
+		}
+	}
 	recovery := time.Since(healed)
 	evidence, err := t.gather(ctx, load.ledger)
 	if err != nil {
@@ -186,6 +199,9 @@ func (t *trial) send(ctx context.Context, stop <-chan struct{}) sending {
 	events := int(t.settings.rate * (t.settings.length + runLimit).Seconds())
 	plan := roundtrip.DefaultPlan(fmt.Sprintf("seed-%d", t.seed), events)
 	plan.Seed, plan.Sources, plan.Types, plan.MaxBytes = t.seed, loadSources, loadTypes, loadMaxBytes
+	if t.under.loadBytes > 0 {
+		plan.MaxBytes = t.under.loadBytes
+	}
 	out.ledger, out.err = roundtrip.Send(ctx, config, plan)
 	return out
 }
@@ -204,18 +220,35 @@ func (t *trial) playStep(ctx context.Context, p *played) {
 	if ctx.Err() != nil {
 		return
 	}
-	f := p.kind.make(t.system, p.on)
+	f, began := p.kind.make(t.system, p.on), time.Now()
 	t.mark(&p.injected)
 	t.say("  %5.1fs  %s %s", time.Since(t.loaded).Seconds(), p.kind.name, p.on)
 	if err := f.inject(ctx); err != nil && ctx.Err() == nil {
 		t.fail("%s %s: %v", p.kind.name, p.on, err)
 	}
-	sleep(ctx, p.Hold)
+	sleep(ctx, time.Until(began.Add(p.Hold))) // to inject it may take a while
 	if err := f.heal(context.WithoutCancel(ctx)); err != nil {
 		t.fail("mend %s %s: %v", p.kind.name, p.on, err)
 	}
 	t.mark(&p.healed)
+	t.prove(p, f)
+	p.hits = hitsOf(f) // read once play has returned
 	t.say("  %5.1fs  %s %s is over", time.Since(t.loaded).Seconds(), p.kind.name, p.on)
+}
+
+// prove keeps what a fault says that it did.
+func (t *trial) prove(p *played, f fault) {
+	told, ok := f.(proven)
+	if !ok {
+		return
+	}
+	n, what := told.proof()
+	if what == "" {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p.fault, p.idle, p.proof = f, n == 0, fmt.Sprintf("%d %s", n, what)
 }
 
 func (t *trial) mark(at *time.Duration) {
@@ -298,7 +331,13 @@ func (t *trial) gather(ctx context.Context, ledger *roundtrip.Ledger) (*evidence
 		}
 		e.Sinks[archiveSink] = append(e.Sinks[archiveSink], d)
 	}
-	return e, t.system.untilPostgres(ctx, e.readPostgres)
+	err = t.system.untilPostgres(ctx, e.readPostgres)
+	for _, p := range t.steps {
+		if w, ok := p.fault.(witness); ok {
+			w.testify(e)
+		}
+	}
+	return e, err
 }
 
 // keepLogs moves what tells of the run to the directory of the results.

@@ -29,6 +29,8 @@ type system struct {
 	stack *devrun.Stack
 	ways  *ways
 	watch *watch
+	// points says at which fail points processes die.
+	points picker
 
 	// Where producers reach the ingests, through proxies: URLs and host:port.
 	http, grpc []string
@@ -107,7 +109,7 @@ func (s *system) config(binary string) devrun.Config {
 	c.Dir, c.Executable, c.FreePorts = s.dir, binary, true
 	c.Ingests, c.Forwarders, c.Janitors = len(ingests), len(forwarders), len(janitors)
 	c.ArchiveLinger = 200 * time.Millisecond
-	c.Env = append(os.Environ(), "WAYBILL_ENDPOINT_RECORDS_FILE="+s.recordsFile())
+	c.Env = append(os.Environ(), "WAYBILL_ENDPOINT_RECORDS_FILE="+s.recordsFile(), "WAYBILL_FAILPOINTS="+s.ordersDir())
 	c.Say, c.Via = s.watch.hear, s.ways.via
 	return c
 }
@@ -146,8 +148,9 @@ type setup func(c *devrun.Config, s *system) error
 
 // addFronts puts proxies between the producers and the ingests.
 func (s *system) addFronts() error {
-	for i, ingest := range ingests {
-		http, err := s.ways.via(ingest, "http", strings.TrimPrefix(s.stack.HTTP[i], "http://"))
+	for i, url := range s.stack.HTTP {
+		ingest := ingests[i]
+		http, err := s.ways.via(ingest, "http", strings.TrimPrefix(url, "http://"))
 		if err != nil {
 			return err
 		}

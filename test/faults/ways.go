@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 	"sync"
 
 	"github.com/waybillhq/waybill/test/faults/proxy"
@@ -29,7 +30,8 @@ func (w *ways) via(process, server, addr string) (string, error) {
 		// Those of an ingest itself, to which the producers come.
 		"http": proxy.HTTP1Response, "grpc": proxy.HTTP2Response,
 	}
-	p, err := proxy.New(addr, find[server])
+	kind, _, _ := strings.Cut(server, "-") // of a cluster
+	p, err := proxy.New(addr, find[kind])
 	if err != nil {
 		return "", err
 	}
@@ -56,8 +58,22 @@ func (w *ways) run(ctx context.Context) {
 	}
 }
 
-func (w *ways) to(process, server string) *proxy.Proxy {
+// to returns the way of a process to a server, or those to all servers of a cluster.
+func (w *ways) to(process, server string) []*proxy.Proxy {
+	return w.where(func(from, to string) bool {
+		kind, _, _ := strings.Cut(to, "-")
+		return from == process && (to == server || kind == server)
+	})
+}
+
+func (w *ways) where(wanted func(from, to string) bool) []*proxy.Proxy {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.proxies[[2]string{process, server}]
+	var all []*proxy.Proxy
+	for way, p := range w.proxies {
+		if wanted(way[0], way[1]) {
+			all = append(all, p)
+		}
+	}
+	return all
 }

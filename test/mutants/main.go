@@ -155,7 +155,7 @@ func passUnchanged(ctx context.Context, dir string, mutants []mutant) error {
 		}
 	}
 	for pkg, names := range tests {
-		out, err := command(ctx, dir, "go", "test", "-count=1", "-v", "-run", "^("+strings.Join(names, "|")+")$", pkg)
+		out, err := command(ctx, dir, "go", "test", "-count=1", "-v", "-run", "^"+strings.Join(names, "$|^")+"$", pkg)
 		if err != nil {
 			return fmt.Errorf("unchanged, the tests of %s fail:\n%s", pkg, out)
 		}

@@ -31,6 +31,9 @@ type Evidence struct {
 	Doubling []Window
 	// Codes are those that dead letters may have.
 	Codes []string
+	// Forgets: an event whose producer was not told the outcome may be stored again for each
+	// such try. Else it is stored once, whatever its producer was told.
+	Forgets bool
 }
 
 // Window is a time.
@@ -352,6 +355,9 @@ func (a *auditor) judgeCopies() {
 		if e.Accepted {
 			allowed++
 		}
+		if !a.evidence.Forgets {
+			allowed = min(allowed, 1)
+		}
 		if len(copies) > allowed {
 			a.report.StoredAgain += len(copies) - allowed
 			a.example("event %s was stored %d times, with %d tries of unknown outcome", id, len(copies), e.Unknown)
@@ -368,7 +374,7 @@ func (r Report) Violations(evidence Evidence) []string {
 		}
 	}
 	bad(r.Refused, "events were offered and never accepted")
-	bad(r.StoredAgain, "copies of events were stored although their outcome was known")
+	bad(r.StoredAgain, "copies of events were stored although nothing explains them")
 	bad(r.Forks, "seqnums belong to two events")
 	bad(r.Wrong, "deliveries are of events that were not sent so")
 	for _, name := range slices.Sorted(maps.Keys(r.Sinks)) {

@@ -146,11 +146,12 @@ func TestCompareFindsWhatIsWrong(t *testing.T) {
 					e.Sinks[sink] = slices.Insert(e.Sinks[sink], 5, d)
 				}
 			},
-			[]string{"1 copies of events were stored although their outcome was known"},
+			[]string{"1 copies of events were stored although nothing explains them"},
 		},
 		{
-			"an event was stored twice because its producer did not know",
+			"an event was stored twice because its producer did not know, and nothing remembers",
 			func(e *Evidence) {
+				e.Forgets = true
 				e.Heads[0].Seqnum, e.Sent[4].Unknown = 6, 1
 				for _, sink := range []string{"ingress", "archive"} {
 					d := e.Sinks[sink][4]
@@ -159,6 +160,18 @@ func TestCompareFindsWhatIsWrong(t *testing.T) {
 				}
 			},
 			nil,
+		},
+		{
+			"an event was stored twice although events are remembered",
+			func(e *Evidence) {
+				e.Heads[0].Seqnum, e.Sent[4].Unknown = 6, 1
+				for _, sink := range []string{"ingress", "archive"} {
+					d := e.Sinks[sink][4]
+					d.Seqnum, d.Offset, d.Position = 6, 5, d.Position+1
+					e.Sinks[sink] = slices.Insert(e.Sinks[sink], 5, d)
+				}
+			},
+			[]string{"1 copies of events were stored although nothing explains them"},
 		},
 		{
 			"an event came late without having been retransmitted",

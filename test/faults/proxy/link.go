@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net"
+	"sync/atomic"
 )
 
 // chunk is the most that is forwarded at once, bytes.
@@ -13,6 +14,7 @@ const chunk = 32 << 10
 type link struct {
 	proxy          *Proxy
 	client, server *net.TCPConn
+	asked          atomic.Value // string: the method of the newest HTTP request
 }
 
 // reset ends both sides at once; what is under way is thrown away.
@@ -37,6 +39,9 @@ func (l *link) pump(ctx context.Context, to, from *net.TCPConn, response Respons
 		n, err := from.Read(buf)
 		if n > 0 {
 			data := buf[:n]
+			if response == nil {
+				l.note(data)
+			}
 			if l.proxy.pass(ctx) != nil || l.holdBack(ctx, data, response) != nil {
 				return
 			}
@@ -66,6 +71,21 @@ func (l *link) holdBack(ctx context.Context, data []byte, response Response) err
 	return wait(ctx, fault.Delay)
 }
 
+// note remembers what is asked.
+func (l *link) note(data []byte) {
+	if m := method(data); m != "" {
+		l.asked.Store(m)
+	}
+}
+
+// describe says what a response is the answer to.
+func (l *link) describe(response []byte) func() string {
+	return func() string {
+		asked, _ := l.asked.Load().(string)
+		return describe(asked, response)
+	}
+}
+
 // strike says how much of data goes on, and whether the connection ends after it.
 func (l *link) strike(data []byte, response Response) (rest []byte, hit bool) {
 	fault, _ := l.proxy.now()
@@ -73,7 +93,7 @@ func (l *link) strike(data []byte, response Response) (rest []byte, hit bool) {
 		return data, false
 	}
 	at := response(data)
-	if at < 0 || !l.proxy.hit() {
+	if at < 0 || !l.proxy.hit(l.describe(data[at:])) {
 		return data, false
 	}
 	if fault.Mode == ResetResponse {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"sync"
 	"time"
@@ -50,7 +51,7 @@ type Proxy struct {
 	changed   chan struct{} // closed when fault changes
 	responses int
 	links     map[*link]struct{}
-	hits      int
+	hits      map[string]int // by what was lost or cut off
 }
 
 // New returns a proxy that listens on a free port of the loopback interface and forwards
@@ -62,7 +63,7 @@ func New(target string, response Response) (*Proxy, error) {
 	}
 	return &Proxy{
 		target: target, response: response, listener: listener,
-		changed: make(chan struct{}), links: map[*link]struct{}{},
+		changed: make(chan struct{}), links: map[*link]struct{}{}, hits: map[string]int{},
 	}, nil
 }
 
@@ -83,11 +84,12 @@ func (p *Proxy) Set(fault Fault) {
 	}
 }
 
-// Hits is how many responses were lost or cut off.
-func (p *Proxy) Hits() int {
+// Hits is how many responses were lost or cut off, by what they were the answer to: a method
+// of HTTP, the word for a statement of Postgres, a stream of NATS, and so on.
+func (p *Proxy) Hits() map[string]int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.hits
+	return maps.Clone(p.hits)
 }
 
 func (p *Proxy) now() (Fault, <-chan struct{}) {
@@ -96,15 +98,16 @@ func (p *Proxy) now() (Fault, <-chan struct{}) {
 	return p.fault, p.changed
 }
 
-// hit reports whether the response that begins now is one of those to be hit.
-func (p *Proxy) hit() bool {
+// hit reports whether the response that begins now is one of those to be hit; what says what it
+// is.
+func (p *Proxy) hit(what func() string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.responses++
 	if p.responses%max(p.fault.Every, 1) != 0 {
 		return false
 	}
-	p.hits++
+	p.hits[what()]++
 	return true
 }
 

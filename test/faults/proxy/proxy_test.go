@@ -128,8 +128,8 @@ func TestLoseResponse(t *testing.T) {
 			t.Errorf("request %d: %v", i, err)
 		}
 	}
-	if done.Load() != 4 || p.Hits() != 2 {
-		t.Errorf("%d requests were done and %d responses lost, want 4 and 2", done.Load(), p.Hits())
+	if hits := p.Hits(); done.Load() != 4 || len(hits) != 1 || hits["GET"] != 2 {
+		t.Errorf("%d requests were done and the responses %v lost, want 4 and 2 of GET", done.Load(), hits)
 	}
 }
 
@@ -160,6 +160,22 @@ func TestResponsesAreFound(t *testing.T) {
 	} {
 		if got := test.find([]byte(test.data)); got != test.want {
 			t.Errorf("%s: found at %d, want %d", test.name, got, test.want)
+		}
+	}
+}
+
+func TestResponsesAreDescribed(t *testing.T) {
+	for _, test := range []struct{ name, asked, data, want string }{
+		{"http", "PUT", "HTTP/1.1 200 OK\r\n", "PUT"},
+		{"postgres commit", "", "C\x00\x00\x00\x0bCOMMIT\x00Z\x00\x00\x00\x05I", "COMMIT"},
+		{"postgres select", "", "C\x00\x00\x00\x0dSELECT 2\x00Z", "SELECT"},
+		{"nats stored", "", "MSG _INBOX.1 1 27\r\n{\"stream\":\"EVENTS\", \"seq\":1}\r\n", "stored in EVENTS"},
+		{"nats api", "", "MSG _INBOX.1 1 2\r\n{\"type\":\"io.nats.jetstream.api.v1.stream_info_response\"}\r\n", "JetStream API"},
+		{"nats message", "", "HMSG events.1 1 2\r\nx\r\n", "message"},
+		{"http2", "", "\x00\x00\x01\x01\x04\x00\x00\x00\x01x", "gRPC"},
+	} {
+		if got := describe(test.asked, []byte(test.data)); got != test.want {
+			t.Errorf("%s: %q, want %q", test.name, got, test.want)
 		}
 	}
 }

@@ -1,0 +1,91 @@
+package pipeline
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
+)
+
+// fingerprintBytes is the length of a fingerprint. Among the 1e8 that a window may hold, a
+// new event is taken for another one with a probability of 1e8 / 2^96, about 1e-21.
+const fingerprintBytes = 12
+
+// Fingerprint stands for what makes an event one event: its source and its id, or an
+// attribute in place of the id. Its first eight bytes are never all zero.
+type Fingerprint [fingerprintBytes]byte
+
+// What a fingerprint is of, as a byte of what is hashed.
+const (
+	fingerprintOfID        = 0
+	fingerprintOfAttribute = 1
+)
+
+// newFingerprint hashes source, a zero byte, which no source contains, kind and value.
+func newFingerprint(source string, kind byte, value string) Fingerprint {
+	var space [256]byte
+	buf := append(space[:0], source...)
+	buf = append(buf, 0, kind)
+	buf = append(buf, value...)
+	sum := sha256.Sum256(buf)
+	f := Fingerprint(sum[:fingerprintBytes])
+	if f.low() == 0 {
+		f[0] = 1 // zero is an empty place of a fingerprintSet
+	}
+	return f
+}
+
+func (f Fingerprint) low() uint64  { return binary.LittleEndian.Uint64(f[:]) }
+func (f Fingerprint) high() uint32 { return binary.LittleEndian.Uint32(f[8:]) }
+
+// IdentifyBy makes e the same event as every other one of its source that has the same value
+// of the named attribute in ce, whatever their ids. An event without the attribute, or with an
+// empty one, keeps being identified by its id. ce is what e was made from.
+func (e *Event) IdentifyBy(ce *pb.CloudEvent, attribute string) {
+	if value := attributeText(ce.Attributes[attribute]); value != "" {
+		e.Fingerprint = newFingerprint(ce.Source, fingerprintOfAttribute, value)
+	}
+}
+
+// attributeText is the canonical text of a value, as CloudEvents defines it: the same for an
+// integer in JSON and in a header. It is empty if there is none.
+func attributeText(value *pb.CloudEventAttributeValue) string {
+	switch v := value.GetAttr().(type) {
+	case *pb.CloudEventAttributeValue_CeString:
+		return v.CeString
+	case *pb.CloudEventAttributeValue_CeUri:
+		return v.CeUri
+	case *pb.CloudEventAttributeValue_CeUriRef:
+		return v.CeUriRef
+	case *pb.CloudEventAttributeValue_CeInteger:
+		return strconv.Itoa(int(v.CeInteger))
+	case *pb.CloudEventAttributeValue_CeBoolean:
+		return strconv.FormatBool(v.CeBoolean)
+	case *pb.CloudEventAttributeValue_CeBytes:
+		return base64.StdEncoding.EncodeToString(v.CeBytes)
+	case *pb.CloudEventAttributeValue_CeTimestamp:
+		return v.CeTimestamp.AsTime().Format(time.RFC3339Nano)
+	}
+	return ""
+}
+
+// CheckIdentifyingAttribute says why events cannot be identified by the named attribute, or
+// is nil. "" stands for none.
+func CheckIdentifyingAttribute(name string) error {
+	for _, c := range []byte(name) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') {
+			return fmt.Errorf("dedupe attribute: %q; attribute names consist of lower-case letters a-z and digits only", name)
+		}
+	}
+	switch name {
+	case "id", "source", "type", "specversion", "data":
+		return fmt.Errorf("dedupe attribute: %q is no extension; name one such as idempotencykey, or none to go by the id", name)
+	case SeqnumAttribute, ProducerSeqnumAttribute:
+		return fmt.Errorf("dedupe attribute: %q starts again with its producer; name an attribute that a producer sets once per event", name)
+	}
+	return nil
+}
