@@ -14,7 +14,7 @@ import (
 // otherwise; docs/performance.md says what that costs.
 const DefaultDedupeWindow = 10 * time.Minute
 
-// DefaultDedupeBytes is what one ingest remembers it in: at least 3.2 million events.
+// DefaultDedupeBytes is what one ingest remembers it in: at least 1.6 million events.
 const DefaultDedupeBytes = 64 << 20
 
 // Why an attempt to append was taken back. Nothing was stored.

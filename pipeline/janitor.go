@@ -79,6 +79,8 @@ type Janitor struct {
 	log     *slog.Logger
 	metrics *janitorMetrics
 
+	stranded stranded // of upkeep
+
 	mu      sync.Mutex // guards troubles and survey
 	trouble map[string]trouble
 	survey  Survey

@@ -114,6 +114,9 @@ func (j *Janitor) upkeep(ctx context.Context) error {
 	if err := j.shed(ctx, f.info); err != nil {
 		return err
 	}
+	if err := j.reviveReceipts(ctx); err != nil {
+		return err
+	}
 	return k.consumers(ctx, f)
 }
 

@@ -239,6 +239,9 @@ func (n *NATS) Stop() {
 	n.server = nil
 }
 
+// Dir is the directory of its files.
+func (n *NATS) Dir() string { return n.options.Dir }
+
 // Restart stops the server and starts it again on the same port and files.
 func (n *NATS) Restart() error {
 	n.Stop()

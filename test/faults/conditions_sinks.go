@@ -66,17 +66,16 @@ func flapS3(s *system) fault {
 	}}
 }
 
-// delaysFlushes names the fault that lets a flush take longer than half the short grace period:
-// what it stored is then left to the janitor, which retransmits it.
-func delaysFlushes(k *kind) bool { return k.name == "postgres-lock-heads" }
-
 // longConditions stand for ten minutes without something: many grace periods of load in
 // which nothing may be retransmitted, nor afterwards.
 func longConditions() []*condition {
 	long := func(name, about string, parts []string, standing func(s *system) fault) *condition {
 		return &condition{
 			name: name, about: about + ", for ten grace periods and more", parts: parts,
-			setup: short, standing: standing, quiet: true, atLeast: longLoad, excludes: delaysFlushes,
+			setup: short, standing: standing, quiet: true, atLeast: longLoad,
+			// A flush waits longer for a head than half of so short a grace period, and its
+			// batches are then left to the janitor.
+			excludes: func(k *kind) bool { return k.name == "postgres-lock-heads" },
 		}
 	}
 	return []*condition{

@@ -111,7 +111,7 @@ func (f *wrongPostgresClock) inject(ctx context.Context) error {
 			return err
 		}
 		if off := time.Until(now) - f.offset; off.Abs() > clockTolerance {
-			return fmt.Errorf("Postgres's clock is %v off, and was to be %v", time.Until(now).Round(time.Second), f.offset)
+			return fmt.Errorf("the clock of Postgres is %v off, and was to be %v", time.Until(now).Round(time.Second), f.offset)
 		}
 		return nil
 	})

@@ -50,7 +50,12 @@ type terminate struct {
 	on string
 }
 
-func (f *terminate) inject(context.Context) error {
+func (f *terminate) inject(ctx context.Context) error {
+	// One that has just been started, because it was stopped before, does not listen to
+	// signals yet.
+	if err := f.s.awaitAnswer(ctx, f.on, "/livez"); err != nil {
+		return err
+	}
 	f.s.watch.stops(f.on)
 	return f.s.signal(f.on, syscall.SIGTERM)
 }

@@ -52,7 +52,7 @@ func (f *diskFull) inject(ctx context.Context) error {
 	f.s.watch.trouble("postgres", true)
 	info, err := os.Stat(f.s.postgresLog())
 	if err != nil {
-		return fmt.Errorf("Postgres's log: %w", err)
+		return fmt.Errorf("read the log of Postgres: %w", err)
 	}
 	f.logFrom, f.full = info.Size(), &full{disk: f.s.disk}
 	if err := f.full.inject(ctx); err != nil {
@@ -98,12 +98,12 @@ func (f *diskFull) heal(ctx context.Context) error {
 func (f *diskFull) tookPlace() error {
 	log, err := os.ReadFile(f.s.postgresLog())
 	if err != nil {
-		return fmt.Errorf("Postgres's log: %w", err)
+		return fmt.Errorf("read the log of Postgres: %w", err)
 	}
 	log = log[min(f.logFrom, int64(len(log))):]
 	noRoom := bytes.Contains(log, []byte(capital(syscall.ENOSPC))) || bytes.Contains(log, []byte(capital(syscall.EFBIG)))
 	if !noRoom || !bytes.Contains(log, []byte("PANIC")) {
-		return errors.New("Postgres's log tells of no full disk and no PANIC: the disk was not full")
+		return errors.New("the log of Postgres tells of no full disk and no PANIC: the disk was not full")
 	}
 	return nil
 }

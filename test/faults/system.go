@@ -207,14 +207,19 @@ func (s *system) awaitStart(ctx context.Context, name string) error {
 
 // awaitReady waits until a process says that it is ready.
 func (s *system) awaitReady(ctx context.Context, name string) error {
+	return s.awaitAnswer(ctx, name, "/readyz")
+}
+
+// awaitAnswer waits until a process's admin address answers well.
+func (s *system) awaitAnswer(ctx context.Context, name, path string) error {
 	addr := ""
 	for _, p := range s.stack.Parts() {
 		if p.Name == name {
 			addr = p.Where[strings.LastIndex(p.Where, " ")+1:]
 		}
 	}
-	return poll(ctx, startLimit, name+" is ready", func(ctx context.Context) error {
-		return request(ctx, http.MethodGet, "http://"+addr+"/readyz", "")
+	return poll(ctx, startLimit, name+" answers "+path, func(ctx context.Context) error {
+		return request(ctx, http.MethodGet, "http://"+addr+path, "")
 	})
 }
 
