@@ -64,15 +64,21 @@ func run(t *testing.T, s *supervisor.Supervisor) (stop func()) {
 
 func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
 
-func TestKilledProcessIsStartedAgain(t *testing.T) {
-	said := &lines{}
+// mustSleeper is a process that does nothing for long.
+func mustSleeper(t *testing.T) devstack.Command {
+	t.Helper()
 	sleep, err := exec.LookPath("sleep")
 	if err != nil {
 		t.Fatal(err)
 	}
 	command := devstack.DefaultCommand("sleeper", sleep, "1000")
 	command.LogPath = filepath.Join(t.TempDir(), "log")
-	s := supervisor.New("sleeper", supervisor.NewProcess(command), supervisor.MaxPause, said.say)
+	return command
+}
+
+func TestKilledProcessIsStartedAgain(t *testing.T) {
+	said := &lines{}
+	s := supervisor.New("sleeper", supervisor.NewProcess(mustSleeper(t)), supervisor.MaxPause, said.say)
 	if err := s.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -163,4 +169,26 @@ func TestStop(t *testing.T) {
 	if err := supervisor.StopAll(all); !errors.Is(err, broken) {
 		t.Error(err)
 	}
+}
+
+func TestHeldPartIsStartedOnceItIsReleased(t *testing.T) {
+	l := new(lines)
+	s := supervisor.New("sleeper", supervisor.NewProcess(mustSleeper(t)), supervisor.MaxPause, l.say)
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	run(t, s)
+	first := s.PID()
+	s.Hold()
+	s.Hold() // changes nothing
+	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	l.await(t, "sleeper ended")
+	time.Sleep(time.Second) // above the first pause
+	if pid := s.PID(); pid != first {
+		t.Fatalf("it runs as %d, although it is held", pid)
+	}
+	s.Release()
+	l.await(t, "sleeper runs again")
 }

@@ -13,9 +13,10 @@ import (
 func scaleKinds() []*kind {
 	return []*kind{{
 		name: "scale-out", about: "all forwarders but one stopped, and started again under load", targets: []string{"forwarders"},
-		effect: effect{leases: true},
-		parts:  func(string) []string { return forwarders },
-		make:   func(s *system, _ string) fault { return &scaleOut{s: s} },
+		// Long enough for the others to end, so that no other fault comes on top.
+		min: 4 * second, max: 6 * second, effect: effect{leases: true},
+		parts: func(string) []string { return forwarders },
+		make:  func(s *system, _ string) fault { return &scaleOut{s: s} },
 	}}
 }
 
@@ -26,29 +27,41 @@ type scaleOut struct{ s *system }
 func (f *scaleOut) inject(ctx context.Context) error {
 	added := forwarders[1:]
 	for _, name := range added {
+		if err := f.s.awaitStart(ctx, name); err != nil { // after an earlier fault
+			return err
+		}
 		f.s.stack.Hold(name)
 		if err := (&terminate{f.s, name}).inject(ctx); err != nil {
 			return err
 		}
 	}
-	for _, name := range added {
-		if err := poll(ctx, startLimit, name+" ends", func(context.Context) error { return f.s.watch.hasEnded(name) }); err != nil {
-			return err
-		}
-	}
-	return f.awaitSpread(ctx, forwarders[:1])
+	return nil
 }
 
 func (f *scaleOut) heal(ctx context.Context) error {
+	alone := f.awaitAlone(ctx)
 	began := time.Now()
 	for _, name := range forwarders[1:] {
 		f.s.stack.Release(name)
+	}
+	if alone != nil {
+		return alone
 	}
 	if err := f.awaitSpread(ctx, forwarders); err != nil {
 		return err
 	}
 	f.s.watch.balanced(len(forwarders), began)
 	return nil
+}
+
+// awaitAlone waits until one forwarder is left, with all lanes.
+func (f *scaleOut) awaitAlone(ctx context.Context) error {
+	for _, name := range forwarders[1:] {
+		if err := poll(ctx, startLimit, name+" ends", func(context.Context) error { return f.s.watch.hasEnded(name) }); err != nil {
+			return err
+		}
+	}
+	return f.awaitSpread(ctx, forwarders[:1])
 }
 
 // awaitSpread waits until just the named forwarders have all lanes of all sinks, each no
