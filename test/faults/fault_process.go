@@ -51,8 +51,11 @@ type terminate struct {
 }
 
 func (f *terminate) inject(ctx context.Context) error {
-	// One that has just been started, because it was stopped before, does not listen to
-	// signals yet.
+	// One that an earlier fault is still stopping ends at once on a second signal, and one that
+	// has just been started does not listen to signals yet.
+	if err := f.s.awaitStart(ctx, f.on); err != nil {
+		return err
+	}
 	if err := f.s.awaitAnswer(ctx, f.on, "/livez"); err != nil {
 		return err
 	}
