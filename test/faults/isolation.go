@@ -76,16 +76,12 @@ func runIsolation(ctx context.Context, args []string, w io.Writer) error {
 	if err := os.MkdirAll(config.out, 0o755); err != nil {
 		return fmt.Errorf("directory of the result: %w", err)
 	}
-	if config.binary == "" {
-		dir, err := os.MkdirTemp("", "waybill-faults-bin-")
-		if err != nil {
-			return fmt.Errorf("directory of the binary: %w", err)
-		}
-		defer os.RemoveAll(dir)
-		if config.binary, err = build(ctx, dir); err != nil {
-			return err
-		}
+	binary, remove, err := binaryFor(ctx, config.binary)
+	if err != nil {
+		return err
 	}
+	defer remove()
+	config.binary = binary
 	system, err := startSystem(ctx, 0, config.binary, []setup{config.setup})
 	if err != nil {
 		return err

@@ -118,16 +118,12 @@ func runAll(ctx context.Context, s settings, w io.Writer) error {
 	if err := os.MkdirAll(s.out, 0o755); err != nil {
 		return fmt.Errorf("directory of the results: %w", err)
 	}
-	if s.binary == "" {
-		dir, err := os.MkdirTemp("", "waybill-faults-bin-")
-		if err != nil {
-			return fmt.Errorf("directory of the binary: %w", err)
-		}
-		defer os.RemoveAll(dir)
-		if s.binary, err = build(ctx, dir); err != nil {
-			return err
-		}
+	binary, remove, err := binaryFor(ctx, s.binary)
+	if err != nil {
+		return err
 	}
+	defer remove()
+	s.binary = binary
 	failed, err := runSeeds(ctx, s, w)
 	fmt.Fprintf(w, "faults: %d runs passed, %d failed\n", s.runs-len(failed), len(failed))
 	if err != nil {
@@ -188,6 +184,23 @@ func (l *labelled) Write(p []byte) (int, error) {
 		}
 	}
 	return len(p), nil
+}
+
+// binaryFor returns the given binary, or one that it builds and that remove deletes.
+func binaryFor(ctx context.Context, given string) (binary string, remove func(), err error) {
+	if given != "" {
+		return given, func() {}, nil
+	}
+	dir, err := os.MkdirTemp("", "waybill-faults-bin-")
+	if err != nil {
+		return "", nil, fmt.Errorf("directory of the binary: %w", err)
+	}
+	remove = func() { _ = os.RemoveAll(dir) } // what is left is a binary in a temporary directory
+	if binary, err = build(ctx, dir); err != nil {
+		remove()
+		return "", nil, err
+	}
+	return binary, remove, nil
 }
 
 // build builds the waybill binary of this checkout, with its fail points and a clock that can be off.
