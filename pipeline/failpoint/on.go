@@ -46,9 +46,6 @@ func Err(point string, err error) error {
 	return err
 }
 
-// stopSettles is above the time until all threads stand still: this one must not go on before.
-const stopSettles = 20 * time.Millisecond
-
 // obey returns what was done; empty: nothing.
 func (d *desk) obey(point string) string {
 	order, due := d.due(point)
@@ -62,7 +59,7 @@ func (d *desk) obey(point string) string {
 		select {}                                      // the other threads may live on for an instant
 	case Stop:
 		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP) // cannot fail
-		time.Sleep(stopSettles)
+		time.Sleep(StopSettles)                        // this thread must not go on before
 	}
 	return order.Action
 }

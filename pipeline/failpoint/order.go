@@ -3,6 +3,7 @@ package failpoint
 import (
 	"fmt"
 	"strings"
+	"time"
 )
 
 // What can be done at a point.
@@ -17,6 +18,9 @@ const (
 
 // HitSuffix is what is added to the name of the file of an order that is carried out.
 const HitSuffix = ".hit"
+
+// StopSettles is above the time until all threads of a process that was stopped stand still.
+const StopSettles = 20 * time.Millisecond
 
 // Order says what to do at which hit of a point.
 type Order struct {

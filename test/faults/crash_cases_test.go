@@ -154,9 +154,7 @@ func archiveCrashes() []crash {
 // leaseCrashes come while nothing is in hand: leases are renewed, and pulls repeated, at any time.
 func leaseCrashes() []crash {
 	diesIdle, loses := crash{action: failpoint.Kill, provoke: (*crashes).awaitPoint}, crash{action: failpoint.Lose}
-	taking := func(action string) crash {
-		return crash{action: action, provoke: signalled("forwarder-1", syscall.SIGKILL), restarts: 1}
-	}
+	taking := func(action string) crash { return crash{action: action}.ofNext("forwarder-1", nil) }
 	giving, losesGiving := crash{action: failpoint.Kill}, crash{action: failpoint.Lose, restarts: 1}
 	giving.provoke = signalled("forwarder-1", syscall.SIGTERM)
 	losesGiving.provoke = giving.provoke
@@ -234,7 +232,7 @@ func queueCrashes() []crash {
 
 // trimCrashes: a janitor trims when it starts.
 func trimCrashes() []crash {
-	trims := crash{action: failpoint.Kill, prepare: (*crashes).ageSettled, provoke: signalled("janitor-1", syscall.SIGKILL), restarts: 1}
+	trims := crash{action: failpoint.Kill}.ofNext("janitor-1", (*crashes).ageSettled)
 	loses := trims
 	loses.action = failpoint.Lose
 	return slices.Concat(trims.at("janitor/before-trim", "janitor/after-trim"), loses.at("janitor/after-trim"))
@@ -254,6 +252,23 @@ func shedCrashes() []crash {
 // or of its end.
 func signalled(name string, signal syscall.Signal) func(c *crashes) error {
 	return func(c *crashes) error { return c.signal(name, signal) }
+}
+
+// ofNext makes the point one of the process that follows the one that runs now, which stands
+// still once something is prepared: it might come to the point by itself.
+func (c crash) ofNext(name string, prepare func(c *crashes) error) crash {
+	c.prepare = func(c *crashes) error {
+		if err := call(prepare, c); err != nil {
+			return err
+		}
+		if err := c.signal(name, syscall.SIGSTOP); err != nil {
+			return err
+		}
+		time.Sleep(failpoint.StopSettles)
+		return nil
+	}
+	c.provoke, c.restarts = signalled(name, syscall.SIGKILL), 1
+	return c
 }
 
 // awaitHeads continues an ingest that was stopped in its transaction, once Postgres has taken

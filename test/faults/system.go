@@ -188,7 +188,11 @@ func (s *system) pid(name string) int {
 }
 
 func (s *system) signal(name string, signal syscall.Signal) error {
-	if err := syscall.Kill(s.pid(name), signal); err != nil {
+	pid := s.pid(name)
+	if pid == 0 { // which would mean this process and its group
+		return fmt.Errorf("signal %s: it does not run", name)
+	}
+	if err := syscall.Kill(pid, signal); err != nil {
 		return fmt.Errorf("signal %s: %w", name, err)
 	}
 	return nil
