@@ -479,6 +479,28 @@ func TestRequeuedExpiresAndIsDeliveredLate(t *testing.T) {
 	}
 }
 
+// What one sink refused says nothing of another sink, nor of another batch of the same number.
+func TestARefusalSpeaksForItsSinkAlone(t *testing.T) {
+	s := mustStore(t)
+	b := mustAppend(t, s, mustEvents(t, 2, 1)).batches[0]
+	mustExpireNow(t, s)
+	other := b
+	other.ID.Token++
+	refusal := []Refusal{{Index: 0, Code: "NO", Reason: "no"}}
+	done := mustSettle(t, s,
+		Receipt{Sink: "ingress", Batches: []BatchReceipt{{ID: b.ID, Refused: refusal}}},
+		Receipt{Sink: "archive", Batches: []BatchReceipt{{ID: other.ID, Refused: refusal}}},
+		receiptFor("archive", b))
+	if done.Late != 3 {
+		t.Errorf("%d dead letters are marked as delivered late, want 3", done.Late)
+	}
+	for _, d := range mustList(t, s, LetterFilter{States: []LetterState{LetterDead}}) {
+		if d.Sink != "ingress" {
+			t.Errorf("%s has the event at %d, and its dead letter does not say so", d.Sink, d.Position)
+		}
+	}
+}
+
 // Refused again and requeued again, a letter stays one letter, and a receipt of the first
 // copy, late and repeated, does not clear the second.
 func TestRequeuedTwice(t *testing.T) {

@@ -135,7 +135,7 @@ func letterWords(d pipeline.DeadLetter) string {
 	case pipeline.LetterRequeued:
 		return "requeued: on its way again; the sink's receipt clears it"
 	case pipeline.LetterLate:
-		return "late: the sink took it after it expired; nothing is to be done"
+		return "late: the sink took it after all; nothing is to be done"
 	default:
 		return "dead: the sink lacks it; `waybill deadletters requeue` sends it again"
 	}
