@@ -145,7 +145,9 @@ func (c *Ingest) listen(ingester *pipeline.Ingester, adm *admin) (*ingestServers
 	if s.grpc, err = net.Listen("tcp", c.GRPCAddr); err != nil {
 		return nil, errors.Join(fmt.Errorf("grpc address: %w", err), s.http.Close())
 	}
-	s.httpServer = &http.Server{Handler: intake.NewHTTP(in), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	// Headers may take as long as a body: a producer that shares its machine with thousands of others
+	// is cut off without an answer when they are late.
+	s.httpServer = &http.Server{Handler: intake.NewHTTP(in), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
 	s.grpcServer = grpc.NewServer(s.front.ServerOptions()...)
 	s.front.Register(s.grpcServer)
 	s.health = intake.RegisterHealth(s.grpcServer)
