@@ -194,6 +194,27 @@ func TestTheWindowPasses(t *testing.T) {
 	})
 }
 
+// A janitor that was paused after it found a slot to be old may go on when that slot is the current
+// one: what was accepted just now is remembered all the same.
+func TestForgettingLooksAgain(t *testing.T) {
+	url := mustDedupeDatabase(t, time.Hour)
+	d := mustDeduper(t, url)
+	events := mustEvents(t, 3, 1)
+	mustAppendOnce(t, d, events)
+	var turn int64
+	if err := d.store.pool.QueryRow(t.Context(), turnSQL).Scan(&turn); err != nil {
+		t.Fatal(err)
+	}
+	for slot := range int16(3) {
+		if err := d.store.forgetSlot(t.Context(), oldSlot{slot, turn - 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if stored := mustAppendOnce(t, mustDeduper(t, url), events); stored != 0 {
+		t.Errorf("another ingest stored %d of the events again", stored)
+	}
+}
+
 // A reader of hours holds up nobody, and what it reads is dropped later.
 func TestForgettingWaitsForNoReader(t *testing.T) {
 	url := mustDedupeDatabase(t, time.Second)

@@ -24,11 +24,13 @@
 // # Output
 //
 // Results go to standard output, everything else to standard error. The status is 0 when
-// all went well, 1 when something failed, 80 for wrong flags.
+// all went well, 1 when something failed or a command was interrupted, 80 for wrong flags. To be
+// interrupted is the proper end of dev (without --once), endpoint, ingest, forwarder and janitor.
 package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"strconv"
@@ -91,7 +93,11 @@ func newParser() (*kong.Kong, error) {
 func run(ctx context.Context, parsed *kong.Context, con *console) error {
 	parsed.BindTo(ctx, (*context.Context)(nil))
 	parsed.Bind(con)
-	return parsed.Run()
+	err := parsed.Run()
+	if errors.Is(err, context.Canceled) {
+		return interrupted(ctx, err)
+	}
+	return err
 }
 
 // isTerminal reports whether a file is a character device, and so most likely a terminal.
