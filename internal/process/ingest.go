@@ -150,10 +150,10 @@ func (c *Ingest) listen(ingester *pipeline.Ingester, adm *admin) (*ingestServers
 	}
 	s := &ingestServers{front: intake.NewGRPC(in)}
 	if s.http, err = net.Listen("tcp", c.HTTPAddr); err != nil {
-		return nil, fmt.Errorf("http address: %w", err)
+		return nil, fmt.Errorf("http address: %w; give each ingest on a machine its own WAYBILL_HTTP_ADDR", err)
 	}
 	if s.grpc, err = net.Listen("tcp", c.GRPCAddr); err != nil {
-		return nil, errors.Join(fmt.Errorf("grpc address: %w", err), s.http.Close())
+		return nil, errors.Join(fmt.Errorf("grpc address: %w; give each ingest on a machine its own WAYBILL_GRPC_ADDR", err), s.http.Close())
 	}
 	s.httpServer = &http.Server{Handler: intake.NewHTTP(in), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
 	s.grpcServer = grpc.NewServer(s.front.ServerOptions()...)
