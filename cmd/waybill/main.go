@@ -73,21 +73,22 @@ type console struct {
 
 func main() {
 	con := &console{in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.Environ(), terminal: isTerminal(os.Stdout), asks: isTerminal(os.Stdin)}
-	parser, err := newParser()
+	stack := newRunningStack()
+	parser, err := newParser(stack)
 	if err != nil {
 		panic(err) // a mistake in the structs' tags
 	}
 	parsed, err := parser.Parse(os.Args[1:])
-	parser.FatalIfErrorf(err)
+	parser.FatalIfErrorf(stack.explain(err))
 	cli.Exit("waybill", cli.RunUntilSignal(func(ctx context.Context) error { return run(ctx, parsed, con) }))
 }
 
-func newParser() (*kong.Kong, error) {
+func newParser(stack *runningStack) (*kong.Kong, error) {
 	parser, err := cli.NewParser("waybill", "Durable delivery of CloudEvents: the operator's command.", &commands{}, process.Defaults(), defaults())
 	if err != nil {
 		return nil, err
 	}
-	return parser, kong.Resolvers(newRunningStack()).Apply(parser)
+	return parser, kong.Resolvers(stack).Apply(parser)
 }
 
 func run(ctx context.Context, parsed *kong.Context, con *console) error {
