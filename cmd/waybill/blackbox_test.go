@@ -25,8 +25,11 @@ import (
 	"github.com/waybillhq/waybill/pipeline"
 )
 
+// testGrace is short, and half of it enough for a publish on a loaded machine.
+const testGrace = 5 * time.Second
+
 // testSpec is the pipeline in the databases of the tests.
-var testSpec = pipeline.Spec{Lanes: 4, Sinks: []string{"ingress", "archive"}, Grace: time.Second}
+var testSpec = pipeline.Spec{Lanes: 4, Sinks: []string{"ingress", "archive"}, Grace: testGrace}
 
 // binaryDir is where the binary is built; TestMain removes it.
 var binaryDir string
@@ -353,7 +356,7 @@ func environment(t *testing.T, dir, key string) string {
 
 func awaitEnd(t *testing.T, name string, pid int) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(programLimit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if err := syscall.Kill(pid, 0); errors.Is(err, syscall.ESRCH) || isZombie(pid) {
 			return
 		}

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/waybillhq/waybill/internal/devrun"
 )
@@ -44,7 +43,7 @@ func commandAt(t *testing.T, stdin io.Reader, asks bool, args ...string) result 
 	}
 	var out, errs bytes.Buffer
 	con := &console{in: stdin, out: &out, err: &errs, env: os.Environ(), asks: asks}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), programLimit)
 	defer cancel()
 	failure := run(ctx, parsed, con)
 	return result{out.String(), errs.String(), failure}
