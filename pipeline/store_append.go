@@ -45,8 +45,9 @@ const (
 )
 
 // keepPlansSQL is for the statements of a flush that reads the log: they have one good plan,
-// whatever the parameters, and making it anew takes longer than executing it.
-const keepPlansSQL = `SET LOCAL plan_cache_mode = force_generic_plan`
+// whatever the parameters, and making it anew takes longer than executing it. SET LOCAL does the
+// same, but for a warning where there was no BEGIN.
+const keepPlansSQL = `SELECT set_config('plan_cache_mode', 'force_generic_plan', true)`
 
 const copyEventsSQL = `COPY waybill.events (position, source, type, event_id, seqnum, event) FROM STDIN BINARY`
 
@@ -119,8 +120,18 @@ func (s *Store) append(ctx context.Context, d *deduper, f *flush, ttl time.Durat
 		return nil, fmt.Errorf("%w: connect to Postgres: %w", ErrUnavailable, err)
 	}
 	defer conn.Release()
-	if d == nil && f.isSmall() {
+	switch {
+	case d == nil && f.isSmall():
 		return appendSmall(ctx, conn.Conn(), f, ttl)
+	case d != nil && d.mayGuard(f):
+		meta, err := appendGuarded(ctx, conn.Conn(), d, f, ttl)
+		if err == nil {
+			return meta, nil
+		}
+		if !refusedByGuard(err) {
+			return nil, classifyAppend(err, true)
+		}
+		d.refused = time.Now()
 	}
 	meta, committing, err := appendInSteps(ctx, conn.Conn(), d, f, ttl)
 	if err != nil {
@@ -160,7 +171,7 @@ func appendSmall(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duratio
 }
 
 // appendInSteps moves the heads, lets the deduper look at what others accepted, copies the
-// events of a large flush, and commits: two round trips, or three. committing says whether the
+// events of a large flush, and commits: three round trips, or two after a refusal of the guard. committing says whether the
 // COMMIT had been sent when the error came.
 func appendInSteps(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl time.Duration) (meta []batchMeta, committing bool, err error) {
 	meta, err = openFlush(ctx, conn, d, f, ttl)
@@ -203,12 +214,24 @@ func openFlush(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl ti
 		// A statement of its own: its snapshot is taken after the locks were.
 		start.Queue(readLogSQL, d.readArgs()...)
 	}
-	results := conn.SendBatch(ctx, start)
-	defer results.Close()
-	if _, err := results.Exec(); err != nil {
-		return nil, fmt.Errorf("begin: %w", err)
-	}
+	silent := 1 // BEGIN
 	if d != nil {
+		silent++
+	}
+	if meta, err = f.readAnswers(conn.SendBatch(ctx, start), silent, d); err != nil {
+		return nil, err
+	}
+	if d != nil && d.learnt(f.events) {
+		return nil, errAcceptedBefore
+	}
+	return meta, nil
+}
+
+// readAnswers takes the answers to the statements of a round trip: some that say nothing, the
+// one that moves the heads and, with a deduper, the one that reads the log.
+func (f *flush) readAnswers(results pgx.BatchResults, silent int, d *deduper) (meta []batchMeta, err error) {
+	defer results.Close()
+	for range silent {
 		if _, err := results.Exec(); err != nil {
 			return nil, fmt.Errorf("begin: %w", err)
 		}
@@ -230,10 +253,7 @@ func openFlush(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl ti
 		}
 	}
 	if err := results.Close(); err != nil {
-		return nil, fmt.Errorf("move the heads: %w", err)
-	}
-	if d != nil && d.learnt(f.events) {
-		return nil, errAcceptedBefore
+		return nil, fmt.Errorf("end the round trip: %w", err)
 	}
 	return meta, nil
 }
