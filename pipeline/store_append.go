@@ -120,16 +120,10 @@ func (s *Store) append(ctx context.Context, d *deduper, f *flush, ttl time.Durat
 		return nil, fmt.Errorf("%w: connect to Postgres: %w", ErrUnavailable, err)
 	}
 	defer conn.Release()
-	switch {
-	case d == nil && f.isSmall():
-		return appendSmall(ctx, conn.Conn(), f, ttl)
-	case d != nil && d.mayGuard(f):
-		meta, err := appendGuarded(ctx, conn.Conn(), d, f, ttl)
-		if err == nil {
-			return meta, nil
-		}
+	if f.isSmall() && d.mayGuard() {
+		meta, err := appendAlone(ctx, conn.Conn(), d, f, ttl)
 		if !refusedByGuard(err) {
-			return nil, classifyAppend(err, true)
+			return meta, classifyAppend(err, true)
 		}
 		d.refused = time.Now()
 	}
@@ -153,21 +147,28 @@ func (f *flush) isSmall() bool {
 	return bytes <= smallFlushBytes
 }
 
-// appendSmall is one statement, which is its own transaction: any error that is not
-// Postgres's own leaves the outcome unknown.
-func appendSmall(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duration) ([]batchMeta, error) {
-	args := append(f.headArgs(ttl), f.eventArgs()...)
+// appendAlone appends a small flush in one round trip: any error that is not Postgres's own
+// leaves the outcome unknown.
+func appendAlone(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl time.Duration) (meta []batchMeta, err error) {
 	failpoint.Hit("ingest/before-commit-alone")
-	rows, err := conn.Query(ctx, appendSmallSQL, args...)
-	if err != nil {
-		return nil, classifyAppend(err, true)
+	if d != nil {
+		meta, err = appendGuarded(ctx, conn, d, f, ttl)
+	} else {
+		meta, err = appendSmall(ctx, conn, f, ttl)
 	}
-	meta, err := f.readHeads(rows)
-	err = failpoint.Err("ingest/after-commit-alone", err)
-	if err != nil {
-		return nil, classifyAppend(err, true)
+	if err = failpoint.Err("ingest/after-commit-alone", err); err != nil {
+		return nil, err
 	}
 	return meta, nil
+}
+
+// appendSmall is one statement, which is its own transaction.
+func appendSmall(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duration) ([]batchMeta, error) {
+	rows, err := conn.Query(ctx, appendSmallSQL, append(f.headArgs(ttl), f.eventArgs()...)...)
+	if err != nil {
+		return nil, err
+	}
+	return f.readHeads(rows)
 }
 
 // appendInSteps moves the heads, lets the deduper look at what others accepted, copies the

@@ -9,8 +9,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 var (
@@ -29,9 +27,10 @@ const (
 	guardPause = time.Second
 )
 
-// mayGuard reports whether a flush that reads the log goes by one round trip.
-func (d *deduper) mayGuard(f *flush) bool {
-	return f.isSmall() && time.Since(d.refused) >= d.pause
+// mayGuard reports whether a small flush goes by one round trip: where there is a log to read,
+// unless Postgres has lately refused one.
+func (d *deduper) mayGuard() bool {
+	return d == nil || time.Since(d.refused) >= d.pause
 }
 
 // appendGuarded appends a small flush in one round trip. Postgres itself decides whether it may
@@ -50,13 +49,7 @@ func appendGuarded(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, tt
 	batch.Queue(sql, args...)
 	// A statement of its own: its snapshot is taken after the locks were.
 	batch.Queue(readGuardedSQL, d.guardArgs(f)...)
-	failpoint.Hit("ingest/before-commit-alone")
-	meta, err := f.readAnswers(conn.SendBatch(ctx, batch), 1, d)
-	err = failpoint.Err("ingest/after-commit-alone", err)
-	if err != nil {
-		return nil, err
-	}
-	return meta, nil
+	return f.readAnswers(conn.SendBatch(ctx, batch), 1, d)
 }
 
 // guardArgs are the parameters of the statement that reads the log and may refuse the flush.
