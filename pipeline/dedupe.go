@@ -52,6 +52,10 @@ type deduper struct {
 	xid, snapshot string
 	// news counts the fingerprints that it read and that are not of the set before.
 	news int
+	// refused is when Postgres last refused a flush in one round trip. For a pause after that,
+	// flushes take two.
+	refused time.Time
+	pause   time.Duration
 
 	among map[Fingerprint]struct{} // of fresh, kept for its memory
 
@@ -74,6 +78,7 @@ func newDeduper(store *Store, maxBytes int) *deduper {
 	}
 	return &deduper{
 		store: store, set: newFingerprintSet(store.DedupeWindow(), maxBytes), among: map[Fingerprint]struct{}{},
+		pause: guardPause,
 	}
 }
 

@@ -45,8 +45,9 @@ const (
 )
 
 // keepPlansSQL is for the statements of a flush that reads the log: they have one good plan,
-// whatever the parameters, and making it anew takes longer than executing it.
-const keepPlansSQL = `SET LOCAL plan_cache_mode = force_generic_plan`
+// whatever the parameters, and making it anew takes longer than executing it. SET LOCAL does the
+// same, but for a warning where there was no BEGIN.
+const keepPlansSQL = `SELECT set_config('plan_cache_mode', 'force_generic_plan', true)`
 
 const copyEventsSQL = `COPY waybill.events (position, source, type, event_id, seqnum, event) FROM STDIN BINARY`
 
@@ -119,8 +120,12 @@ func (s *Store) append(ctx context.Context, d *deduper, f *flush, ttl time.Durat
 		return nil, fmt.Errorf("%w: connect to Postgres: %w", ErrUnavailable, err)
 	}
 	defer conn.Release()
-	if d == nil && f.isSmall() {
-		return appendSmall(ctx, conn.Conn(), f, ttl)
+	if f.isSmall() && d.mayGuard() {
+		meta, err := appendAlone(ctx, conn.Conn(), d, f, ttl)
+		if !refusedByGuard(err) {
+			return meta, classifyAppend(err, true)
+		}
+		d.refused = time.Now()
 	}
 	meta, committing, err := appendInSteps(ctx, conn.Conn(), d, f, ttl)
 	if err != nil {
@@ -142,25 +147,32 @@ func (f *flush) isSmall() bool {
 	return bytes <= smallFlushBytes
 }
 
-// appendSmall is one statement, which is its own transaction: any error that is not
-// Postgres's own leaves the outcome unknown.
-func appendSmall(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duration) ([]batchMeta, error) {
-	args := append(f.headArgs(ttl), f.eventArgs()...)
+// appendAlone appends a small flush in one round trip: any error that is not Postgres's own
+// leaves the outcome unknown.
+func appendAlone(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl time.Duration) (meta []batchMeta, err error) {
 	failpoint.Hit("ingest/before-commit-alone")
-	rows, err := conn.Query(ctx, appendSmallSQL, args...)
-	if err != nil {
-		return nil, classifyAppend(err, true)
+	if d != nil {
+		meta, err = appendGuarded(ctx, conn, d, f, ttl)
+	} else {
+		meta, err = appendSmall(ctx, conn, f, ttl)
 	}
-	meta, err := f.readHeads(rows)
-	err = failpoint.Err("ingest/after-commit-alone", err)
-	if err != nil {
-		return nil, classifyAppend(err, true)
+	if err = failpoint.Err("ingest/after-commit-alone", err); err != nil {
+		return nil, err
 	}
 	return meta, nil
 }
 
+// appendSmall is one statement, which is its own transaction.
+func appendSmall(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duration) ([]batchMeta, error) {
+	rows, err := conn.Query(ctx, appendSmallSQL, append(f.headArgs(ttl), f.eventArgs()...)...)
+	if err != nil {
+		return nil, err
+	}
+	return f.readHeads(rows)
+}
+
 // appendInSteps moves the heads, lets the deduper look at what others accepted, copies the
-// events of a large flush, and commits: two round trips, or three. committing says whether the
+// events of a large flush, and commits: three round trips, or two after a refusal of the guard. committing says whether the
 // COMMIT had been sent when the error came.
 func appendInSteps(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl time.Duration) (meta []batchMeta, committing bool, err error) {
 	meta, err = openFlush(ctx, conn, d, f, ttl)
@@ -203,12 +215,24 @@ func openFlush(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl ti
 		// A statement of its own: its snapshot is taken after the locks were.
 		start.Queue(readLogSQL, d.readArgs()...)
 	}
-	results := conn.SendBatch(ctx, start)
-	defer results.Close()
-	if _, err := results.Exec(); err != nil {
-		return nil, fmt.Errorf("begin: %w", err)
-	}
+	silent := 1 // BEGIN
 	if d != nil {
+		silent++
+	}
+	if meta, err = f.readAnswers(conn.SendBatch(ctx, start), silent, d); err != nil {
+		return nil, err
+	}
+	if d != nil && d.learnt(f.events) {
+		return nil, errAcceptedBefore
+	}
+	return meta, nil
+}
+
+// readAnswers takes the answers to the statements of a round trip: some that say nothing, the
+// one that moves the heads and, with a deduper, the one that reads the log.
+func (f *flush) readAnswers(results pgx.BatchResults, silent int, d *deduper) (meta []batchMeta, err error) {
+	defer results.Close()
+	for range silent {
 		if _, err := results.Exec(); err != nil {
 			return nil, fmt.Errorf("begin: %w", err)
 		}
@@ -230,10 +254,7 @@ func openFlush(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl ti
 		}
 	}
 	if err := results.Close(); err != nil {
-		return nil, fmt.Errorf("move the heads: %w", err)
-	}
-	if d != nil && d.learnt(f.events) {
-		return nil, errAcceptedBefore
+		return nil, fmt.Errorf("end the round trip: %w", err)
 	}
 	return meta, nil
 }

@@ -68,7 +68,7 @@ type crashGroup struct {
 	env        []string
 }
 
-// A few events, in one statement, and many, by COPY.
+// A few events, in one round trip, and many, by COPY.
 const few, many = 3, 100
 
 // refusedType is the type of events that the endpoint refuses, where it is told to.
@@ -99,12 +99,12 @@ func ingestCrashes() []crash {
 	dies, diesCopying := crash{action: failpoint.Kill}, crash{action: failpoint.Kill, events: many}
 	loses, losesCopy := crash{action: failpoint.Lose}, crash{action: failpoint.Lose, events: many}
 	return slices.Concat(
-		dies.at("ingest/in-transaction", "ingest/before-commit", "ingest/after-commit"),
-		diesCopying.at("ingest/in-copy", "ingest/before-commit", "ingest/after-commit"),
+		dies.at("ingest/before-commit-alone", "ingest/after-commit-alone"),
+		diesCopying.at("ingest/in-transaction", "ingest/in-copy", "ingest/before-commit", "ingest/after-commit"),
 		dies.at("ingest/before-enqueue", "ingest/after-enqueue", "ingest/before-answer", "ingest/after-answer",
 			"ingest/before-publish", "ingest/after-publish"),
 		losesCopy.at("ingest/after-commit"),
-		loses.at("ingest/after-commit", "ingest/after-publish"),
+		loses.at("ingest/after-commit-alone", "ingest/after-publish"),
 	)
 }
 

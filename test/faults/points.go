@@ -33,8 +33,8 @@ func (p failPoint) process() string {
 // failPoints is the table.
 func failPoints() []failPoint {
 	return []failPoint{
-		{name: "ingest/before-commit-alone"},
-		{name: "ingest/after-commit-alone", loses: true},
+		{name: "ingest/before-commit-alone", anytime: true},
+		{name: "ingest/after-commit-alone", anytime: true, loses: true},
 		{name: "ingest/in-transaction", anytime: true},
 		{name: "ingest/in-copy", anytime: true},
 		{name: "ingest/before-commit", anytime: true},
