@@ -27,6 +27,17 @@ func Scenarios() []Scenario {
 	return []Scenario{
 		{"limit", "what this machine can do at most, with the same bytes: COPY, commits, JetStream, gRPC, HTTP, fsync", runLimit},
 		{"baseline", "tiny events at the highest sustained rate; and 10 closed-loop callers that send 100,000 events one by one", runBaseline},
+		{"payload", "events of 50 B, 200 B, 1 KB, 5 KB, 20 KB and 50 KB", runPayload},
+		{"realistic", "60/30/10 mix of track, identify and page events with real-looking bodies, 450 keys", runRealistic},
+		{"burst", "spikes of 10 times a base load: queue depth and time to drain", runBurst},
+		{"errors", "10 % invalid events: what refusing costs, and whether each verdict is right", runErrors},
+		{"ramp", "100, 500, 1k, 2k, … events/s until the system no longer keeps up: the knee, and what bounds it", runRamp},
+		{"sustained", "1k, 10k and 20k events/s for a minute each, or for --for: is the queue flat", runSustained},
+		{"outage", "a million events while the endpoint is down, and how fast they drain once it is up", runOutage},
+		{"slow-sink", "an endpoint that answers after 50 ms and after 1 s", runSlowSink},
+		{"scale", "1, 2 and 4 forwarders against an endpoint that answers after 50 ms", runScale},
+		{"propagation", "from the transaction to a consumer of the queue: p50, p95, p99", runPropagation},
+		{"latency", "from acceptance to the endpoint, at low and at moderate rates", runLatency},
 		{"quick", "under two minutes, correctness first: for CI and for comparing two commits", runQuick},
 		{"targets", "the project's targets, a line each, in under eight minutes; exit status 1 when one is short", runTargets},
 	}

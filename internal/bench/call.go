@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -63,6 +64,9 @@ func badAnswer(format string, args ...any) outcome {
 // settle notes the outcome of a call in the ledger.
 func (c *call) settle(o outcome, at tick) {
 	n := c.events()
+	if o.err == nil && !slices.Equal(o.refused, c.message.bad) {
+		c.ledger.misjudge(o.refused, c.message.bad)
+	}
 	switch {
 	case o.err != nil:
 		marks := uint32(isRefused)

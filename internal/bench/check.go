@@ -63,6 +63,12 @@ func (s *System) drainArrivals(ctx context.Context) error {
 // verdicts compares what was accepted with what the sinks have and what waits for them.
 func (s *System) verdicts(ctx context.Context) ([]Verdict, error) {
 	var out []Verdict
+	var retransmits int64
+	if s.stack != nil {
+		s.prober.mu.Lock() // the stack answers one at a time
+		retransmits = s.stack.Counters(ctx).Retransmits
+		s.prober.mu.Unlock()
+	}
 	for _, sink := range []string{ingressSink, archiveSink} {
 		why, err := s.look(ctx, sink)
 		if err != nil {
@@ -71,6 +77,7 @@ func (s *System) verdicts(ctx context.Context) ([]Verdict, error) {
 		v := Verdict{System: s.Name, Sink: sink, Unchecked: why}
 		if why == "" {
 			v = s.ledger.judge(s.Name, sink)
+			v.Retransmits = retransmits
 		}
 		out = append(out, v)
 	}

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -51,6 +52,7 @@ type ledger struct {
 	last           atomic.Int64 // tick of the newest of these
 	doubled        atomic.Int64 // arrivals beyond the first of an event
 	doubledArchive atomic.Int64 // the same, of the archive
+	misjudged      atomic.Int64 // events that ingest accepted or refused wrongly
 	foreign        atomic.Int64 // arrivals that are not of this run
 
 	chunks atomic.Pointer[[]*chunk]
@@ -134,6 +136,24 @@ func (l *ledger) arrive(id []byte, at tick) {
 	}
 	l.arrived.Add(1)
 	l.last.Store(int64(at))
+}
+
+// misjudge counts the events of a call whose verdict is not what it must be; both lists are
+// in order.
+func (l *ledger) misjudge(refused, bad []int) {
+	wrong := 0
+	for _, i := range refused {
+		if _, ok := slices.BinarySearch(bad, i); !ok {
+			wrong++
+		}
+	}
+	for _, i := range bad {
+		if _, ok := slices.BinarySearch(refused, i); !ok {
+			wrong++
+		}
+	}
+	l.misjudged.Add(int64(wrong))
+	l.fault("ingress: of one call the events %v were refused; the invalid ones are %v", refused, bad)
 }
 
 func (l *ledger) fault(format string, args ...any) {

@@ -61,6 +61,19 @@ func TestVerdictSeesADoubledEvent(t *testing.T) {
 	}
 }
 
+// TestRetransmitsExplainDoubles: those of the endpoint, and no more than there were.
+func TestRetransmitsExplainDoubles(t *testing.T) {
+	for _, test := range []struct {
+		sink                 string
+		doubled, retransmits int64
+		ok                   bool
+	}{{ingressSink, 3, 3, true}, {ingressSink, 4, 3, false}, {archiveSink, 1, 3, false}} {
+		if v := (Verdict{Sink: test.sink, Doubled: test.doubled, Retransmits: test.retransmits}); v.OK() != test.ok {
+			t.Errorf("%v", v)
+		}
+	}
+}
+
 func TestVerdictOfWhatWaitsOrWasGivenUp(t *testing.T) {
 	l := newLedger(time.Now())
 	first := mustAccept(t, l, 3)

@@ -76,7 +76,7 @@ func (s *System) limitOfJetStream(ctx context.Context, load Load) (err error) {
 		return fmt.Errorf("limit of JetStream: %w", err)
 	}
 	defer func() { err = errors.Join(err, js.DeleteStream(ctx, limitStream)) }()
-	calls, err := content{bytes: load.Bytes, perCall: load.Events, keys: load.Keys}.deal(s.ledger.run)
+	calls, err := load.content().deal(s.ledger.run)
 	if err != nil {
 		return err
 	}

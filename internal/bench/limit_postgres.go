@@ -68,7 +68,7 @@ var copyConnections = []int{1, 2, 4}
 // copyRate is how many rows/s, of the same content as a load's, COPY stores in a table like
 // waybill.events, for length on each number of connections.
 func (s *System) copyRate(ctx context.Context, load Load, length time.Duration) (best float64, err error) {
-	calls, err := content{bytes: load.Bytes, perCall: load.Events, keys: load.Keys}.deal(s.ledger.run)
+	calls, err := load.content().deal(s.ledger.run)
 	if err != nil {
 		return 0, err
 	}
@@ -133,7 +133,7 @@ func (s *System) commitLatency(ctx context.Context, rows int) (_ *hdrhistogram.H
 			return nil, fmt.Errorf("limit of commits: %w", err)
 		}
 	}
-	e, err := newEvent(s.ledger.run, 0, bytes.Repeat([]byte{'x'}, 256))
+	e, err := newEvent(s.ledger.run, 0, bytes.Repeat([]byte{'x'}, 256), false)
 	if err != nil {
 		return nil, err
 	}

@@ -31,6 +31,10 @@ type Load struct {
 	Bytes  int `json:"bytes"`
 	Events int `json:"events_per_call"`
 	Keys   int `json:"keys"`
+	// Mix makes bodies and keys as a web site has them, whatever Bytes and Keys say. Invalid
+	// is the share of events, 0 to 1, that ingest must refuse; only calls of several have any.
+	Mix     bool    `json:"mix,omitempty"`
+	Invalid float64 `json:"invalid,omitempty"`
 	// Rate is events/s of an open loop; 0: a closed loop of Callers.
 	Rate    float64 `json:"rate"`
 	Callers int     `json:"callers"`
@@ -52,12 +56,20 @@ func (l Load) Validate() error {
 		return fmt.Errorf("events per call: %d, keys: %d, connections: %d; want 1 or more of each", l.Events, l.Keys, l.Connections)
 	case l.Events > 1 && l.Transport != overGRPC:
 		return fmt.Errorf("events per call: %d; over %s a call has 1", l.Events, l.Transport)
+	case (l.Mix || l.Invalid > 0) && l.Transport != overGRPC || l.Invalid > 0 && l.Events == 1:
+		return fmt.Errorf("mixed or invalid events over %s, %d a call; want grpc, and several a call for invalid ones", l.Transport, l.Events)
+	case l.Invalid < 0 || l.Invalid > 1:
+		return fmt.Errorf("invalid: %v; want a share from 0 to 1", l.Invalid)
 	case l.Rate < 0 || (l.Rate == 0) != (l.Callers > 0):
 		return fmt.Errorf("rate: %v, callers: %d; want a rate for an open loop, or callers and no rate for a closed one", l.Rate, l.Callers)
 	case l.For <= 0 || l.WarmUp < 0:
 		return fmt.Errorf("for: %v, warm-up: %v; want a positive and a non-negative duration", l.For, l.WarmUp)
 	}
 	return nil
+}
+
+func (l Load) content() content {
+	return content{bytes: l.Bytes, perCall: l.Events, keys: l.Keys, mix: l.Mix, invalid: l.Invalid}
 }
 
 const (
@@ -129,7 +141,7 @@ func newGenerator(load Load, l *ledger, httpURL, grpcAddr string) (*generator, e
 	if err != nil {
 		return nil, fmt.Errorf("stage %s: %w", load.Name, err)
 	}
-	calls, err := content{bytes: load.Bytes, perCall: load.Events, keys: load.Keys}.deal(l.run)
+	calls, err := load.content().deal(l.run)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("stage %s: %w", load.Name, err), g.sender.close())
 	}

@@ -31,7 +31,7 @@ func (*stub) close() error { return nil }
 func mustGenerator(t *testing.T, load Load, s sender) *generator {
 	t.Helper()
 	l := newLedger(time.Now())
-	calls, err := content{bytes: load.Bytes, perCall: load.Events, keys: load.Keys}.deal(l.run)
+	calls, err := load.content().deal(l.run)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,8 +170,29 @@ func TestFailedCallsAreNotAccepted(t *testing.T) {
 		c = g.prepare(1, time.Now())
 		g.answered(1, c, time.Now(), outcome{refused: []int{0, 99}})
 		v := g.ledger.judge("s", ingressSink)
-		if v.Accepted != 98 || v.Refused+v.Unknown != 102 || (v.Unknown == 100) != unknown || g.errs["no"] != 1 {
+		if v.OK() || v.Misjudged != 2 || v.Accepted != 98 || v.Refused+v.Unknown != 102 || (v.Unknown == 100) != unknown || g.errs["no"] != 1 {
 			t.Errorf("%+v, %v", v, g.errs)
+		}
+	}
+}
+
+// TestInvalidEventsMustBeRefused: exactly the invalid ones of a call.
+func TestInvalidEventsMustBeRefused(t *testing.T) {
+	load := standard("invalid")
+	load.Callers, load.Invalid = 1, 0.1
+	g := mustGenerator(t, load, &stub{})
+	bad := g.messages[0].bad
+	if len(bad) < 2 || len(bad) > 25 {
+		t.Fatalf("%d of 100 events are invalid; want about 10", len(bad))
+	}
+	for i, test := range []struct {
+		refused   []int
+		misjudged int64
+	}{{bad, 0}, {bad[1:], 1}, {nil, 1 + int64(len(bad))}} {
+		c := g.prepare(int64(i), time.Now())
+		g.answered(int64(i), c, time.Now(), outcome{refused: test.refused})
+		if n := g.ledger.misjudged.Load(); n != test.misjudged {
+			t.Errorf("%v refused: %d events are misjudged so far; want %d", test.refused, n, test.misjudged)
 		}
 	}
 }

@@ -22,12 +22,15 @@ type content struct {
 	bytes   int // of data
 	perCall int // events
 	keys    int
+	mix     bool    // bodies and keys as a web site has them, instead
+	invalid float64 // share of events that ingest must refuse
 }
 
 // message is an encoded call: what goes over the wire but for the ids.
 type message struct {
 	wire []byte
 	ids  []int // where each event's id is in wire
+	bad  []int // indexes of the events that must be refused
 }
 
 // event is one event before it is put into a call.
@@ -35,6 +38,7 @@ type event struct {
 	source, typ string
 	data        []byte
 	encoded     []byte // as io.cloudevents.v1.CloudEvent
+	bad         bool   // must be refused
 }
 
 // idAt is where the id is in the encoding of an event: behind a tag and a length.
@@ -53,9 +57,14 @@ func (c content) deal(run string) ([][]event, error) {
 	for i := range out {
 		out[i] = make([]event, c.perCall)
 		for j := range out[i] {
-			key, from := order[(i*c.perCall+j)%c.keys], r.IntN(len(noise)-c.bytes)
 			var err error
-			if out[i][j], err = newEvent(run, key, noise[from:from+c.bytes]); err != nil {
+			if c.mix {
+				out[i][j], err = mixEvent(r, run)
+			} else {
+				key, from := order[(i*c.perCall+j)%c.keys], r.IntN(len(noise)-c.bytes)
+				out[i][j], err = newEvent(run, key, noise[from:from+c.bytes], r.Float64() < c.invalid)
+			}
+			if err != nil {
 				return nil, err
 			}
 		}
@@ -63,13 +72,28 @@ func (c content) deal(run string) ([][]event, error) {
 	return out, nil
 }
 
-func newEvent(run string, key int, data []byte) (event, error) {
-	e := event{
-		source: "/bench/" + run + "/" + strconv.Itoa(key%keySources), typ: "bench.type" + strconv.Itoa(key/keySources), data: data,
+// newEvent makes an event of text. A bad one has no type.
+func newEvent(run string, key int, data []byte, bad bool) (event, error) {
+	typ := "bench.type" + strconv.Itoa(key/keySources)
+	if bad {
+		typ = ""
 	}
-	ce := &pb.CloudEvent{
-		Id: string(make([]byte, eventIDBytes)), Source: e.source, SpecVersion: "1.0", Type: e.typ,
-		Data: &pb.CloudEvent_TextData{TextData: string(data)},
+	e, err := encodeAs("/bench/"+run+"/"+strconv.Itoa(key%keySources), typ, data, "")
+	e.bad = bad
+	return e, err
+}
+
+// encodeAs makes an event of text, or of bytes with a content type.
+func encodeAs(source, typ string, data []byte, contentType string) (event, error) {
+	e := event{source: source, typ: typ, data: data}
+	ce := &pb.CloudEvent{Id: string(make([]byte, eventIDBytes)), Source: source, SpecVersion: "1.0", Type: typ}
+	if contentType == "" {
+		ce.Data = &pb.CloudEvent_TextData{TextData: string(data)}
+	} else {
+		ce.Data = &pb.CloudEvent_BinaryData{BinaryData: data}
+		ce.Attributes = map[string]*pb.CloudEventAttributeValue{
+			"datacontenttype": {Attr: &pb.CloudEventAttributeValue_CeString{CeString: contentType}},
+		}
 	}
 	var err error
 	if e.encoded, err = (proto.MarshalOptions{Deterministic: true}).Marshal(ce); err != nil {
@@ -84,7 +108,10 @@ type encode func(events []event) message
 // encodeBatch is a CloudEventBatch.
 func encodeBatch(events []event) message {
 	var t message
-	for _, e := range events {
+	for i, e := range events {
+		if e.bad {
+			t.bad = append(t.bad, i)
+		}
 		t.wire = protowire.AppendTag(t.wire, 1, protowire.BytesType)
 		t.wire = protowire.AppendVarint(t.wire, uint64(len(e.encoded)))
 		t.ids = append(t.ids, len(t.wire)+idAt)

@@ -211,6 +211,9 @@ func (st *Stage) figures() []Figure {
 	if st.WAL > 0 {
 		out = append(out, Figure{"WAL", st.WAL, "bytes/event", Shape})
 	}
+	if st.Allocations > 0 {
+		out = append(out, Figure{"allocations of ingest", st.Allocations, "objects/event", Shape})
+	}
 	for _, process := range sortedKeys(st.Memory) {
 		out = append(out, Figure{"peak RSS " + process, float64(st.Memory[process]) / (1 << 20), "MiB", Absolute})
 	}

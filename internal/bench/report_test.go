@@ -161,7 +161,7 @@ func TestTargetLines(t *testing.T) {
 		{least, 0.4, nil, "a 0.4000 want >=0.5000 short"},
 		{most, 19, nil, "b 19.00ms want <=20.00ms ok"},
 		{most, 21, nil, "b 21.00ms want <=20.00ms short"},
-		{most, 0, errors.New("no"), "b 0ms want <=20.00ms short (not measured: no)"},
+		{most, 0, errors.New("no"), "b 0ms want <=20.00ms short (no)"},
 	} {
 		if got := test.target.judge(test.value, test.err).String(); got != test.want {
 			t.Errorf("%q; want %q", got, test.want)

@@ -46,6 +46,8 @@ type Stage struct {
 	CPU map[string]float64 `json:"cpu_us_per_event"`
 	// WAL is bytes an event, of the same time.
 	WAL float64 `json:"wal_bytes_per_event"`
+	// Allocations is how many objects the first ingest allocated an event, in the window.
+	Allocations float64 `json:"ingest_allocations_per_event"`
 	// Memory is the most that each process had resident since it began, bytes.
 	Memory map[string]int64 `json:"peak_rss_bytes"`
 	// MaxQueued and MaxOldest are the highest of the window's samples, by sink.
@@ -63,12 +65,18 @@ type mark struct {
 	offered  int64
 	sample   Sample
 	accepted int64
+	mallocs  float64 // of the first ingest, since it began
 }
 
 // Run puts a load on a system, waits until everything is delivered, and returns what was
 // measured; the report gets it too.
 func (s *System) Run(ctx context.Context, load Load) (*Stage, error) {
-	stage, err := s.run(ctx, load)
+	return s.RunThen(ctx, load, nil)
+}
+
+// RunThen is Run; then, which may be nil, is called between the end of the load and the wait.
+func (s *System) RunThen(ctx context.Context, load Load, then func(context.Context) error) (*Stage, error) {
+	stage, err := s.run(ctx, load, then)
 	if err != nil {
 		return nil, fmt.Errorf("system %s: stage %s: %w", s.Name, load.Name, err)
 	}
@@ -77,7 +85,7 @@ func (s *System) Run(ctx context.Context, load Load) (*Stage, error) {
 	return stage, nil
 }
 
-func (s *System) run(ctx context.Context, load Load) (*Stage, error) {
+func (s *System) run(ctx context.Context, load Load, then func(context.Context) error) (*Stage, error) {
 	s.bench.config.Settings.apply(&load)
 	g, err := newGenerator(load, s.ledger, s.httpURL, s.grpcAddr)
 	if err != nil {
@@ -96,6 +104,11 @@ func (s *System) run(ctx context.Context, load Load) (*Stage, error) {
 		return nil, err
 	}
 	s.prober.enter(load.Name + " drain")
+	if then != nil {
+		if err := then(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.drain(ctx); err != nil {
 		return nil, err
 	}
@@ -129,7 +142,20 @@ func (s *System) window(ctx context.Context, g *generator) (began, end mark, err
 
 func (s *System) mark(ctx context.Context) (mark, error) {
 	sample, err := s.prober.look(ctx)
-	return mark{at: sample.At, offered: sample.Offered, accepted: sample.Accepted, sample: sample}, err
+	if err != nil {
+		return mark{}, err
+	}
+	out := mark{at: sample.At, offered: sample.Offered, accepted: sample.Accepted, sample: sample}
+	if s.stack != nil {
+		families, err := s.stack.Metrics(ctx, "ingest-1")
+		if err != nil {
+			return mark{}, err
+		}
+		for _, m := range families["go_memstats_mallocs_total"].GetMetric() {
+			out.mallocs = m.GetCounter().GetValue()
+		}
+	}
+	return out, nil
 }
 
 // evaluate makes figures of what was seen.
@@ -161,6 +187,9 @@ func (s *System) evaluate(g *generator, began, end, drained mark) (*Stage, error
 			st.CPU[process] = float64(used-began.sample.CPU[process]) / float64(time.Microsecond) / events
 		}
 		st.WAL = float64(drained.sample.WAL-began.sample.WAL) / events
+	}
+	if accepted := end.accepted - began.accepted; accepted > 0 {
+		st.Allocations = (end.mallocs - began.mallocs) / float64(accepted)
 	}
 	for _, sample := range st.Samples {
 		if sample.At.After(end.at) {

@@ -54,15 +54,16 @@ func (r TargetResult) String() string {
 		word = "ok"
 	}
 	if r.Error != "" {
-		word += " (not measured: " + r.Error + ")"
+		word += " (" + r.Error + ")"
 	}
 	return fmt.Sprintf("%s %s%s want %s%s%s %s", r.Name, formatValue(r.Value), r.Unit, sign, formatValue(r.Limit), r.Unit, word)
 }
 
 // targetGroup is targets that one system, or several of their own, are measured for.
 type targetGroup struct {
-	name    string
-	change  changeStack
+	name string
+	// own says that each target starts its systems by itself.
+	own     bool
 	targets []Target
 }
 
@@ -72,19 +73,16 @@ func runTargets(ctx context.Context, b *Bench) error {
 		return errors.New("targets are ratios to what the same machine can do: they need a system of their own; leave the addresses out")
 	}
 	for _, group := range targetGroups() {
-		err := b.with(ctx, group.name, group.change, func(s *System) error {
-			m := &measured{system: s, stages: map[string]*Stage{}, values: map[string]float64{}}
-			for _, target := range group.targets {
-				value, err := target.measure(ctx, m)
-				if ctx.Err() != nil {
-					return ctx.Err()
-				}
-				result := target.judge(value, err)
-				b.report.Targets = append(b.report.Targets, result)
-				b.config.Say(result.String())
-			}
-			return nil
-		})
+		m := &measured{bench: b, stages: map[string]*Stage{}, values: map[string]float64{}}
+		var err error
+		if group.own {
+			err = m.all(ctx, group.targets)
+		} else {
+			err = b.with(ctx, group.name, nil, func(s *System) error {
+				m.system = s
+				return m.all(ctx, group.targets)
+			})
+		}
 		if err != nil {
 			return err
 		}
@@ -92,10 +90,25 @@ func runTargets(ctx context.Context, b *Bench) error {
 	return nil
 }
 
+// all measures targets. One that cannot be measured is short, and the others go on.
+func (m *measured) all(ctx context.Context, targets []Target) error {
+	for _, target := range targets {
+		value, err := target.measure(ctx, m)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		result := target.judge(value, err)
+		m.bench.report.Targets = append(m.bench.report.Targets, result)
+		m.bench.config.Say(result.String())
+	}
+	return nil
+}
+
 // measured is what was measured for the targets of a group so far: several of them go by the
 // same stage.
 type measured struct {
-	system *System
+	bench  *Bench
+	system *System // nil: the targets start their own
 	stages map[string]*Stage
 	values map[string]float64
 }
@@ -112,6 +125,15 @@ func (m *measured) stage(ctx context.Context, load Load) (*Stage, error) {
 	return st, err
 }
 
+// open is stage, with an error beside it where the generator could not keep up.
+func (m *measured) open(ctx context.Context, load Load) (*Stage, error) {
+	st, err := m.stage(ctx, load)
+	if err == nil && st.Saturated != "" {
+		err = fmt.Errorf("stage %s: %s", load.Name, st.Saturated)
+	}
+	return st, err
+}
+
 // value measures what has a name, or returns what it was.
 func (m *measured) value(kind Kind, name, unit string, measure func() (float64, error)) (float64, error) {
 	if v, known := m.values[name]; known {
@@ -122,6 +144,6 @@ func (m *measured) value(kind Kind, name, unit string, measure func() (float64, 
 		return 0, err
 	}
 	m.values[name] = v
-	m.system.bench.figure(kind, name, v, unit)
+	m.bench.figure(kind, name, v, unit)
 	return v, nil
 }

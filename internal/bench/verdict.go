@@ -23,6 +23,9 @@ type Verdict struct {
 	Lost        int64 `json:"lost"`
 	// Doubled counts deliveries beyond the first of an event.
 	Doubled int64 `json:"doubled"`
+	// Retransmits counts the events that janitors published again, which the endpoint may
+	// get twice; nothing else may lead to doubles, and the archive has none.
+	Retransmits int64 `json:"retransmits"`
 	// Unknown counts events whose call came to no answer, Stored those of them that the
 	// sink has; none of them is accepted.
 	Unknown int64 `json:"unknown"`
@@ -31,14 +34,24 @@ type Verdict struct {
 	// has all the same.
 	Refused    int64 `json:"refused"`
 	Surprising int64 `json:"refused_delivered"`
+	// Misjudged counts events that ingest refused although they are valid, or accepted
+	// although they are not.
+	Misjudged int64 `json:"misjudged"`
 	// Unchecked says why the sink could not be looked at; empty: it was.
 	Unchecked string `json:"unchecked,omitempty"`
 	// Examples are the first few faults, for people.
 	Examples []string `json:"examples,omitempty"`
 }
 
-// OK reports whether nothing is lost, doubled or delivered in spite of a refusal.
-func (v Verdict) OK() bool { return v.Lost == 0 && v.Doubled == 0 && v.Surprising == 0 }
+// OK reports whether nothing is lost, judged wrongly, delivered in spite of a refusal, or
+// doubled without a reason.
+func (v Verdict) OK() bool {
+	explained := int64(0)
+	if v.Sink == ingressSink {
+		explained = v.Retransmits
+	}
+	return v.Lost == 0 && v.Doubled <= explained && v.Surprising == 0 && v.Misjudged == 0
+}
 
 // String is the line of a report.
 func (v Verdict) String() string {
@@ -51,6 +64,12 @@ func (v Verdict) String() string {
 	}
 	line := fmt.Sprintf("%s %s: %s: accepted %d = delivered %d + pending %d + dead letters %d; lost %d, doubled %d",
 		v.System, v.Sink, word, v.Accepted, v.Delivered, v.Pending, v.DeadLetters, v.Lost, v.Doubled)
+	if v.Retransmits > 0 {
+		line += fmt.Sprintf(", retransmitted %d", v.Retransmits)
+	}
+	if v.Misjudged > 0 {
+		line += fmt.Sprintf(", judged wrongly by ingest %d", v.Misjudged)
+	}
 	if v.Unknown+v.Refused > 0 {
 		line += fmt.Sprintf("; unknown %d (%d delivered), refused %d (%d delivered)", v.Unknown, v.Stored, v.Refused, v.Surprising)
 	}
@@ -96,7 +115,7 @@ func (l *ledger) judge(system, sink string) Verdict {
 			}
 		}
 	})
-	v.Doubled = l.doubledIn(sink)
+	v.Doubled, v.Misjudged = l.doubledIn(sink), l.misjudged.Load()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, fault := range l.faults {
