@@ -9,6 +9,7 @@
 //	waybill archive cat                 print archived events
 //	waybill deadletters ls|show         look at what a sink refused or did not take in time
 //	waybill deadletters requeue|purge   send it again, or delete it
+//	waybill bench SCENARIO              measure a system and check that it loses nothing
 //	waybill endpoint                    a ChipIngress endpoint that records what it gets
 //	waybill ingest|forwarder|janitor    the three processes, as the programs of these names
 //	waybill healthcheck URL             for containers without a shell
@@ -38,6 +39,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/waybillhq/waybill/internal/bench"
 	"github.com/waybillhq/waybill/internal/cli"
 	"github.com/waybillhq/waybill/internal/devrun"
 	"github.com/waybillhq/waybill/internal/endpoint"
@@ -56,6 +58,8 @@ type commands struct {
 	Ingest      process.Ingest     `cmd:"" help:"Run an ingest: take events and make them durable."`
 	Forwarder   process.Forwarder  `cmd:"" help:"Run a forwarder: deliver queued events to the sinks."`
 	Janitor     process.Janitor    `cmd:"" help:"Run a janitor: settle, retransmit, expire and tidy up."`
+	Bench       benchCommand       `cmd:"" help:"Measure a system and check that it loses nothing."`
+	BenchEcho   benchEchoCommand   `cmd:"" name:"bench-echo" hidden:"" help:"Run what waybill bench compares an ingest with."`
 	Endpoint    endpointCommand    `cmd:"" help:"Run a ChipIngress endpoint that records what it gets."`
 	NATSServer  natsServerCommand  `cmd:"" name:"nats-server" hidden:"" help:"Run the nats-server of waybill dev."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask a URL whether all is well."`
@@ -114,6 +118,7 @@ func defaults() kong.Vars {
 		"sinks":     strings.Join(pipeline.DefaultSpec().Sinks, ","),
 		"http_addr": stack.HTTPAddr, "grpc_addr": stack.GRPCAddr, "emit_to": "http://" + stack.HTTPAddr,
 		"endpoint_addr": "127.0.0.1:50052", "endpoint_admin_addr": "127.0.0.1:9092",
+		"bench_scenarios":      strings.Join(bench.Names(), ","),
 		"endpoint_max_records": strconv.Itoa(endpoint.DefaultConfig().MaxRecords),
 	}
 }

@@ -1,0 +1,307 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/waybillhq/waybill/internal/procstat"
+	"github.com/waybillhq/waybill/pipeline"
+)
+
+const (
+	probeEvery = time.Second
+	// probeTimeout bounds one look.
+	probeTimeout = 10 * time.Second
+	// surveyShare keeps surveys of a large backlog from loading the database: at most this
+	// share of the time is spent on them.
+	surveyShare = 10
+	// self is the benchmark's own process, generator and receiving endpoint, among the others.
+	self = "bench"
+)
+
+// SinkSample is what is known of a sink at one moment.
+type SinkSample struct {
+	Delivered int64   `json:"delivered"`
+	Pending   int64   `json:"pending"`
+	OldestAge float64 `json:"oldest_age_s"`
+	// Queued counts the messages that JetStream holds for the sink: those that no
+	// forwarder has, and those that one has and has not acknowledged.
+	Queued int64 `json:"queued"`
+}
+
+// Sample is what is known of a system at one moment. Counts are since its start.
+type Sample struct {
+	At       time.Time                `json:"at"`
+	Stage    string                   `json:"stage"` // and its part: warm-up, window or drain
+	Offered  int64                    `json:"offered"`
+	Accepted int64                    `json:"accepted"`
+	Sinks    map[string]SinkSample    `json:"sinks"`
+	CPU      map[string]time.Duration `json:"cpu_ns"` // by process
+	WAL      int64                    `json:"wal_bytes"`
+}
+
+// prober looks at a system once a second.
+type prober struct {
+	system *System
+	conn   *pgx.Conn // nil: no database is known
+	stop   context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu       sync.Mutex // guards what follows, and conn
+	stage    string
+	samples  []Sample
+	counters devrunCounters
+	survey   map[string]SinkSample // Pending and OldestAge
+	surveyed time.Time             // when the next survey may be made
+	err      error                 // the first
+}
+
+// devrunCounters are what the processes say of the sinks.
+type devrunCounters struct{ delivered map[string]int64 }
+
+func startProber(ctx context.Context, s *System) (*prober, error) {
+	p := &prober{system: s}
+	if s.databaseURL != "" {
+		var err error
+		if p.conn, err = s.postgres(ctx); err != nil {
+			return nil, err
+		}
+	}
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	p.stop = stop
+	p.wg.Go(func() { p.run(running) })
+	return p, nil
+}
+
+func (p *prober) close() error {
+	p.stop()
+	p.wg.Wait()
+	if p.conn != nil {
+		_ = p.conn.Close(context.Background()) // it only reads
+	}
+	return p.err
+}
+
+func (p *prober) run(ctx context.Context) {
+	ticker := time.NewTicker(probeEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		sample, err := p.look(ctx)
+		if err != nil {
+			p.mu.Lock()
+			if p.err == nil && ctx.Err() == nil {
+				p.err = fmt.Errorf("probe: %w", err)
+			}
+			p.mu.Unlock()
+			continue
+		}
+		p.mu.Lock()
+		sample.Stage = p.stage
+		p.samples = append(p.samples, sample)
+		p.mu.Unlock()
+		p.show(sample)
+	}
+}
+
+// enter names the stage that the coming samples are of.
+func (p *prober) enter(stage string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stage = stage
+}
+
+// since returns the samples from a time on.
+func (p *prober) since(from time.Time) []Sample {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []Sample
+	for _, s := range p.samples {
+		if !s.At.Before(from) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// look asks everybody.
+func (p *prober) look(ctx context.Context) (Sample, error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := p.system.ledger
+	s := Sample{At: time.Now(), Offered: l.reserved.Load(), Accepted: l.accepted.Load(), Sinks: map[string]SinkSample{}}
+	if p.system.stack != nil {
+		p.counters.delivered = p.system.stack.Counters(ctx).Delivered
+	}
+	for sink, n := range p.counters.delivered {
+		s.Sinks[sink] = SinkSample{Delivered: n}
+	}
+	var errs [3]error
+	s.CPU, errs[0] = p.system.cpu()
+	if p.conn != nil {
+		s.WAL, errs[1] = p.lookAtPostgres(ctx, s.Sinks)
+	}
+	if p.system.nats != nil {
+		errs[2] = p.lookAtQueue(ctx, s.Sinks)
+	}
+	if p.system.receiver != nil {
+		ingress := s.Sinks[ingressSink]
+		ingress.Delivered = l.arrived.Load() // exact, and sooner than the forwarders say so
+		s.Sinks[ingressSink] = ingress
+	}
+	return s, errors.Join(errs[:]...)
+}
+
+const (
+	walSQL = `SELECT pg_current_wal_lsn() - '0/0'::pg_lsn`
+	// The table of batches is small, but a backlog of lone events makes it large.
+	surveySQL = `
+		SELECT s.name, coalesce(sum(b.events), 0), coalesce(extract(epoch FROM now() - min(b.accepted_at)), 0)::float8
+		FROM waybill.sinks s LEFT JOIN waybill.batches b ON s.name = ANY (b.waiting_for) GROUP BY s.name`
+)
+
+func (p *prober) lookAtPostgres(ctx context.Context, sinks map[string]SinkSample) (wal int64, err error) {
+	if err := p.conn.QueryRow(ctx, walSQL).Scan(&wal); err != nil {
+		return 0, fmt.Errorf("position of the WAL: %w", err)
+	}
+	if began := time.Now(); began.After(p.surveyed) {
+		if p.survey, err = p.readSurvey(ctx); err != nil {
+			return 0, fmt.Errorf("what waits in Postgres: %w", err)
+		}
+		p.surveyed = time.Now().Add((surveyShare - 1) * time.Since(began))
+	}
+	for sink, seen := range p.survey {
+		s := sinks[sink]
+		s.Pending, s.OldestAge = seen.Pending, seen.OldestAge
+		sinks[sink] = s
+	}
+	return wal, nil
+}
+
+func (p *prober) readSurvey(ctx context.Context) (map[string]SinkSample, error) {
+	rows, err := p.conn.Query(ctx, surveySQL)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := map[string]SinkSample{}
+	for rows.Next() {
+		var sink string
+		var s SinkSample
+		if err := rows.Scan(&sink, &s.Pending, &s.OldestAge); err != nil {
+			return nil, err
+		}
+		out[sink] = s
+	}
+	return out, rows.Err()
+}
+
+// lookAtQueue adds up the lanes' consumers, whose names are <sink>-<lane>.
+func (p *prober) lookAtQueue(ctx context.Context, sinks map[string]SinkSample) error {
+	js, err := jetstream.New(p.system.nats)
+	if err != nil {
+		return fmt.Errorf("depth of the queue: %w", err)
+	}
+	stream, err := js.Stream(ctx, pipeline.EventsStream)
+	if err != nil {
+		return fmt.Errorf("depth of the queue: %w", err)
+	}
+	consumers := stream.ListConsumers(ctx)
+	for info := range consumers.Info() {
+		sink := info.Name[:max(0, strings.LastIndexByte(info.Name, '-'))]
+		s := sinks[sink]
+		s.Queued += int64(info.NumPending) + int64(info.NumAckPending)
+		sinks[sink] = s
+	}
+	if err := consumers.Err(); err != nil {
+		return fmt.Errorf("depth of the queue: %w", err)
+	}
+	return nil
+}
+
+// cpu is what each process has used, this one included.
+func (s *System) cpu() (map[string]time.Duration, error) {
+	out := map[string]time.Duration{}
+	own, err := procstat.CPU(os.Getpid())
+	out[self] = own
+	if s.stack == nil {
+		return out, err
+	}
+	for _, part := range s.stack.Parts() {
+		read := procstat.CPU
+		if part.Name == "postgres" {
+			read = procstat.TreeCPU
+		}
+		used, partErr := read(part.PID)
+		if partErr != nil {
+			err = errors.Join(err, partErr)
+		}
+		out[part.Name] = used
+	}
+	return out, err
+}
+
+// memory is the most that each process has had resident, in bytes.
+func (s *System) memory() (map[string]int64, error) {
+	if s.stack == nil {
+		return nil, nil
+	}
+	out := map[string]int64{}
+	for _, part := range s.stack.Parts() {
+		m, err := procstat.ReadMemory(part.PID)
+		if err != nil {
+			return nil, err
+		}
+		out[part.Name] = m.Peak
+	}
+	return out, nil
+}
+
+// settledEvents counts what the sinks took, as of the newest look: it changes as long as
+// there is progress.
+func (p *prober) settledEvents() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	sum := p.system.ledger.arrived.Load()
+	for _, n := range p.counters.delivered {
+		sum += n
+	}
+	for _, s := range p.survey {
+		sum += s.Pending
+	}
+	return sum
+}
+
+// show tells what is happening in one line.
+func (p *prober) show(now Sample) {
+	p.mu.Lock()
+	var before Sample
+	if n := len(p.samples); n > 1 {
+		before = p.samples[n-2]
+	}
+	p.mu.Unlock()
+	if before.At.IsZero() {
+		return
+	}
+	seconds := now.At.Sub(before.At).Seconds()
+	line := fmt.Sprintf("%s: accepted %.0f/s", now.Stage, float64(now.Accepted-before.Accepted)/seconds)
+	for _, sink := range sortedKeys(now.Sinks) {
+		n := now.Sinks[sink]
+		line += fmt.Sprintf(" · %s %.0f/s, %d pending", sink, float64(n.Delivered-before.Sinks[sink].Delivered)/seconds, n.Pending)
+	}
+	p.system.bench.live(line)
+}
