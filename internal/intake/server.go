@@ -42,7 +42,7 @@ func (g *GRPC) ServerOptions() []grpc.ServerOption {
 	config := g.intake.config
 	return []grpc.ServerOption{
 		grpc.Creds(g.governor.Credentials(insecure.NewCredentials())),
-		grpc.ReadBufferSize(0), // the governor reads ahead
+		grpc.ReadBufferSize(0),       // the governor reads ahead
 		grpc.SharedWriteBuffer(true), // of the many connections few write at a time
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.StreamInterceptor(g.govern),
