@@ -43,7 +43,6 @@ func (g *GRPC) ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.Creds(g.governor.Credentials(insecure.NewCredentials())),
 		grpc.ReadBufferSize(0),       // the governor reads ahead
-		grpc.SharedWriteBuffer(true), // of the many connections few write at a time
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.StreamInterceptor(g.govern),
 		grpc.MaxRecvMsgSize(config.MaxRequestBytes + messageSlack),
