@@ -42,7 +42,7 @@ func (g *GRPC) ServerOptions() []grpc.ServerOption {
 	config := g.intake.config
 	return []grpc.ServerOption{
 		grpc.Creds(g.governor.Credentials(insecure.NewCredentials())),
-		grpc.ReadBufferSize(0),       // the governor reads ahead
+		grpc.ReadBufferSize(0), // the governor reads ahead
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.StreamInterceptor(g.govern),
 		grpc.MaxRecvMsgSize(config.MaxRequestBytes + messageSlack),
