@@ -15,7 +15,7 @@ import (
 // TestBenchQuick runs the whole suite's machinery on a real system, for a moment each.
 func TestBenchQuick(t *testing.T) {
 	dir := t.TempDir()
-	out, status := waybill(t, dir, nil, "bench", "quick", "--out", "report", "--for", "500ms", "--warm-up", "100ms", "--keys", "20", "--bytes", "64", "--keep-logs")
+	out, status := waybill(t, dir, nil, "bench", "quick", "--out", "report", "--for", "500ms", "--warm-up", "100ms", "--keys", "20", "--bytes", "64", "--keep-logs", "--profile")
 	if status != 0 {
 		t.Fatalf("status %d", status)
 	}
@@ -58,8 +58,10 @@ func TestBenchQuick(t *testing.T) {
 	if lines := strings.Count(string(report("bench.txt")), "\nBenchmark"); lines != 5 {
 		t.Errorf("%d benchmark lines; want 5", lines)
 	}
-	if _, err := os.Stat(filepath.Join(dir, "report", "logs", "quick", "ingest-1.log")); err != nil {
-		t.Error(err)
+	for _, path := range []string{"logs/quick/ingest-1.log", "profiles/quick_8_streams_ingest-1.pprof"} {
+		if info, err := os.Stat(filepath.Join(dir, "report", path)); err != nil || info.Size() == 0 {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }
 
@@ -79,11 +81,11 @@ func TestBenchHelpNamesEveryScenario(t *testing.T) {
 
 func TestBenchRefusesWhatCannotBe(t *testing.T) {
 	for name, args := range map[string][]string{
-		"none of":       {"nothing"},
-		"give one of":   {"quick", "--rate", "10", "--closed", "1"},
-		"give both":     {"quick", "--http-addr", "http://127.0.0.1:1"},
-		"of their own":  {"targets", "--http-addr", "http://127.0.0.1:1", "--grpc-addr", "127.0.0.1:1"},
-		"want at least": {"quick", "--for", "-1s"},
+		"must be one of": {"nothing"},
+		"give one of":    {"quick", "--rate", "10", "--closed", "1"},
+		"give both":      {"quick", "--http-addr", "http://127.0.0.1:1"},
+		"of their own":   {"targets", "--http-addr", "http://127.0.0.1:1", "--grpc-addr", "127.0.0.1:1"},
+		"want at least":  {"quick", "--for=-1s"},
 	} {
 		if out, status := waybill(t, t.TempDir(), nil, append([]string{"bench"}, args...)...); status == 0 || !strings.Contains(out, name) {
 			t.Errorf("%v: status %d: %s", args, status, out)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -62,12 +63,27 @@ func newReport(scenario Scenario, config Config) *Report {
 func quoteCommand(args []string) string {
 	quoted := make([]string, len(args))
 	for i, arg := range args {
+		arg = withoutPassword(arg)
 		quoted[i] = arg
 		if arg == "" || strings.ContainsAny(arg, " \t\n'\"\\$&|;<>()*?[]#~`!{}") {
 			quoted[i] = "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
 		}
 	}
 	return strings.Join(quoted, " ")
+}
+
+// withoutPassword replaces the password of a URL, which may stand behind a flag's name.
+func withoutPassword(arg string) string {
+	flag, value, ok := strings.Cut(arg, "=")
+	if !ok || !strings.HasPrefix(flag, "--") {
+		flag, value = "", arg
+	} else {
+		flag += "="
+	}
+	if u, err := url.Parse(value); err == nil && u.User != nil {
+		return flag + u.Redacted()
+	}
+	return arg
 }
 
 // finish sets what is known at the end only.

@@ -134,6 +134,13 @@ func TestPageIsSelfContained(t *testing.T) {
 	}
 }
 
+func TestCommandHasNoPassword(t *testing.T) {
+	got := quoteCommand([]string{"--database-url=postgres://u:secret@h/d?x=1", "--nats-url", "nats://u:secret@h", "--out", "a=b", ""})
+	if want := "'--database-url=postgres://u:xxxxx@h/d?x=1' --nats-url nats://u:xxxxx@h --out a=b ''"; got != want {
+		t.Errorf("%s; want %s", got, want)
+	}
+}
+
 func TestReportIsNotOK(t *testing.T) {
 	for name, change := range map[string]func(*Report) error{
 		"error":  func(*Report) error { return errors.New("broken") },

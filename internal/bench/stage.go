@@ -59,6 +59,9 @@ type Stage struct {
 	acceptCurve, ingressCurve *hdrhistogram.Histogram
 }
 
+// markTries is how often a stage's beginning and end are looked at until that succeeds.
+const markTries = 3
+
 // mark is what is known at one moment of a stage.
 type mark struct {
 	at       time.Time
@@ -128,6 +131,8 @@ func (s *System) window(ctx context.Context, g *generator) (began, end mark, err
 	}
 	g.openWindow(began.at)
 	s.prober.enter(g.load.Name + " window")
+	profiled := s.startProfiles(ctx, g.load)
+	defer func() { err = errors.Join(err, profiled()) }()
 	timer := time.NewTimer(g.load.For)
 	defer timer.Stop()
 	select {
@@ -142,6 +147,9 @@ func (s *System) window(ctx context.Context, g *generator) (began, end mark, err
 
 func (s *System) mark(ctx context.Context) (mark, error) {
 	sample, err := s.prober.look(ctx)
+	for try := 1; err != nil && try < markTries && ctx.Err() == nil; try++ {
+		sample, err = s.prober.look(ctx)
+	}
 	if err != nil {
 		return mark{}, err
 	}
