@@ -4,12 +4,17 @@ import (
 	"bytes"
 	"encoding/csv"
 	"encoding/json"
+	"net"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/waybillhq/waybill/internal/bench"
+	"github.com/waybillhq/waybill/internal/devstack"
 )
 
 // TestBenchQuick runs the whole suite's machinery on a real system, for a moment each.
@@ -62,6 +67,66 @@ func TestBenchQuick(t *testing.T) {
 		if info, err := os.Stat(filepath.Join(dir, "report", path)); err != nil || info.Size() == 0 {
 			t.Errorf("%s: %v", path, err)
 		}
+	}
+}
+
+// ingestAddrs finds an ingest's addresses in what `waybill dev` prints.
+var ingestAddrs = regexp.MustCompile(`http (\S+), grpc (\S+), admin`)
+
+// TestBenchGiven measures the system of another process, which delivers to the benchmark.
+func TestBenchGiven(t *testing.T) {
+	port, err := devstack.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, endpoint := t.TempDir(), net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	if err := os.Chmod(dir, 0o755); err != nil { // Postgres may be another user
+		t.Fatal(err)
+	}
+	dev := start(t, dir, nil, "dev", "--ports", "free", "--ingress-endpoint", endpoint)
+	var addrs []string
+	for deadline := time.Now().Add(programLimit); addrs == nil; time.Sleep(50 * time.Millisecond) {
+		if addrs = ingestAddrs.FindStringSubmatch(dev.text()); time.Now().After(deadline) {
+			t.Fatal("waybill dev is not ready")
+		}
+	}
+	environment, err := os.ReadFile(filepath.Join(dir, ".waybill", "env"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := map[string]string{}
+	for line := range strings.Lines(string(environment)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		env[name] = value
+	}
+	out, status := waybill(t, dir, nil, "bench", "quick", "--out", "report", "--for", "300ms", "--warm-up", "0s",
+		"--http-addr", "http://"+addrs[1], "--grpc-addr", addrs[2], "--endpoint-addr", endpoint,
+		"--database-url", env["WAYBILL_DATABASE_URL"], "--nats-url", env["WAYBILL_NATS_URL"])
+	if status != 0 {
+		t.Fatalf("status %d", status)
+	}
+	for _, want := range []string{"not measured: CPU time", "quick ingress: ok: accepted ", "quick archive: not checked: "} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the output lacks %q", want)
+		}
+	}
+	summary, err := os.ReadFile(filepath.Join(dir, "report", "summary.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var report bench.Report
+	if err := json.Unmarshal(summary, &report); err != nil {
+		t.Fatal(err)
+	}
+	for _, st := range report.Stages {
+		_, others := st.CPU["ingest-1"]
+		_, archived := st.DeliverRate["archive"]
+		if st.Accepted == 0 || st.Ingress.Count != st.Accepted || st.WAL <= 0 || st.Memory != nil || others || archived {
+			t.Errorf("%s: %+v", st.Load.Name, st)
+		}
+	}
+	if password, _, _ := strings.Cut(strings.SplitAfterN(env["WAYBILL_DATABASE_URL"], ":", 3)[2], "@"); strings.Contains(string(summary), password) {
+		t.Error("the report holds the database's password")
 	}
 }
 

@@ -181,13 +181,10 @@ func (s *System) evaluate(g *generator, began, end, drained mark) (*Stage, error
 	}
 	st.acceptCurve = g.accept.merged()
 	st.Accept = quantilesOf(st.acceptCurve)
-	for sink, after := range end.sample.Sinks {
-		before := began.sample.Sinks[sink]
-		st.DeliverRate[sink] = float64(after.Delivered-before.Delivered) / window.Seconds()
-		st.BacklogGrowth[sink] = (end.accepted - after.Delivered) - (began.accepted - before.Delivered)
-	}
-	if s.stack == nil && s.receiver == nil {
-		clear(st.DeliverRate)
+	for sink, after := range end.sample.Delivered {
+		delivered := after - began.sample.Delivered[sink]
+		st.DeliverRate[sink] = float64(delivered) / window.Seconds()
+		st.BacklogGrowth[sink] = end.accepted - began.accepted - delivered
 	}
 	s.latencies(st, began, end)
 	if events := float64(drained.accepted - began.accepted); events > 0 {
@@ -203,9 +200,11 @@ func (s *System) evaluate(g *generator, began, end, drained mark) (*Stage, error
 		if sample.At.After(end.at) {
 			break
 		}
-		for sink, seen := range sample.Sinks {
-			st.MaxQueued[sink] = max(st.MaxQueued[sink], seen.Queued)
-			st.MaxOldest[sink] = max(st.MaxOldest[sink], seen.OldestAge)
+		for sink, queued := range sample.Queued {
+			st.MaxQueued[sink] = max(st.MaxQueued[sink], queued)
+		}
+		for sink, age := range sample.OldestAge {
+			st.MaxOldest[sink] = max(st.MaxOldest[sink], age)
 		}
 	}
 	var err error
