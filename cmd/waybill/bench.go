@@ -19,6 +19,8 @@ type benchCommand struct {
 	Out      string `type:"path" env:"-" placeholder:"DIR" help:"Directory of the report. Default: .waybill/bench/SCENARIO-TIME."`
 	KeepLogs bool   `env:"-" help:"Keep the logs of the processes beside the report."`
 
+	Profile bool `env:"-" help:"Keep CPU profiles of Waybill's processes in each window beside the report (it costs a few percent)."`
+
 	For    *time.Duration `env:"-" placeholder:"30s" help:"Measure each stage for so long."`
 	WarmUp *time.Duration `env:"-" placeholder:"3s" help:"Let each stage warm up for so long before."`
 	Rate   *float64       `env:"-" placeholder:"N" help:"Offer each stage N events a second, whatever becomes of them (open loop)."`
@@ -77,7 +79,8 @@ func (c *benchCommand) config(con *console) (bench.Config, error) {
 	if out == "" {
 		out = filepath.Join(defaultDir, "bench", c.Scenario+"-"+time.Now().UTC().Format("20060102-150405"))
 	}
-	config.Dir, config.Executable, config.Env, config.KeepLogs = out, executable, con.env, c.KeepLogs
+	config.Dir, config.Executable, config.Env = out, executable, con.env
+	config.KeepLogs, config.Profile = c.KeepLogs, c.Profile
 	config.Command = append([]string{"waybill"}, os.Args[1:]...)
 	config.Settings = bench.Settings{
 		For: c.For, WarmUp: c.WarmUp, Rate: c.Rate, Callers: c.Closed, Bytes: c.Bytes, Events: c.Events, Keys: c.Keys,

@@ -22,6 +22,9 @@ type Config struct {
 	Settings Settings
 	// KeepLogs copies the logs of the processes beside the reports.
 	KeepLogs bool
+	// Profile keeps a CPU profile of each of Waybill's processes during each window, beside the
+	// reports.
+	Profile bool
 	// Say receives lines for people. Live, which may be nil, receives what is happening
 	// right now, for a line that is rewritten.
 	Say, Live func(string)

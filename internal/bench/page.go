@@ -52,12 +52,15 @@ func (st *Stage) charts() []chart {
 		x, passed := now.At.Sub(st.Samples[0].At).Seconds(), now.At.Sub(before.At).Seconds()
 		rate.add("offered", x, float64(now.Offered-before.Offered)/passed)
 		rate.add("accepted", x, float64(now.Accepted-before.Accepted)/passed)
-		for _, sink := range sortedKeys(now.Sinks) {
-			seen := now.Sinks[sink]
-			rate.add(sink, x, float64(seen.Delivered-before.Sinks[sink].Delivered)/passed)
-			pending.add(sink, x, float64(seen.Pending))
-			queued.add(sink, x, float64(seen.Queued))
-			age.add(sink, x, seen.OldestAge)
+		for _, sink := range sortedKeys(now.Delivered) {
+			rate.add(sink, x, float64(now.Delivered[sink]-before.Delivered[sink])/passed)
+		}
+		for _, sink := range sortedKeys(now.Pending) {
+			pending.add(sink, x, float64(now.Pending[sink]))
+			age.add(sink, x, now.OldestAge[sink])
+		}
+		for _, sink := range sortedKeys(now.Queued) {
+			queued.add(sink, x, float64(now.Queued[sink]))
 		}
 		for _, process := range sortedKeys(now.CPU) {
 			cpu.add(process, x, (now.CPU[process]-before.CPU[process]).Seconds()/passed)

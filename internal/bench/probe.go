@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 	"sync"
@@ -27,25 +28,23 @@ const (
 	self = "bench"
 )
 
-// SinkSample is what is known of a sink at one moment.
-type SinkSample struct {
-	Delivered int64   `json:"delivered"`
-	Pending   int64   `json:"pending"`
-	OldestAge float64 `json:"oldest_age_s"`
-	// Queued counts the messages that JetStream holds for the sink: those that no
-	// forwarder has, and those that one has and has not acknowledged.
-	Queued int64 `json:"queued"`
-}
-
-// Sample is what is known of a system at one moment. Counts are since its start.
+// Sample is what is known of a system at one moment. Counts are since its start; of what
+// cannot be known there is no entry.
 type Sample struct {
-	At       time.Time                `json:"at"`
-	Stage    string                   `json:"stage"` // and its part: warm-up, window or drain
-	Offered  int64                    `json:"offered"`
-	Accepted int64                    `json:"accepted"`
-	Sinks    map[string]SinkSample    `json:"sinks"`
-	CPU      map[string]time.Duration `json:"cpu_ns"` // by process
-	WAL      int64                    `json:"wal_bytes"`
+	At       time.Time `json:"at"`
+	Stage    string    `json:"stage"` // and its part: warm-up, window or drain
+	Offered  int64     `json:"offered"`
+	Accepted int64     `json:"accepted"`
+	// By sink: events that it took, events that wait for it in Postgres and the age of the
+	// oldest in seconds, and the messages that JetStream holds for it: those that no
+	// forwarder has, and those that one has and has not acknowledged.
+	Delivered map[string]int64   `json:"delivered"`
+	Pending   map[string]int64   `json:"pending"`
+	OldestAge map[string]float64 `json:"oldest_age_s"`
+	Queued    map[string]int64   `json:"queued"`
+
+	CPU map[string]time.Duration `json:"cpu_ns"` // by process
+	WAL int64                    `json:"wal_bytes"`
 }
 
 // prober looks at a system once a second.
@@ -58,14 +57,18 @@ type prober struct {
 	mu       sync.Mutex // guards what follows, and conn
 	stage    string
 	samples  []Sample
-	counters devrunCounters
-	survey   map[string]SinkSample // Pending and OldestAge
-	surveyed time.Time             // when the next survey may be made
-	err      error                 // the first
+	counted  map[string]int64 // by sink, what the forwarders say that it took
+	survey   survey           // the newest
+	surveyed time.Time        // when the next survey may be made
+	failures int              // looks that failed
+	err      error            // the first of them
 }
 
-// devrunCounters are what the processes say of the sinks.
-type devrunCounters struct{ delivered map[string]int64 }
+// survey is what waits in Postgres, by sink.
+type survey struct {
+	pending map[string]int64
+	oldest  map[string]float64 // age, seconds
+}
 
 func startProber(ctx context.Context, s *System) (*prober, error) {
 	p := &prober{system: s}
@@ -84,10 +87,13 @@ func startProber(ctx context.Context, s *System) (*prober, error) {
 func (p *prober) close() error {
 	p.stop()
 	p.wg.Wait()
-	if p.conn != nil {
-		_ = p.conn.Close(context.Background()) // it only reads
+	if p.failures > 0 {
+		p.system.bench.warn("%s: %d probes failed, and their samples are missing; the first: %v", p.system.Name, p.failures, p.err)
 	}
-	return p.err
+	if p.conn == nil {
+		return nil
+	}
+	return p.conn.Close(context.Background())
 }
 
 func (p *prober) run(ctx context.Context) {
@@ -101,11 +107,7 @@ func (p *prober) run(ctx context.Context) {
 		}
 		sample, err := p.look(ctx)
 		if err != nil {
-			p.mu.Lock()
-			if p.err == nil && ctx.Err() == nil {
-				p.err = fmt.Errorf("probe: %w", err)
-			}
-			p.mu.Unlock()
+			p.fail(ctx, err)
 			continue
 		}
 		p.mu.Lock()
@@ -113,6 +115,18 @@ func (p *prober) run(ctx context.Context) {
 		p.samples = append(p.samples, sample)
 		p.mu.Unlock()
 		p.show(sample)
+	}
+}
+
+// fail notes a look that failed, which on a machine with much else to do may happen.
+func (p *prober) fail(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.failures++; p.err == nil {
+		p.err = err
 	}
 }
 
@@ -143,25 +157,21 @@ func (p *prober) look(ctx context.Context) (Sample, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l := p.system.ledger
-	s := Sample{At: time.Now(), Offered: l.reserved.Load(), Accepted: l.accepted.Load(), Sinks: map[string]SinkSample{}}
+	s := Sample{At: time.Now(), Offered: l.reserved.Load(), Accepted: l.accepted.Load(), Delivered: map[string]int64{}}
 	if p.system.stack != nil {
-		p.counters.delivered = p.system.stack.Counters(ctx).Delivered
-	}
-	for sink, n := range p.counters.delivered {
-		s.Sinks[sink] = SinkSample{Delivered: n}
+		p.counted = p.system.stack.Counters(ctx).Delivered
+		maps.Copy(s.Delivered, p.counted)
 	}
 	var errs [3]error
 	s.CPU, errs[0] = p.system.cpu()
-	if p.conn != nil {
-		s.WAL, errs[1] = p.lookAtPostgres(ctx, s.Sinks)
+	if p.system.databaseURL != "" {
+		errs[1] = p.lookAtPostgres(ctx, &s)
 	}
 	if p.system.nats != nil {
-		errs[2] = p.lookAtQueue(ctx, s.Sinks)
+		s.Queued, errs[2] = p.lookAtQueue(ctx)
 	}
 	if p.system.receiver != nil {
-		ingress := s.Sinks[ingressSink]
-		ingress.Delivered = l.arrived.Load() // exact, and sooner than the forwarders say so
-		s.Sinks[ingressSink] = ingress
+		s.Delivered[ingressSink] = l.arrived.Load() // exact, and sooner than the forwarders say so
 	}
 	return s, errors.Join(errs[:]...)
 }
@@ -174,63 +184,65 @@ const (
 		FROM waybill.sinks s LEFT JOIN waybill.batches b ON s.name = ANY (b.waiting_for) GROUP BY s.name`
 )
 
-func (p *prober) lookAtPostgres(ctx context.Context, sinks map[string]SinkSample) (wal int64, err error) {
-	if err := p.conn.QueryRow(ctx, walSQL).Scan(&wal); err != nil {
-		return 0, fmt.Errorf("position of the WAL: %w", err)
+func (p *prober) lookAtPostgres(ctx context.Context, s *Sample) (err error) {
+	if p.conn == nil || p.conn.IsClosed() { // a look that took too long has ended it
+		if p.conn, err = p.system.postgres(ctx); err != nil {
+			return err
+		}
+	}
+	if err := p.conn.QueryRow(ctx, walSQL).Scan(&s.WAL); err != nil {
+		return fmt.Errorf("position of the WAL: %w", err)
 	}
 	if began := time.Now(); began.After(p.surveyed) {
 		if p.survey, err = p.readSurvey(ctx); err != nil {
-			return 0, fmt.Errorf("what waits in Postgres: %w", err)
+			return fmt.Errorf("what waits in Postgres: %w", err)
 		}
 		p.surveyed = time.Now().Add((surveyShare - 1) * time.Since(began))
 	}
-	for sink, seen := range p.survey {
-		s := sinks[sink]
-		s.Pending, s.OldestAge = seen.Pending, seen.OldestAge
-		sinks[sink] = s
-	}
-	return wal, nil
+	s.Pending, s.OldestAge = p.survey.pending, p.survey.oldest
+	return nil
 }
 
-func (p *prober) readSurvey(ctx context.Context) (map[string]SinkSample, error) {
+func (p *prober) readSurvey(ctx context.Context) (survey, error) {
+	out := survey{map[string]int64{}, map[string]float64{}}
 	rows, err := p.conn.Query(ctx, surveySQL)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	defer rows.Close()
-	out := map[string]SinkSample{}
 	for rows.Next() {
 		var sink string
-		var s SinkSample
-		if err := rows.Scan(&sink, &s.Pending, &s.OldestAge); err != nil {
-			return nil, err
+		var pending int64
+		var oldest float64
+		if err := rows.Scan(&sink, &pending, &oldest); err != nil {
+			return out, err
 		}
-		out[sink] = s
+		out.pending[sink], out.oldest[sink] = pending, oldest
 	}
 	return out, rows.Err()
 }
 
 // lookAtQueue adds up the lanes' consumers, whose names are <sink>-<lane>.
-func (p *prober) lookAtQueue(ctx context.Context, sinks map[string]SinkSample) error {
+func (p *prober) lookAtQueue(ctx context.Context) (map[string]int64, error) {
 	js, err := jetstream.New(p.system.nats)
 	if err != nil {
-		return fmt.Errorf("depth of the queue: %w", err)
+		return nil, fmt.Errorf("depth of the queue: %w", err)
 	}
 	stream, err := js.Stream(ctx, pipeline.EventsStream)
 	if err != nil {
-		return fmt.Errorf("depth of the queue: %w", err)
+		return nil, fmt.Errorf("depth of the queue: %w", err)
 	}
+	queued := map[string]int64{}
 	consumers := stream.ListConsumers(ctx)
 	for info := range consumers.Info() {
-		sink := info.Name[:max(0, strings.LastIndexByte(info.Name, '-'))]
-		s := sinks[sink]
-		s.Queued += int64(info.NumPending) + int64(info.NumAckPending)
-		sinks[sink] = s
+		if at := strings.LastIndexByte(info.Name, '-'); at > 0 && info.Config.Durable != "" {
+			queued[info.Name[:at]] += int64(info.NumPending) + int64(info.NumAckPending)
+		}
 	}
 	if err := consumers.Err(); err != nil {
-		return fmt.Errorf("depth of the queue: %w", err)
+		return nil, fmt.Errorf("depth of the queue: %w", err)
 	}
-	return nil
+	return queued, nil
 }
 
 // cpu is what each process has used, this one included.
@@ -277,11 +289,11 @@ func (p *prober) settledEvents() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	sum := p.system.ledger.arrived.Load()
-	for _, n := range p.counters.delivered {
+	for _, n := range p.counted {
 		sum += n
 	}
-	for _, s := range p.survey {
-		sum += s.Pending
+	for _, n := range p.survey.pending {
+		sum += n
 	}
 	return sum
 }
@@ -299,9 +311,8 @@ func (p *prober) show(now Sample) {
 	}
 	seconds := now.At.Sub(before.At).Seconds()
 	line := fmt.Sprintf("%s: accepted %.0f/s", now.Stage, float64(now.Accepted-before.Accepted)/seconds)
-	for _, sink := range sortedKeys(now.Sinks) {
-		n := now.Sinks[sink]
-		line += fmt.Sprintf(" · %s %.0f/s, %d pending", sink, float64(n.Delivered-before.Sinks[sink].Delivered)/seconds, n.Pending)
+	for _, sink := range sortedKeys(now.Delivered) {
+		line += fmt.Sprintf(" · %s %.0f/s, %d pending", sink, float64(now.Delivered[sink]-before.Delivered[sink])/seconds, now.Pending[sink])
 	}
 	p.system.bench.live(line)
 }

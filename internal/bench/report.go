@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -62,12 +63,27 @@ func newReport(scenario Scenario, config Config) *Report {
 func quoteCommand(args []string) string {
 	quoted := make([]string, len(args))
 	for i, arg := range args {
+		arg = withoutPassword(arg)
 		quoted[i] = arg
 		if arg == "" || strings.ContainsAny(arg, " \t\n'\"\\$&|;<>()*?[]#~`!{}") {
 			quoted[i] = "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
 		}
 	}
 	return strings.Join(quoted, " ")
+}
+
+// withoutPassword replaces the password of a URL, which may stand behind a flag's name.
+func withoutPassword(arg string) string {
+	flag, value, ok := strings.Cut(arg, "=")
+	if !ok || !strings.HasPrefix(flag, "--") {
+		flag, value = "", arg
+	} else {
+		flag += "="
+	}
+	if u, err := url.Parse(value); err == nil && u.User != nil {
+		return flag + u.Redacted()
+	}
+	return arg
 }
 
 // finish sets what is known at the end only.
@@ -108,13 +124,15 @@ func encodeCSV(rows [][]string) []byte {
 	return b.Bytes()
 }
 
-// timeseries is a row a sample. Columns that a run has no values of are left out.
+// timeseries is a row a sample. What is not known of a sink or process is empty.
 func (r *Report) timeseries() [][]string {
 	sinks, processes := map[string]bool{}, map[string]bool{}
 	for _, st := range r.Stages {
 		for _, s := range st.Samples {
-			for sink := range s.Sinks {
-				sinks[sink] = true
+			for _, known := range []map[string]int64{s.Delivered, s.Pending, s.Queued} {
+				for sink := range known {
+					sinks[sink] = true
+				}
 			}
 			for process := range s.CPU {
 				processes[process] = true
@@ -135,16 +153,24 @@ func (r *Report) timeseries() [][]string {
 		for _, s := range st.Samples {
 			row := []string{s.At.UTC().Format("2006-01-02T15:04:05.000Z"), st.System, s.Stage, itoa(s.Offered), itoa(s.Accepted), itoa(s.WAL)}
 			for _, sink := range sortedKeys(sinks) {
-				n := s.Sinks[sink]
-				row = append(row, itoa(n.Delivered), itoa(n.Pending), formatValue(n.OldestAge), itoa(n.Queued))
+				row = append(row, cell(s.Delivered, sink, itoa), cell(s.Pending, sink, itoa), cell(s.OldestAge, sink, formatValue), cell(s.Queued, sink, itoa))
 			}
 			for _, process := range sortedKeys(processes) {
-				row = append(row, formatValue(s.CPU[process].Seconds()))
+				row = append(row, cell(s.CPU, process, func(used time.Duration) string { return formatValue(used.Seconds()) }))
 			}
 			rows = append(rows, row)
 		}
 	}
 	return rows
+}
+
+// cell is a value of a map, or nothing where it has none.
+func cell[V any](of map[string]V, key string, format func(V) string) string {
+	v, known := of[key]
+	if !known {
+		return ""
+	}
+	return format(v)
 }
 
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }
@@ -187,9 +213,13 @@ func (st *Stage) figures() []Figure {
 	for _, sink := range sortedKeys(st.DeliverRate) {
 		out = append(out,
 			Figure{"delivered " + sink, st.DeliverRate[sink], "events/s", Absolute},
-			Figure{"backlog growth " + sink, float64(st.BacklogGrowth[sink]), "events", Shape},
-			Figure{"queued at most " + sink, float64(st.MaxQueued[sink]), "messages", Absolute},
-			Figure{"oldest at most " + sink, st.MaxOldest[sink], "s", Absolute})
+			Figure{"backlog growth " + sink, float64(st.BacklogGrowth[sink]), "events", Shape})
+	}
+	for _, sink := range sortedKeys(st.MaxQueued) {
+		out = append(out, Figure{"queued at most " + sink, float64(st.MaxQueued[sink]), "messages", Absolute})
+	}
+	for _, sink := range sortedKeys(st.MaxOldest) {
+		out = append(out, Figure{"oldest at most " + sink, st.MaxOldest[sink], "s", Absolute})
 	}
 	for _, l := range []struct {
 		name string

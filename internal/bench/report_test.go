@@ -28,8 +28,9 @@ func sampleReport() *Report {
 	for i := range int64(3) {
 		st.Samples = append(st.Samples, Sample{
 			At: now.Add(time.Duration(i) * time.Second), Stage: "window", Offered: 100 * i, Accepted: 100 * i,
-			Sinks: map[string]SinkSample{ingressSink: {Delivered: 90 * i, Pending: 10 * i, Queued: i}},
-			CPU:   map[string]time.Duration{"ingest-1": time.Duration(i) * time.Second},
+			Delivered: map[string]int64{ingressSink: 90 * i}, Pending: map[string]int64{ingressSink: 10 * i, archiveSink: i},
+			Queued: map[string]int64{ingressSink: i}, OldestAge: map[string]float64{ingressSink: 0.5},
+			CPU: map[string]time.Duration{"ingest-1": time.Duration(i) * time.Second},
 		})
 	}
 	st.acceptCurve = newHistogram()
@@ -79,7 +80,7 @@ func TestReportFilesParseBack(t *testing.T) {
 		}
 		return "none"
 	}
-	if column("accepted") != "200" || column("ingress_pending") != "20" || column("ingest-1_cpu_s") != "2.000" {
+	if column("accepted") != "200" || column("ingress_pending") != "20" || column("archive_pending") != "2" || column("archive_delivered") != "" || column("ingest-1_cpu_s") != "2.000" {
 		t.Errorf("timeseries.csv: %q", series)
 	}
 	stats, err := csv.NewReader(bytes.NewReader(file("stats.csv"))).ReadAll()
@@ -126,11 +127,18 @@ func TestPageIsSelfContained(t *testing.T) {
 		}
 		before = at
 	}
-	if charts := strings.Count(page, "<svg "); charts != 5 || strings.Count(page, "<figcaption>") != charts {
-		t.Errorf("%d charts, %d captions; want 5 of each", charts, strings.Count(page, "<figcaption>"))
+	if charts := strings.Count(page, "<svg "); charts != 6 || strings.Count(page, "<figcaption>") != charts {
+		t.Errorf("%d charts, %d captions; want 6 of each", charts, strings.Count(page, "<figcaption>"))
 	}
 	if strings.Contains(page, "<no>") {
 		t.Error("an error's text is not escaped")
+	}
+}
+
+func TestCommandHasNoPassword(t *testing.T) {
+	got := quoteCommand([]string{"--database-url=postgres://u:secret@h/d?x=1", "--nats-url", "nats://u:secret@h", "--out", "a=b", ""})
+	if want := "'--database-url=postgres://u:xxxxx@h/d?x=1' --nats-url nats://u:xxxxx@h --out a=b ''"; got != want {
+		t.Errorf("%s; want %s", got, want)
 	}
 }
 

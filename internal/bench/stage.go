@@ -59,6 +59,9 @@ type Stage struct {
 	acceptCurve, ingressCurve *hdrhistogram.Histogram
 }
 
+// markTries is how often a stage's beginning and end are looked at until that succeeds.
+const markTries = 3
+
 // mark is what is known at one moment of a stage.
 type mark struct {
 	at       time.Time
@@ -128,6 +131,8 @@ func (s *System) window(ctx context.Context, g *generator) (began, end mark, err
 	}
 	g.openWindow(began.at)
 	s.prober.enter(g.load.Name + " window")
+	profiled := s.startProfiles(ctx, g.load)
+	defer func() { err = errors.Join(err, profiled()) }()
 	timer := time.NewTimer(g.load.For)
 	defer timer.Stop()
 	select {
@@ -142,6 +147,9 @@ func (s *System) window(ctx context.Context, g *generator) (began, end mark, err
 
 func (s *System) mark(ctx context.Context) (mark, error) {
 	sample, err := s.prober.look(ctx)
+	for try := 1; err != nil && try < markTries && ctx.Err() == nil; try++ {
+		sample, err = s.prober.look(ctx)
+	}
 	if err != nil {
 		return mark{}, err
 	}
@@ -173,13 +181,10 @@ func (s *System) evaluate(g *generator, began, end, drained mark) (*Stage, error
 	}
 	st.acceptCurve = g.accept.merged()
 	st.Accept = quantilesOf(st.acceptCurve)
-	for sink, after := range end.sample.Sinks {
-		before := began.sample.Sinks[sink]
-		st.DeliverRate[sink] = float64(after.Delivered-before.Delivered) / window.Seconds()
-		st.BacklogGrowth[sink] = (end.accepted - after.Delivered) - (began.accepted - before.Delivered)
-	}
-	if s.stack == nil && s.receiver == nil {
-		clear(st.DeliverRate)
+	for sink, after := range end.sample.Delivered {
+		delivered := after - began.sample.Delivered[sink]
+		st.DeliverRate[sink] = float64(delivered) / window.Seconds()
+		st.BacklogGrowth[sink] = end.accepted - began.accepted - delivered
 	}
 	s.latencies(st, began, end)
 	if events := float64(drained.accepted - began.accepted); events > 0 {
@@ -195,9 +200,11 @@ func (s *System) evaluate(g *generator, began, end, drained mark) (*Stage, error
 		if sample.At.After(end.at) {
 			break
 		}
-		for sink, seen := range sample.Sinks {
-			st.MaxQueued[sink] = max(st.MaxQueued[sink], seen.Queued)
-			st.MaxOldest[sink] = max(st.MaxOldest[sink], seen.OldestAge)
+		for sink, queued := range sample.Queued {
+			st.MaxQueued[sink] = max(st.MaxQueued[sink], queued)
+		}
+		for sink, age := range sample.OldestAge {
+			st.MaxOldest[sink] = max(st.MaxOldest[sink], age)
 		}
 	}
 	var err error

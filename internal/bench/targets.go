@@ -73,7 +73,7 @@ func runTargets(ctx context.Context, b *Bench) error {
 		return errors.New("targets are ratios to what the same machine can do: they need a system of their own; leave the addresses out")
 	}
 	for _, group := range targetGroups() {
-		m := &measured{bench: b, stages: map[string]*Stage{}, values: map[string]float64{}}
+		m := &measured{bench: b, stages: map[string]ranStage{}, values: map[string]float64{}}
 		var err error
 		if group.own {
 			err = m.all(ctx, group.targets)
@@ -109,19 +109,23 @@ func (m *measured) all(ctx context.Context, targets []Target) error {
 type measured struct {
 	bench  *Bench
 	system *System // nil: the targets start their own
-	stages map[string]*Stage
+	stages map[string]ranStage
 	values map[string]float64
+}
+
+// ranStage is a stage, or why there is none.
+type ranStage struct {
+	stage *Stage
+	err   error
 }
 
 // stage runs a load, or returns what an earlier target made it give.
 func (m *measured) stage(ctx context.Context, load Load) (*Stage, error) {
-	if st := m.stages[load.Name]; st != nil {
-		return st, nil
+	if ran, known := m.stages[load.Name]; known {
+		return ran.stage, ran.err
 	}
 	st, err := m.system.Run(ctx, load)
-	if err == nil {
-		m.stages[load.Name] = st
-	}
+	m.stages[load.Name] = ranStage{st, err}
 	return st, err
 }
 
