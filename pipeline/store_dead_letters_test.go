@@ -273,7 +273,7 @@ func timed(t testing.TB, name string, step func(*LetterWalk) error) func(*Letter
 func TestRequeueTwiceAtOnce(t *testing.T) {
 	url := pgtest.New(t)
 	a, b := mustStoreAt(t, url), mustStoreAt(t, url)
-	mustAppend(t, a, mustEvents(t, 2000, 1))
+	mustAppend(t, a, mustEvents(t, 300, 1))
 	mustExpireNow(t, a)
 	var wg sync.WaitGroup
 	sums := make([]Requeued, 2)
@@ -281,14 +281,14 @@ func TestRequeueTwiceAtOnce(t *testing.T) {
 		wg.Go(func() { sums[i] = mustRequeueStep(t, s, LetterFilter{Sink: "archive"}) })
 	}
 	wg.Wait()
-	if sums[0].Letters+sums[1].Letters != 2000 {
+	if sums[0].Letters+sums[1].Letters != 300 {
 		t.Errorf("%+v", sums)
 	}
-	if n := mustCount(t, a, `SELECT count(*) FROM waybill.batches`); n != 2000 {
-		t.Errorf("%d batches, want 2000", n)
+	if n := mustCount(t, a, `SELECT count(*) FROM waybill.batches`); n != 300 {
+		t.Errorf("%d batches, want 300", n)
 	}
-	if n := mustCount(t, a, `SELECT count(DISTINCT (origin_position, origin_token)) FROM waybill.batches`); n != 2000 {
-		t.Errorf("%d events, want 2000", n)
+	if n := mustCount(t, a, `SELECT count(DISTINCT (origin_position, origin_token)) FROM waybill.batches`); n != 300 {
+		t.Errorf("%d events, want 300", n)
 	}
 }
 
