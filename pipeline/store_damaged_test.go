@@ -177,7 +177,7 @@ func TestSoundEventsOfADamagedBatchArrive(t *testing.T) {
 	r.mustJanitor(t, nil)
 	for _, sink := range testSpec.Sinks {
 		for i := range 4 {
-			got, msg := r.take(t, sink, testLane, 20*time.Second)
+			got, msg := r.take(t, sink, testLane, patience)
 			if got == nil {
 				t.Fatalf("%s got %d of 4 sound events", sink, i)
 			}
@@ -187,7 +187,7 @@ func TestSoundEventsOfADamagedBatchArrive(t *testing.T) {
 			r.mustDeliver(t, sink, got, msg)
 		}
 	}
-	eventually(t, 20*time.Second, "all is settled", func() bool { return r.pending(t) == 0 })
+	eventually(t, patience, "all is settled", func() bool { return r.pending(t) == 0 })
 	if n := mustCount(t, r.store, `SELECT count(*) FROM waybill.dead_letters WHERE code = 'DAMAGED'`); n != 2 {
 		t.Errorf("%d dead letters, want one for each sink", n)
 	}

