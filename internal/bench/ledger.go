@@ -24,8 +24,6 @@ const (
 // tick is a time since the ledger was begun, in units of tickLength, plus 1; 0: never.
 type tick uint32
 
-func (t tick) duration() time.Duration { return time.Duration(t-1) * tickLength }
-
 // What is known of an event beside its times.
 const (
 	isRefused  = 1 << iota // by ingest, for good or for now: nothing was stored

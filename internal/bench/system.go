@@ -186,16 +186,3 @@ func (s *System) postgres(ctx context.Context) (*pgx.Conn, error) {
 	}
 	return conn, nil
 }
-
-// pid is the process id of a part; 0: it does not run, or is not ours.
-func (s *System) pid(name string) int {
-	if s.stack == nil {
-		return 0
-	}
-	for _, p := range s.stack.Parts() {
-		if p.Name == name {
-			return p.PID
-		}
-	}
-	return 0
-}
