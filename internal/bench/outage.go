@@ -80,6 +80,6 @@ func (s *System) takeBacklog(ctx context.Context, delay time.Duration) (Drain, e
 // backlog is a load that leaves n events behind.
 func backlog(name string, n int64) Load {
 	l := standard(name)
-	l.Callers, l.WarmUp, l.Count, l.For = 16, 0, n, 2*time.Minute
+	l.Callers, l.WarmUp, l.Count, l.For = 64, 0, n, 2*time.Minute
 	return l
 }

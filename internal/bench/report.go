@@ -250,15 +250,17 @@ func (st *Stage) figures() []Figure {
 	return append(out, Figure{"drain", st.DrainSeconds, "s", Absolute})
 }
 
-// benchLines are a Go benchmark's, a line a stage, for benchstat.
+// benchLines are a Go benchmark's, a line a stage, for benchstat. A name goes on with an upper
+// case letter, or it is none.
 func (r *Report) benchLines() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "goos: linux\ngoarch: %s\npkg: github.com/waybillhq/waybill/internal/bench\ncpu: %s\n", r.Machine.Arch, r.Machine.CPU)
+	scenario := strings.ToUpper(r.Scenario[:1]) + benchName(r.Scenario[1:])
 	for _, st := range r.Stages {
 		if st.Accepted == 0 {
 			continue
 		}
-		fmt.Fprintf(&b, "Benchmark%s/%s/%s %d %.1f ns/op", benchName(r.Scenario), benchName(st.System), benchName(st.Load.Name), st.Accepted, 1e9/st.AcceptRate)
+		fmt.Fprintf(&b, "Benchmark%s/%s/%s %d %.1f ns/op", scenario, benchName(st.System), benchName(st.Load.Name), st.Accepted, 1e9/st.AcceptRate)
 		for _, sink := range sortedKeys(st.DeliverRate) {
 			fmt.Fprintf(&b, " %.1f %s-events/s", st.DeliverRate[sink], sink)
 		}
@@ -269,7 +271,7 @@ func (r *Report) benchLines() string {
 		fmt.Fprintf(&b, " %.3f cpu-us/event %.1f wal-B/event\n", st.TotalCPU(), st.WAL)
 	}
 	for _, f := range r.Figures {
-		fmt.Fprintf(&b, "Benchmark%s/%s 1 %s %s\n", benchName(r.Scenario), benchName(f.Name), formatValue(f.Value), strings.ReplaceAll(f.Unit, " ", "-"))
+		fmt.Fprintf(&b, "Benchmark%s/%s 1 %s %s\n", scenario, benchName(f.Name), formatValue(f.Value), strings.ReplaceAll(f.Unit, " ", "-"))
 	}
 	return b.String()
 }

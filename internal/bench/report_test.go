@@ -95,7 +95,7 @@ func TestReportFilesParseBack(t *testing.T) {
 }
 
 // benchLine is what benchstat reads: a name, a count, and values with their units.
-var benchLine = regexp.MustCompile(`^Benchmark\S+ \d+( \d+(\.\d+)? \S+)+$`)
+var benchLine = regexp.MustCompile(`^Benchmark[A-Z]\S+ \d+( \d+(\.\d+)? \S+)+$`)
 
 func TestBenchLines(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(string(mustWrite(t, sampleReport())("bench.txt"))), "\n")

@@ -12,7 +12,7 @@ const lonelyEvents = 100_000
 func runBaseline(ctx context.Context, b *Bench) error {
 	return b.with(ctx, "baseline", nil, func(s *System) error {
 		tiny := standard("tiny")
-		tiny.Bytes, tiny.Callers, tiny.For = 16, 16, 20*time.Second
+		tiny.Bytes, tiny.Callers, tiny.For = 16, 64, 20*time.Second
 		if _, err := s.Run(ctx, tiny); err != nil {
 			return err
 		}

@@ -201,7 +201,7 @@ func loneLoad() Load {
 // fullLoad is calls of 100 as fast as they are taken.
 func fullLoad(bytes, keys int) Load {
 	l := standard(fmt.Sprintf("calls of 100, %d B, %d keys", bytes, keys))
-	l.Bytes, l.Keys, l.Callers = bytes, keys, 16
+	l.Bytes, l.Keys, l.Callers = bytes, keys, 64
 	return l
 }
 
