@@ -172,8 +172,8 @@ func appendSmall(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duratio
 }
 
 // appendInSteps moves the heads, lets the deduper look at what others accepted, copies the
-// events of a large flush, and commits: three round trips, or two after a refusal of the guard. committing says whether the
-// COMMIT had been sent when the error came.
+// events of a large flush, and commits: three round trips, or two for a small flush that the
+// guard has refused. committing says whether the COMMIT had been sent when the error came.
 func appendInSteps(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl time.Duration) (meta []batchMeta, committing bool, err error) {
 	meta, err = openFlush(ctx, conn, d, f, ttl)
 	if errors.Is(err, errAcceptedBefore) || errors.Is(err, errServerChanged) {
