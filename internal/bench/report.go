@@ -186,8 +186,14 @@ func (r *Report) stats() [][]string {
 			name  string
 			value int64
 		}{
-			{"accepted", v.Accepted}, {"delivered", v.Delivered}, {"pending", v.Pending}, {"dead letters", v.DeadLetters},
-			{"lost", v.Lost}, {"doubled", v.Doubled}, {"unknown", v.Unknown}, {"refused", v.Refused},
+			{"accepted", v.Accepted},
+			{"delivered", v.Delivered},
+			{"pending", v.Pending},
+			{"dead letters", v.DeadLetters},
+			{"lost", v.Lost},
+			{"doubled", v.Doubled},
+			{"unknown", v.Unknown},
+			{"refused", v.Refused},
 		} {
 			rows = append(rows, []string{v.System, "", "correctness " + v.Sink + " " + f.name, itoa(f.value), "events", string(Shape)})
 		}
