@@ -635,3 +635,33 @@ func TestErrorsAreUnderstoodInAnyLanguage(t *testing.T) {
 		t.Fatalf("not understood: %v", classifyAppend(err, true))
 	}
 }
+
+// A connection that breaks between the reads of a store that is opened says no more than one that
+// cannot be made: a process waits and tries again.
+func TestOpenStoreWhilePostgresGoesAway(t *testing.T) {
+	url := pgtest.New(t)
+	s := mustStoreAt(t, url)
+	tx, err := s.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if _, err := tx.Exec(t.Context(), `LOCK TABLE waybill.pipeline`); err != nil {
+		t.Fatal(err)
+	}
+	opened := make(chan error, 1)
+	go func() {
+		other, err := OpenStore(t.Context(), DefaultStoreConfig(url), testSpec.Lanes)
+		if err == nil {
+			other.Close()
+		}
+		opened <- err
+	}()
+	eventually(t, patience, "the session that waits for the table is ended", func() bool {
+		return mustCount(t, s, `SELECT count(pg_terminate_backend(pid)) FROM pg_locks
+			WHERE relation = 'waybill.pipeline'::regclass AND NOT granted`) > 0
+	})
+	if err := <-opened; !errors.Is(err, ErrUnavailable) {
+		t.Errorf("%v, want %v", err, ErrUnavailable)
+	}
+}
