@@ -64,7 +64,7 @@ func (c *Call) ReturnWindow() { c.End() }
 func (c *Call) giveWindowBack() {
 	if !c.returned {
 		c.returned = true
-		c.conn.governor.windows.Add(-Window)
+		c.conn.governor.windows.Add(-c.conn.window)
 	}
 }
 
@@ -82,7 +82,7 @@ func (c *Call) Begun(ctx context.Context, alone bool, timeout time.Duration) (si
 		if c.over() {
 			return true
 		}
-		if len(c.sizes) > 0 && c.sizes[0] > Window {
+		if len(c.sizes) > 0 && c.sizes[0] > c.conn.window {
 			size = c.sizes[0]
 			return true
 		}
@@ -117,7 +117,7 @@ func (c *Call) Taken() {
 		c.pending += c.sizes[0] - c.advance // what was allowed beyond the window does not open it
 		c.advance = 0
 		c.sizes = c.sizes[1:]
-		if c.pending >= Window/2 || c.starved() {
+		if c.pending >= c.conn.window/2 || c.starved() {
 			n = c.takePending()
 		}
 	}
@@ -222,7 +222,7 @@ func (c *Call) changed() {
 	if c.wake == nil {
 		return
 	}
-	large := len(c.sizes) == 1 && c.partial && c.sizes[0] > Window && c.advance == 0
+	large := len(c.sizes) == 1 && c.partial && c.sizes[0] > c.conn.window && c.advance == 0
 	if c.over() || c.complete() || large || c.starved() {
 		close(c.wake)
 		c.wake = nil

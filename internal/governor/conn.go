@@ -13,6 +13,8 @@ import (
 type Conn struct {
 	net.Conn
 	governor *Governor
+	window   int64 // first one of each call
+	left     sync.Once
 
 	reader reader
 	in     inbound // of the goroutine that reads
@@ -37,12 +39,13 @@ type inbound struct {
 }
 
 func newConn(g *Governor, conn net.Conn) *Conn {
-	return &Conn{Conn: conn, governor: g, reader: newReader(conn), calls: map[uint32]*Call{}}
+	window := g.widen()
+	return &Conn{Conn: conn, governor: g, window: window, out: outbound{window: uint32(window)}, reader: newReader(conn), calls: map[uint32]*Call{}}
 }
 
 // begin makes the call whose headers were read last.
 func (c *Conn) begin() *Call {
-	call := &Call{conn: c, stream: c.in.stream, window: Window, ended: c.in.ended}
+	call := &Call{conn: c, stream: c.in.stream, window: c.window, ended: c.in.ended}
 	c.mu.Lock()
 	c.calls[call.stream] = call
 	c.mu.Unlock()
@@ -68,8 +71,18 @@ func (c *Conn) forget(call *Call) {
 	call.changed()
 }
 
+// leave makes room for another wide connection.
+func (c *Conn) leave() {
+	c.left.Do(func() {
+		if c.window == Window {
+			c.governor.wide.Add(-1)
+		}
+	})
+}
+
 // Close implements net.Conn.
 func (c *Conn) Close() error {
+	c.leave()
 	c.mu.Lock()
 	for _, call := range c.calls {
 		c.forget(call)
@@ -173,6 +186,7 @@ func (c *Conn) endFrame() {
 
 // outbound is how far the frames of grpc-go have been followed.
 type outbound struct {
+	window   uint32      // that the client is told of
 	header   frameHeader // in pieces, it is held back until it is complete
 	left     int         // bytes of the frame's payload to come
 	drop     bool        // the frame is not passed on
@@ -207,6 +221,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 		c.finish(stream)
 	}
 	if err != nil {
+		c.leave() // grpc-go does not close a connection that takes none of its first frames
 		return 0, err
 	}
 	return len(p), nil
@@ -271,7 +286,7 @@ func (o *outbound) begin(p []byte) error {
 	o.left = h.length()
 	o.drop = h.kind() == frameWindowUpdate && h.stream() != 0
 	if !o.settings {
-		if err := tellWindow(h, p); err != nil {
+		if err := tellWindow(h, p, o.window); err != nil {
 			return err
 		}
 		o.settings = true
@@ -286,13 +301,13 @@ func (o *outbound) begin(p []byte) error {
 }
 
 // tellWindow changes the first window in the payload of a SETTINGS frame.
-func tellWindow(h *frameHeader, payload []byte) error {
+func tellWindow(h *frameHeader, payload []byte, window uint32) error {
 	if h.kind() != frameSettings || len(payload) < h.length() {
 		return errSettings
 	}
 	for at := 0; at+settingBytes <= h.length(); at += settingBytes {
 		if binary.BigEndian.Uint16(payload[at:]) == settingInitialWindow {
-			binary.BigEndian.PutUint32(payload[at+2:], Window)
+			binary.BigEndian.PutUint32(payload[at+2:], window)
 			return nil
 		}
 	}

@@ -347,3 +347,72 @@ func TestWindowIsEnforced(t *testing.T) {
 		}
 	}
 }
+
+// TestLaterConnectionsAreNarrow: where there are many connections, the later ones may send less
+// of a call unasked, are told so and held to it, until there are fewer.
+func TestLaterConnectionsAreNarrow(t *testing.T) {
+	g := New(1 << 30)
+	var conns []*Conn
+	for range wideConnections {
+		conns = append(conns, newConn(g, &pieces{}))
+	}
+	late := newConn(g, closable{&pieces{}})
+	if window := toldWindow(t, late); window != NarrowWindow {
+		t.Errorf("a connection beyond %d is told a window of %d, want %d", wideConnections, window, NarrowWindow)
+	}
+	if call := late.begin(); call.window != NarrowWindow {
+		t.Errorf("its calls have a window of %d", call.window)
+	}
+	must(late.Close())
+	if again := newConn(g, &pieces{}); again.window != NarrowWindow {
+		t.Errorf("a narrow connection's end made room for one with a window of %d", again.window)
+	}
+	conns[0].Conn = closable{conns[0].Conn}
+	must(conns[0].Close())
+	must(conns[0].Close()) // counts once
+	for i, want := range []int64{Window, NarrowWindow} {
+		if next := newConn(g, &pieces{}); next.window != want {
+			t.Errorf("connection %d after one has ended has a window of %d, want %d", i, next.window, want)
+		}
+	}
+}
+
+// TestFailedConnectionMakesRoom: grpc-go does not close a connection whose first frames it
+// cannot write.
+func TestFailedConnectionMakesRoom(t *testing.T) {
+	g := New(1 << 30)
+	client, server := net.Pipe()
+	must(client.Close())
+	if _, err := newConn(g, server).Write(settingsFrame()); err == nil {
+		t.Fatal("written to a client that is gone")
+	}
+	if n := g.wide.Load(); n != 0 {
+		t.Errorf("%d connections count still", n)
+	}
+}
+
+// closable is a connection that can be closed.
+type closable struct{ net.Conn }
+
+func (closable) Close() error { return nil }
+
+// settingsFrame is the first frame of a server.
+func settingsFrame() []byte {
+	var wire bytes.Buffer
+	must(http2.NewFramer(&wire, nil).WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20}))
+	return wire.Bytes()
+}
+
+// toldWindow is the first window that a client of the connection is told.
+func toldWindow(t *testing.T, c *Conn) int64 {
+	t.Helper()
+	if _, err := c.Write(settingsFrame()); err != nil {
+		t.Fatal(err)
+	}
+	frame, err := http2.NewFramer(nil, &c.Conn.(closable).Conn.(*pieces).written).ReadFrame()
+	if err != nil {
+		t.Fatal(err)
+	}
+	window, _ := frame.(*http2.SettingsFrame).Value(http2.SettingInitialWindowSize)
+	return int64(window)
+}

@@ -13,13 +13,22 @@ import (
 // for it. Calls whose messages fit in it are never held up; a larger message costs a round
 // trip. The protocol's own first window, of 64 KiB, would let two thousand clients
 // send 125 MiB unasked.
-const Window = 16 << 10
+//
+// Where there are many connections, a call has NarrowWindow on those that come later.
+const (
+	Window       = 16 << 10
+	NarrowWindow = 4 << 10
+	// wideConnections is how many have Window at once. What their clients send unasked is 4 MiB,
+	// one call each; that of two thousand more is 8 MiB.
+	wideConnections = 256
+)
 
 // Governor governs the connections of one server. It bounds the first windows of all open
 // calls together.
 type Governor struct {
 	maxWindows int64
 	windows    atomic.Int64 // bytes of first windows that calls hold
+	wide       atomic.Int64 // open connections that have Window
 }
 
 // New returns a governor that lets calls hold maxWindows bytes of first windows.
@@ -51,6 +60,15 @@ func (t *transportCredentials) ServerHandshake(raw net.Conn) (net.Conn, credenti
 	return governed, authInfo{AuthInfo: info, conn: governed}, nil
 }
 
+// widen returns the first window of the calls of a new connection.
+func (g *Governor) widen() int64 {
+	if g.wide.Add(1) <= wideConnections {
+		return Window
+	}
+	g.wide.Add(-1)
+	return NarrowWindow
+}
+
 // Clone implements credentials.TransportCredentials.
 func (t *transportCredentials) Clone() credentials.TransportCredentials {
 	return &transportCredentials{TransportCredentials: t.TransportCredentials.Clone(), governor: t.governor}
@@ -77,8 +95,9 @@ func (g *Governor) Begin(ctx context.Context, vital bool) (context.Context, bool
 	if !ok {
 		return ctx, true // a connection that is not governed
 	}
-	if g.windows.Add(Window) > g.maxWindows && !vital {
-		g.windows.Add(-Window)
+	window := info.conn.window
+	if g.windows.Add(window) > g.maxWindows && !vital {
+		g.windows.Add(-window)
 		return ctx, false
 	}
 	return context.WithValue(ctx, callKey{}, info.conn.begin()), true

@@ -82,7 +82,7 @@ func DefaultConfig() Config {
 		MaxRequestBytes:       16 << 20, // peers split their batches just under 10 MiB
 		MaxRequestEvents:      1 << 16,  // 10 MiB of events of 160 bytes
 		BudgetBytes:           72 << 20,
-		WindowBytes:           24 << 20, // 1536 calls
+		WindowBytes:           16 << 20, // 1024 calls on few connections
 		MaxWaiting:            256,
 		BodyTimeout:           30 * time.Second,
 		RetryAfter:            time.Second,
