@@ -32,8 +32,9 @@ type Config struct {
 	BudgetBytes int64
 
 	// WindowBytes bounds what gRPC calls together may send before there is room for their
-	// messages in the budget: 16 KiB each, or 4 on later connections of many. A stream counts for as long as it is open, any
-	// other call until its message has been read. Beyond it: RESOURCE_EXHAUSTED.
+	// messages in the budget: 16 KiB each, or 4 on later connections of many. A stream
+	// counts for as long as it is open, any other call until its message has been read.
+	// Beyond it: RESOURCE_EXHAUSTED.
 	WindowBytes int64
 
 	// MaxWaiting is how many wait for the budget before gRPC calls with one message are

@@ -34,10 +34,10 @@ const (
 //
 // grpc receives a whole message before a handler sees it. So that its bytes are taken from
 // the budget before they come, package governor keeps the streams' windows: a call may send
-// governor.Window (16 KiB; less where there are many connections) unasked, and a message that is larger waits for the budget. All
-// first windows together take at most WindowBytes, and what goes beyond them is in the
-// budget. A call that begins while there is no room for its window is refused before
-// anything of it is read.
+// governor.Window (16 KiB; less where there are many connections) unasked, and a message
+// that is larger waits for the budget. All first windows together take at most WindowBytes,
+// and what goes beyond them is in the budget. A call that begins while there is no room for
+// its window is refused before anything of it is read.
 func (g *GRPC) ServerOptions() []grpc.ServerOption {
 	config := g.intake.config
 	return []grpc.ServerOption{
