@@ -14,8 +14,11 @@ import (
 var (
 	//go:embed sql/dedupe_guard.sql
 	guardSQL string
-	// What others have accepted, or an error where the flush may not be committed at once.
-	readGuardedSQL = strings.Replace(readLogSQL, "/* guard */", "\n"+guardSQL, 1)
+	// What others have accepted, or an error where the flush may not be committed at once. The
+	// second is for an earlier snapshot in which nothing was in progress, as on an idle system:
+	// it has half as many indexes to open.
+	readGuardedSQL    = withGuard(readLogSQL)
+	readNewGuardedSQL = withGuard(readNewSQL)
 )
 
 const (
@@ -26,6 +29,8 @@ const (
 	// follow: the producers send each event to two ingests, or another ingest is busy.
 	guardPause = time.Second
 )
+
+func withGuard(sql string) string { return strings.Replace(sql, "/* guard */", "\n"+guardSQL, 1) }
 
 // mayGuard reports whether a small flush goes by one round trip: where there is a log to read,
 // unless Postgres has lately refused one.
@@ -48,11 +53,19 @@ func appendGuarded(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, tt
 	sql, args := f.statement(true, ttl)
 	batch.Queue(sql, args...)
 	// A statement of its own: its snapshot is taken after the locks were.
-	batch.Queue(readGuardedSQL, d.guardArgs(f)...)
+	batch.Queue(d.guardedSQL(), d.guardArgs(f)...)
 	return f.readAnswers(conn.SendBatch(ctx, batch), 1, d)
 }
 
-// guardArgs are the parameters of the statement that reads the log and may refuse the flush.
+// guardedSQL is the statement that reads the log and may refuse the flush.
+func (d *deduper) guardedSQL() string {
+	if strings.HasSuffix(d.safe, ":") { // xmin:xmax:in progress
+		return readNewGuardedSQL
+	}
+	return readGuardedSQL
+}
+
+// guardArgs are its parameters.
 func (d *deduper) guardArgs(f *flush) []any {
 	fingerprints := make([][]byte, len(f.events))
 	for i := range f.events {
