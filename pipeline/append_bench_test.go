@@ -55,7 +55,9 @@ func benchAppend(b *testing.B, url func(string) string, size int) {
 		if err := Migrate(b.Context(), url(name), spec); err != nil {
 			b.Fatal(err)
 		}
-		if stores[i], err = OpenStore(b.Context(), DefaultStoreConfig(url(name)), DefaultLanes); err != nil {
+		cfg := DefaultStoreConfig(url(name))
+		cfg.KeepPlans = true // as ingest does
+		if stores[i], err = OpenStore(b.Context(), cfg, DefaultLanes); err != nil {
 			b.Fatal(err)
 		}
 		defer stores[i].Close()

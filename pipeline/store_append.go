@@ -53,11 +53,6 @@ const (
 	smallFlushBytes = 256 << 10
 )
 
-// keepPlansSQL is for the statements of a flush that reads the log: they have one good plan,
-// whatever the parameters, and making it anew takes longer than executing it. SET LOCAL does the
-// same, but for a warning where there was no BEGIN.
-const keepPlansSQL = `SELECT set_config('plan_cache_mode', 'force_generic_plan', true)`
-
 const copyEventsSQL = `COPY waybill.events (position, source, type, event_id, seqnum, event) FROM STDIN BINARY`
 
 // appended is what a committed flush became.
@@ -216,20 +211,18 @@ func appendInSteps(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, tt
 func openFlush(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl time.Duration) (meta []batchMeta, err error) {
 	start := &pgx.Batch{}
 	start.Queue("BEGIN")
-	if d != nil {
-		start.Queue(keepPlansSQL)
-	}
 	sql, args := f.statement(d != nil, ttl)
 	start.Queue(sql, args...)
 	if d != nil {
 		// A statement of its own: its snapshot is taken after the locks were.
 		start.Queue(readLogSQL, d.readArgs()...)
 	}
-	silent := 1 // BEGIN
-	if d != nil {
-		silent++
+	results := conn.SendBatch(ctx, start)
+	defer results.Close()
+	if _, err := results.Exec(); err != nil {
+		return nil, fmt.Errorf("begin: %w", err)
 	}
-	if meta, err = f.readAnswers(conn.SendBatch(ctx, start), silent, d); err != nil {
+	if meta, err = f.readAnswers(results, d); err != nil {
 		return nil, err
 	}
 	if d != nil && d.learnt(f.events) {
@@ -238,15 +231,10 @@ func openFlush(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl ti
 	return meta, nil
 }
 
-// readAnswers takes the answers to the statements of a round trip: some that say nothing, the
-// one that moves the heads and, with a deduper, the one that reads the log.
-func (f *flush) readAnswers(results pgx.BatchResults, silent int, d *deduper) (meta []batchMeta, err error) {
+// readAnswers takes the last answers of a round trip: to the statement that moves the heads and,
+// with a deduper, to the one that reads the log.
+func (f *flush) readAnswers(results pgx.BatchResults, d *deduper) (meta []batchMeta, err error) {
 	defer results.Close()
-	for range silent {
-		if _, err := results.Exec(); err != nil {
-			return nil, fmt.Errorf("begin: %w", err)
-		}
-	}
 	rows, err := results.Query()
 	if err != nil {
 		return nil, fmt.Errorf("move the heads: %w", err)

@@ -49,12 +49,11 @@ func (d *deduper) mayGuard() bool {
 // connection can be used again after an error.
 func appendGuarded(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl time.Duration) ([]batchMeta, error) {
 	batch := &pgx.Batch{}
-	batch.Queue(keepPlansSQL)
 	sql, args := f.statement(true, ttl)
 	batch.Queue(sql, args...)
 	// A statement of its own: its snapshot is taken after the locks were.
 	batch.Queue(d.guardedSQL(), d.guardArgs(f)...)
-	return f.readAnswers(conn.SendBatch(ctx, batch), 1, d)
+	return f.readAnswers(conn.SendBatch(ctx, batch), d)
 }
 
 // guardedSQL is the statement that reads the log and may refuse the flush.
