@@ -32,8 +32,8 @@ const (
 
 func withGuard(sql string) string { return strings.Replace(sql, "/* guard */", "\n"+guardSQL, 1) }
 
-// mayGuard reports whether a small flush goes by one round trip: where there is a log to read,
-// unless Postgres has lately refused one.
+// mayGuard reports whether a small flush goes by one round trip: not where Postgres has lately
+// refused one, which it does only where there is a log to read.
 func (d *deduper) mayGuard() bool {
 	return d == nil || time.Since(d.refused) >= d.pause
 }
@@ -45,8 +45,8 @@ func (d *deduper) mayGuard() bool {
 //
 // The statements have no BEGIN and no COMMIT: they are one transaction, which the Sync behind
 // them commits, or rolls back if one of them failed (postgresql.org, "Message Flow",
-// "Pipelining"). So nothing is committed that the client did not read to the end, and the
-// connection can be used again after an error.
+// "Pipelining"). So it is known to be committed once all answers were read, that to the Sync
+// included, and the connection can be used again after a refusal.
 func appendGuarded(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl time.Duration) ([]batchMeta, error) {
 	batch := &pgx.Batch{}
 	sql, args := f.statement(true, ttl)

@@ -1,5 +1,5 @@
--- What append.sql does for a flush of one event, which is a third faster without arrays, sorting
--- and joins.
+-- What append.sql does for a flush of one event, without the arrays, sorting and joins that are a
+-- tenth of its time.
 -- $1..$6: source, type, token, lane, bytes, and the TTL in microseconds (NULL: never)
 -- $7, $8: id, encoding
 -- Returns the rows that append.sql does.
