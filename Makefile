@@ -107,6 +107,11 @@ isolation: need-postgres bin/versitygw ## Measure what a sink that is down does 
 	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw go run ./test/faults isolation --down ingress $(ARGS)
 	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw go run ./test/faults isolation --down archive $(ARGS)
 
+.PHONY: bench
+bench: need-postgres build bin/versitygw ## Measure: quick and targets, with reports in .waybill/bench (flags: ARGS='--keep-logs')
+	bin/waybill bench quick --out .waybill/bench/quick $(ARGS)
+	bin/waybill bench targets --out .waybill/bench/targets $(ARGS)
+
 .PHONY: cover
 cover: ## Show the statement coverage of the last make test, function by function
 	@go tool cover -func=.cache/cover.out

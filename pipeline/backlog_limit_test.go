@@ -17,7 +17,7 @@ func (r *rig) mustLimited(t testing.TB, change func(*IngesterConfig)) *Ingester 
 	}
 	mustRun(t, in.Run)
 	// The first survey; the next is far off. What is accepted while one begins counts twice.
-	eventually(t, 10*time.Second, "what waits is read", func() bool {
+	eventually(t, patience, "what waits is read", func() bool {
 		in.backlog.mu.Lock()
 		defer in.backlog.mu.Unlock()
 		return in.backlog.survey.SurveyedAt.Unix() > 0
@@ -69,7 +69,7 @@ func TestBacklogLimit(t *testing.T) {
 		t.Error("the ingester does not say that the backlog is full")
 	}
 	r.mustSettleAllBut(t, 97)
-	eventually(t, 10*time.Second, "a survey is read", func() bool {
+	eventually(t, patience, "a survey is read", func() bool {
 		r.mustSurvey(t)
 		events, _ := in.backlog.fill()
 		return events == 97
@@ -78,7 +78,7 @@ func TestBacklogLimit(t *testing.T) {
 		t.Errorf("%v with 97 of 100 waiting; want ErrBacklogFull until there are less than 95", err)
 	}
 	r.mustSettleAllBut(t, 94)
-	eventually(t, 10*time.Second, "events are accepted again", func() bool {
+	eventually(t, patience, "events are accepted again", func() bool {
 		r.mustSurvey(t)
 		return in.Accept(t.Context(), []Event{laneEvent(t, "x")}) == nil
 	})
@@ -138,7 +138,7 @@ func TestBacklogWithoutJanitor(t *testing.T) {
 		t.Fatalf("%+v, %v; want 300 events", w, err)
 	}
 	other := r.mustLimited(t, func(c *IngesterConfig) { c.BacklogEvents = 200 })
-	eventually(t, 10*time.Second, "another ingest refuses events", func() bool { return other.BacklogFull() != nil })
+	eventually(t, patience, "another ingest refuses events", func() bool { return other.BacklogFull() != nil })
 }
 
 // What was accepted after a survey began counts on top of it, and what before, no more.

@@ -39,7 +39,7 @@ func TestBreakerLetsOneProbeThroughAndThenAll(t *testing.T) {
 			b.succeeded()
 		})
 	}
-	eventually(t, 5*time.Second, "a probe goes", func() bool { return probes.Load() == 1 })
+	eventually(t, patience, "a probe goes", func() bool { return probes.Load() == 1 })
 	time.Sleep(100 * time.Millisecond) // others would go now, if they could
 	if probes.Load() != 1 || passed.Load() != 0 {
 		t.Fatalf("while a probe is under way: %d probes, %d passed", probes.Load(), passed.Load())
@@ -101,7 +101,7 @@ func TestBreakerAbandonedProbe(t *testing.T) {
 		if !probe {
 			t.Error("the next one is no probe")
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("nobody probes any more")
 	}
 }

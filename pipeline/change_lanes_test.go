@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -30,7 +29,7 @@ func mustLaneRig(t *testing.T) *rig {
 
 func laneQueueConfig() QueueConfig {
 	c := testJanitorConfig().Queue
-	c.LeaseTTL = time.Second
+	c.LeaseTTL = testLeaseTTL
 	return c
 }
 
@@ -98,7 +97,7 @@ func TestChangeLanesNeedsSilence(t *testing.T) {
 		stop := mustRun(t, func(ctx context.Context) error {
 			return RunHeartbeat(ctx, r.queue, slog.New(slog.DiscardHandler), func() Heartbeat { return beat })
 		})
-		eventually(t, 5*time.Second, "it is alive", func() bool {
+		eventually(t, patience, "it is alive", func() bool {
 			live, err := LiveProcesses(t.Context(), r.queue, kind)
 			return err == nil && len(live) == 1
 		})
@@ -149,7 +148,7 @@ func TestChangeLanesLetsNobodySlipIn(t *testing.T) {
 		_, err := ChangeLanes(context.Background(), r.url, r.queue, 2, func(string) {})
 		refused <- err
 	}()
-	eventually(t, 20*time.Second, "the change waits for the append", func() bool {
+	eventually(t, patience, "the change waits for the append", func() bool {
 		return mustCount(t, r.store, `SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'`) > 0
 	})
 	if err := tx.Commit(t.Context()); err != nil {

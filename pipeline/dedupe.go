@@ -15,7 +15,7 @@ import (
 const DefaultDedupeWindow = 10 * time.Minute
 
 // DefaultDedupeBytes is what one ingest remembers it in: at least 1.6 million events.
-const DefaultDedupeBytes = 64 << 20
+const DefaultDedupeBytes = 32 << 20
 
 // Why an attempt to append was taken back. Nothing was stored.
 var (

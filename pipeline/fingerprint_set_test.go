@@ -105,6 +105,14 @@ func TestFingerprintSetMemory(t *testing.T) {
 	runtime.KeepAlive(s)
 }
 
+// README.md and docs/performance.md promise that an ingest remembers 1.6 million events unless it is
+// told otherwise, in memory that its bound of 200 MiB has room for.
+func TestDefaultDedupeBytes(t *testing.T) {
+	if n := newFingerprintSet(DefaultDedupeWindow, DefaultDedupeBytes).capacity(); n < 1_600_000 || n > 1_700_000 {
+		t.Errorf("keeps at least %d events in %d bytes; want 1.6 million", n, DefaultDedupeBytes)
+	}
+}
+
 // The first event of a source and another one's attribute are two events, as are two sources.
 func TestFingerprintsDiffer(t *testing.T) {
 	seen := map[Fingerprint]bool{}

@@ -172,7 +172,11 @@ func (f *Forwarder) share(out *outlet, live []Heartbeat) (missing []int) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	mine := 0
 	for lane, id := range assign(f.cfg.Lanes, ids) {
+		if id == f.cfg.ID {
+			mine++
+		}
 		t := f.held[SinkLane{sink, lane}]
 		switch {
 		case id == f.cfg.ID && t == nil:
@@ -181,6 +185,7 @@ func (f *Forwarder) share(out *outlet, live []Heartbeat) (missing []int) {
 			t.giveUp()
 		}
 	}
+	out.lanes.Store(int32(mine))
 	return missing
 }
 

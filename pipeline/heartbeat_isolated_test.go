@@ -37,7 +37,7 @@ func TestProcessLeavesAServerThatIsCutOff(t *testing.T) {
 	mustRun(t, func(ctx context.Context) error {
 		return runHeartbeat(ctx, queue, testLog(t), func() Heartbeat { return NewHeartbeat(KindIngest, "a", "test") }, time.Second)
 	})
-	eventually(t, 20*time.Second, "the heartbeat is stored by the other server", func() bool {
+	eventually(t, patience, "the heartbeat is stored by the other server", func() bool {
 		live, err := LiveProcesses(t.Context(), direct, KindIngest)
 		return err == nil && len(live) == 1
 	})

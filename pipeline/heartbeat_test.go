@@ -4,14 +4,13 @@ import (
 	"context"
 	"slices"
 	"testing"
-	"time"
 )
 
 func TestHeartbeats(t *testing.T) {
 	n := mustNATS(t)
 	q, nc := mustQueue(t, n)
 	cfg := DefaultQueueConfig()
-	cfg.MaxBytes, cfg.LeaseTTL = 256<<20, time.Second
+	cfg.MaxBytes, cfg.LeaseTTL = 256<<20, testLeaseTTL
 	if _, err := LiveProcesses(t.Context(), q, KindJanitor); err == nil {
 		t.Error("no error without a bucket")
 	}
@@ -43,7 +42,7 @@ func TestHeartbeats(t *testing.T) {
 		slices.Sort(ids)
 		return ids
 	}
-	eventually(t, 10*time.Second, "a janitor is alive", func() bool {
+	eventually(t, patience, "a janitor is alive", func() bool {
 		return slices.Equal(live(KindJanitor), []string{"host-1.example.org"})
 	})
 	if ids := live(KindForwarder); len(ids) != 0 {
@@ -51,7 +50,7 @@ func TestHeartbeats(t *testing.T) {
 	}
 	other, otherConn := mustQueue(t, n)
 	run(other, KindJanitor, "host-2")
-	eventually(t, 10*time.Second, "both are alive", func() bool { return len(live(KindJanitor)) == 2 })
+	eventually(t, patience, "both are alive", func() bool { return len(live(KindJanitor)) == 2 })
 	stop()
 	if ids := live(KindJanitor); !slices.Equal(ids, []string{"host-2"}) {
 		t.Errorf("after a stop in good order: %v", ids)
@@ -60,11 +59,11 @@ func TestHeartbeats(t *testing.T) {
 	if err := n.Restart(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, "it is alive after a restart of NATS", func() bool {
+	eventually(t, patience, "it is alive after a restart of NATS", func() bool {
 		return nc.IsConnected() && slices.Equal(live(KindJanitor), []string{"host-2"})
 	})
 	otherConn.Close() // as good as kill -9
-	eventually(t, 10*time.Second, "its word expires", func() bool { return nc.IsConnected() && live(KindJanitor) != nil && len(live(KindJanitor)) == 0 })
+	eventually(t, patience, "its word expires", func() bool { return nc.IsConnected() && live(KindJanitor) != nil && len(live(KindJanitor)) == 0 })
 }
 
 func TestHeartbeatIDs(t *testing.T) {

@@ -62,21 +62,21 @@ func DefaultIngesterConfig() IngesterConfig {
 func (c IngesterConfig) Validate() error {
 	switch {
 	case c.FlushEvents < 1 || c.FlushBytes < 1:
-		return errors.New("flush limits: must be positive")
+		return fmt.Errorf("flush events and bytes: %d and %d; want at least 1", c.FlushEvents, c.FlushBytes)
 	case c.BatchBytes < 1<<10:
 		return fmt.Errorf("batch bytes: %d; want at least 1024", c.BatchBytes)
 	case c.QueueEvents < 1 || c.QueueBytes < 1:
-		return errors.New("queue limits: must be positive")
+		return fmt.Errorf("queue events and bytes: %d and %d; want at least 1", c.QueueEvents, c.QueueBytes)
 	case c.PublishBytes < int64(c.BatchBytes):
 		return fmt.Errorf("publish bytes: %d; want at least one batch (%d)", c.PublishBytes, c.BatchBytes)
 	case c.BacklogEvents < 0 || c.BacklogBytes < 0:
-		return errors.New("backlog limits: must not be negative; 0 means none")
+		return fmt.Errorf("backlog events and bytes: %d and %d; want 0, which means no limit, or more", c.BacklogEvents, c.BacklogBytes)
 	case c.EventTTL < 0:
-		return errors.New("event TTL: is negative; 0 means never")
+		return fmt.Errorf("event TTL: %v; want 0, which means for ever, or more", c.EventTTL)
 	case c.DedupeBytes < minDedupeBytes:
 		return fmt.Errorf("dedupe bytes: %d; want at least %d (to remember nothing, set the pipeline's dedupe window to 0)", c.DedupeBytes, minDedupeBytes)
 	case c.FlushTimeout <= 0 || c.StopTimeout <= 0:
-		return errors.New("flush and stop timeouts: must be positive")
+		return fmt.Errorf("flush and stop timeouts: %v and %v; want more than 0", c.FlushTimeout, c.StopTimeout)
 	}
 	return nil
 }

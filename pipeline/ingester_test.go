@@ -56,7 +56,7 @@ func TestCommitsAreSynchronous(t *testing.T) {
 // callers who wait for each answer, and by one who does not, so that many small batches of
 // a lane wait to be published.
 func TestQueueIsInSeqnumOrder(t *testing.T) {
-	r := mustRig(t)
+	r := mustPatientRig(t)
 	const callers, each = 16, 20
 	var wg sync.WaitGroup
 	for c := range callers {
@@ -117,7 +117,7 @@ func (r *rig) queued(t testing.TB, n int) []*Batch {
 	}
 	var out []*Batch
 	for got := 0; got < n; {
-		msg, err := c.Next(jetstream.FetchMaxWait(5 * time.Second))
+		msg, err := c.Next(jetstream.FetchMaxWait(patience))
 		if err != nil {
 			t.Fatalf("after %d of %d events: %v", got, n, err)
 		}
@@ -153,7 +153,7 @@ func TestOverloadIsATypedError(t *testing.T) {
 		if !errors.Is(err, ErrOverloaded) {
 			t.Fatalf("got %v, want ErrOverloaded", err)
 		}
-	case <-time.After(time.Second):
+	case <-time.After(10 * time.Second):
 		t.Fatal("an event beyond the limit is queued")
 	}
 	if events, limit := in.QueueFill(); events != 10 || limit != 10 {
@@ -237,12 +237,12 @@ func TestAcceptWithoutJetStream(t *testing.T) {
 // Invariant 10: somebody who reads the stream moves nothing of the live path, and the
 // janitor leaves that consumer alone.
 func TestReadingTheStreamTouchesNoLiveState(t *testing.T) {
-	r := mustRig(t)
+	r := mustPatientRig(t)
 	r.mustJanitor(t, func(c *JanitorConfig) { c.ReplayWindow = time.Hour })
 	for i := range 20 {
 		r.mustAccept(t, laneEvent(t, fmt.Sprint(i)))
 	}
-	eventually(t, 5*time.Second, "consumers exist", func() bool {
+	eventually(t, patience, "consumers exist", func() bool {
 		f, err := r.queue.readFloors(t.Context())
 		return err == nil && len(f.byName) == len(testSpec.Sinks)*testSpec.Lanes
 	})
@@ -252,7 +252,7 @@ func TestReadingTheStreamTouchesNoLiveState(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 20 {
-		msg, err := reader.Next(jetstream.FetchMaxWait(5 * time.Second))
+		msg, err := reader.Next(jetstream.FetchMaxWait(patience))
 		if err != nil {
 			t.Fatal(err)
 		}

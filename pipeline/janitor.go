@@ -59,11 +59,11 @@ func (c JanitorConfig) Validate() error {
 	case c.SettleReceipts < 1 || c.SettleBatches < 1:
 		return fmt.Errorf("settle receipts and batches: %d and %d; want at least 1", c.SettleReceipts, c.SettleBatches)
 	case c.UpkeepEvery <= 0 || c.RetransmitEvery <= 0 || c.TrimEvery <= 0 || c.ExpireEvery <= 0 || c.BarrierTimeout <= 0:
-		return errors.New("janitor intervals: must be positive")
+		return fmt.Errorf("upkeep, retransmit, trim and expire intervals, barrier timeout: %v, %v, %v, %v, %v; want more than 0", c.UpkeepEvery, c.RetransmitEvery, c.TrimEvery, c.ExpireEvery, c.BarrierTimeout)
 	case c.RetransmitBytes < 1<<20:
 		return fmt.Errorf("retransmit bytes: %d; want at least 1 MiB", c.RetransmitBytes)
 	case c.ReplayWindow < 0 || c.DeadLetterTTL < 0:
-		return errors.New("replay window and dead letter TTL: must not be negative")
+		return fmt.Errorf("replay window and dead letter TTL: %v and %v; want 0 or more", c.ReplayWindow, c.DeadLetterTTL)
 	case c.ShedTo <= 0 || c.ShedTo >= c.ShedAbove || c.ShedAbove > 1:
 		return fmt.Errorf("shed: to %g above %g; want 0 < to < above ≤ 1", c.ShedTo, c.ShedAbove)
 	}

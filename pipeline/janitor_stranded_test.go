@@ -4,7 +4,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 )
 
 // Receipts that came back when their stream lost its newest part, or was taken back, stand below
@@ -33,9 +32,9 @@ func TestStrandedReceiptsAreSettled(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop := r.mustJanitor(t, nil)
-	eventually(t, 20*time.Second, "the first receipts are settled", func() bool { return left() == 0 })
+	eventually(t, patience, "the first receipts are settled", func() bool { return left() == 0 })
 	publish(4, 200)
-	eventually(t, 20*time.Second, "all receipts are settled", func() bool { return left() == 0 })
+	eventually(t, patience, "all receipts are settled", func() bool { return left() == 0 })
 	stop()
 	r.nats.Stop()
 	if err := os.RemoveAll(messages); err != nil {
@@ -47,11 +46,11 @@ func TestStrandedReceiptsAreSettled(t *testing.T) {
 	if err := r.nats.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, "the server answers", func() bool { _, err := r.queue.receipts(t.Context()); return err == nil })
+	eventually(t, patience, "the server answers", func() bool { _, err := r.queue.receipts(t.Context()); return err == nil })
 	publish(200, 210) // under numbers that the consumer has seen
 	if n := left(); n == 0 {
 		t.Fatal("nothing is stranded")
 	}
 	r.mustJanitor(t, nil)
-	eventually(t, 20*time.Second, "what came back, and what came since, is settled", func() bool { return left() == 0 })
+	eventually(t, patience, "what came back, and what came since, is settled", func() bool { return left() == 0 })
 }

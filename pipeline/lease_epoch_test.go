@@ -75,7 +75,7 @@ func TestForwarderThatStartsWaitsOutTheLeasesOfALostBucket(t *testing.T) {
 	}
 	s.mustForwarder(t, s.queue, "a", nil, newRecorder("ingress"))
 	var holders map[SinkLane]LeaseHolder
-	eventually(t, 30*time.Second, "the lane is taken from the new bucket", func() bool {
+	eventually(t, patience, "the lane is taken from the new bucket", func() bool {
 		var err error
 		holders, err = LaneHolders(t.Context(), s.queue)
 		return err == nil && len(holders) == 1
@@ -85,7 +85,7 @@ func TestForwarderThatStartsWaitsOutTheLeasesOfALostBucket(t *testing.T) {
 		t.Errorf("the lane was taken %v after the bucket was made, want at least %v", age, s.cfg.LeaseTTL)
 	}
 	s.mustSend(t, 1)
-	s.mustSettle(t, 20*time.Second)
+	s.mustSettle(t, patience)
 }
 
 // A forwarder whose lane was lost with the bucket takes it again, after the wait.
@@ -94,7 +94,7 @@ func TestForwarderWaitsOutTheLeasesOfALostBucket(t *testing.T) {
 	r := newRecorder("ingress")
 	s.mustForwarder(t, s.queue, "a", nil, r)
 	s.mustSend(t, 1)
-	s.mustSettle(t, 20*time.Second)
+	s.mustSettle(t, patience)
 	if err := s.queue.js.DeleteKeyValue(t.Context(), leasesBucket); err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func TestForwarderWaitsOutTheLeasesOfALostBucket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 30*time.Second, "the lane is taken from the new bucket", func() bool {
+	eventually(t, patience, "the lane is taken from the new bucket", func() bool {
 		holders, err := LaneHolders(t.Context(), s.queue)
 		return err == nil && len(holders) == 1
 	})
@@ -114,7 +114,7 @@ func TestForwarderWaitsOutTheLeasesOfALostBucket(t *testing.T) {
 		t.Errorf("the lane was taken after %v, before the former lease must have ended (%v)", waited, ttl)
 	}
 	s.mustSend(t, 1)
-	s.mustSettle(t, 20*time.Second)
+	s.mustSettle(t, patience)
 }
 
 // What a janitor finds missing of a pipeline that runs was there before; what is created first
@@ -136,7 +136,7 @@ func TestJanitorSaysThatItMadeTheLeasesBucketAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.mustJanitor(t, nil)
-	eventually(t, 20*time.Second, "the bucket is there again, and says so", func() bool {
+	eventually(t, patience, "the bucket is there again, and says so", func() bool {
 		b := bucket()
 		return b != nil && !b.Created.Equal(first.Created) && b.Config.Metadata[againMetadata] != ""
 	})

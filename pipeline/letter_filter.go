@@ -16,7 +16,8 @@ const (
 	LetterDead LetterState = "dead"
 	// LetterRequeued is on its way again: only a receipt clears it.
 	LetterRequeued LetterState = "requeued"
-	// LetterLate expired, and then a receipt said that the sink had taken it after all.
+	// LetterLate expired, or its row was damaged, and then a receipt said that the sink had taken it
+	// after all.
 	LetterLate LetterState = "late"
 )
 

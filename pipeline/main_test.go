@@ -16,8 +16,17 @@ import (
 	"github.com/waybillhq/waybill/internal/pgtest"
 )
 
-// testSpec is the pipeline of the tests: few lanes, and the shortest grace there is.
-var testSpec = Spec{Lanes: 4, Sinks: []string{"ingress", "archive"}, Grace: time.Second}
+// testSpec is the pipeline of the tests: few lanes, and a short grace, half of which is enough
+// for a publish on a loaded machine.
+var testSpec = Spec{Lanes: 4, Sinks: []string{"ingress", "archive"}, Grace: 3 * time.Second}
+
+const (
+	// patience bounds a wait for what must come about; no test waits for it to pass.
+	patience = time.Minute
+	// testLeaseTTL is short, for the tests that wait for a lease to expire, and so long that a
+	// loaded machine does not make a forwarder lose one.
+	testLeaseTTL = 4 * time.Second
+)
 
 var testMeter = noop.NewMeterProvider().Meter("test")
 
@@ -43,7 +52,10 @@ func mustStore(t testing.TB) *Store {
 
 func mustStoreAt(t testing.TB, url string) *Store {
 	t.Helper()
-	s, err := OpenStore(t.Context(), DefaultStoreConfig(url), testSpec.Lanes)
+	cfg := DefaultStoreConfig(url)
+	// Only tests of the limits want them: a loaded machine may take longer for anything.
+	cfg.LockTimeout, cfg.StatementTimeout, cfg.IdleInTransactionTimeout = patience, patience, patience
+	s, err := OpenStore(t.Context(), cfg, testSpec.Lanes)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -59,7 +59,7 @@ func TestPullerEndsItsSubscription(t *testing.T) {
 	defer p.close()
 	ended := make(chan struct{})
 	go func() { p.run(t.Context()); close(ended) }()
-	eventually(t, 10*time.Second, "it waits for messages", func() bool { return s.mustConsumer(t, "ingress", 0).NumWaiting == 1 })
+	eventually(t, patience, "it waits for messages", func() bool { return s.mustConsumer(t, "ingress", 0).NumWaiting == 1 })
 	p.fail(errGap)
 	<-ended
 	if p.sub.IsValid() {
@@ -105,7 +105,7 @@ func TestPullerIsBounded(t *testing.T) {
 			case <-p.more:
 			case <-p.failed:
 				t.Fatal(p.failure())
-			case <-time.After(10 * time.Second):
+			case <-time.After(patience):
 				t.Fatalf("stalled after %d", taken)
 			}
 		}

@@ -160,12 +160,8 @@ func (s *Store) check(ctx context.Context, wantLanes int) error {
 	switch {
 	case errors.As(err, &pgErr) && (pgErr.Code == "42P01" || pgErr.Code == "3F000"):
 		return errors.New("the database has no Waybill tables; run `waybill migrate` on it first")
-	case err != nil && !errors.As(err, &pgErr):
-		return fmt.Errorf("%w: check the database: %w", ErrUnavailable, err)
-	case err != nil && (pgErr.Code[:2] == "57" || pgErr.Code[:2] == "53"): // starting, stopping, too many connections
-		return fmt.Errorf("%w: check the database: %w", ErrUnavailable, err)
 	case err != nil:
-		return fmt.Errorf("check the database: %w", err)
+		return readError("check the database", err)
 	}
 	want, err := latestMigration()
 	if err != nil {
@@ -179,12 +175,22 @@ func (s *Store) check(ctx context.Context, wantLanes int) error {
 		return errors.New("the pipeline was not created; run `waybill migrate`")
 	}
 	if err != nil {
-		return fmt.Errorf("read the pipeline: %w", err)
+		return readError("read the pipeline", err)
 	}
 	if s.lanes != wantLanes {
 		return fmt.Errorf("the pipeline has %d lanes and this process is configured for %d; set WAYBILL_LANES=%d (the number is fixed when a pipeline is created)", s.lanes, wantLanes, s.lanes)
 	}
 	return nil
+}
+
+// readError is the error of a read: ErrUnavailable where trying again may help, because the
+// connection broke, or the server starts, stops or has too many connections.
+func readError(what string, err error) error {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) || pgErr.Code[:2] == "57" || pgErr.Code[:2] == "53" {
+		return fmt.Errorf("%w: %s: %w", ErrUnavailable, what, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 // classify turns an error of a transaction that was not known to commit into one of the

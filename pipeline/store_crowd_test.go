@@ -27,12 +27,12 @@ func TestAMillionWaitingWithStaleStatistics(t *testing.T) {
 		SELECT 1000000 + i, i, i % 4, 1, 100, '{archive,ingress}', now() - interval '1 hour' FROM generate_series(1, 1000000) i`)
 	mustRunSQL(t, s, `INSERT INTO waybill.events SELECT (1000000 + i)::bigint << 12, '/s', 't', 'x', 1, '\x`+
 		hex.EncodeToString(mustEvent(t, "/s", "t", "x").Encoded)+`' FROM generate_series(1, 1000000) i`)
-	within(t, "100 times accepting and settling", 10*time.Second, func() {
+	within(t, "100 times accepting and settling", 20*time.Second, func() {
 		for range 100 {
 			mustWorkBeside(t, s)
 		}
 	})
-	within(t, "a survey", 20*time.Second, func() {
+	within(t, "a survey", 30*time.Second, func() {
 		survey, err := s.Survey(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -42,7 +42,7 @@ func TestAMillionWaitingWithStaleStatistics(t *testing.T) {
 		}
 	})
 	stale := []staleFor{{"archive", time.Now()}}
-	within(t, "finding and claiming stale batches", 20*time.Second, func() {
+	within(t, "finding and claiming stale batches", 30*time.Second, func() {
 		found, err := s.FindStale(t.Context(), 1, stale, retransmitFind)
 		if err != nil {
 			t.Fatal(err)
@@ -55,7 +55,7 @@ func TestAMillionWaitingWithStaleStatistics(t *testing.T) {
 			t.Fatalf("claimed %d of %d, %d damaged, %v", len(claimed), len(numbers), len(damaged), err)
 		}
 	})
-	within(t, "settling 1,000 batches", 5*time.Second, func() {
+	within(t, "settling 1,000 batches", 30*time.Second, func() {
 		var all []Batch
 		for i := int64(1); i <= 1000; i++ {
 			all = append(all, Batch{ID: BatchID{Number: 1000000 + i*997, Token: uint64(i * 997)}})

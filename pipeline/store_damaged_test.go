@@ -67,6 +67,45 @@ func TestClaimStaleTakesDamagedBatchesApart(t *testing.T) {
 	}
 }
 
+// An event whose row is missing must not vanish when its batch ends otherwise than by a delivery; and
+// when a receipt says that the sink has it after all, its letter says so too.
+func TestNoEventVanishesWithItsRow(t *testing.T) {
+	refusal := []Refusal{{Index: 1, Code: "NO", Reason: "no"}}
+	for _, end := range []struct {
+		name, code string
+		come       func(*testing.T, *Store, Batch)
+		late       bool // whether it may still be delivered
+	}{
+		{"expired", CodeDamaged, func(t *testing.T, s *Store, _ Batch) { mustExpireNow(t, s) }, true},
+		{"refused", "NO", func(t *testing.T, s *Store, b Batch) {
+			mustSettle(t, s, Receipt{Sink: "ingress", Batches: []BatchReceipt{{ID: b.ID, Refused: refusal}}})
+		}, false},
+		{"taken apart", CodeDamaged, func(t *testing.T, s *Store, b Batch) {
+			if _, damaged, err := mustClaim(t, s, b.Lane, 10, staleFor{"ingress", time.Now().Add(time.Minute)}); err != nil || len(damaged) != 1 {
+				t.Fatal(damaged, err)
+			}
+		}, true},
+	} {
+		t.Run(end.name, func(t *testing.T) {
+			s := mustStore(t)
+			b := mustAppend(t, s, mustEvents(t, 3, 1)).batches[0]
+			mustSettle(t, s, receiptFor("archive", b))
+			if _, err := s.pool.Exec(t.Context(), `DELETE FROM waybill.events WHERE position = ($1 << 12) + 1`, b.ID.Number); err != nil {
+				t.Fatal(err)
+			}
+			end.come(t, s, b)
+			letter := mustListOne(t, s, LetterFilter{Code: end.code})
+			if letter.Position != b.Position(1) || letter.Sink != "ingress" || !strings.Contains(letter.Reason, "missing") || letter.State() != LetterDead {
+				t.Errorf("letter %+v", letter)
+			}
+			mustSettle(t, s, receiptFor("ingress", b))
+			if letter = mustListOne(t, s, LetterFilter{Code: end.code}); (letter.State() == LetterLate) != end.late {
+				t.Errorf("after a late receipt: %+v", letter)
+			}
+		})
+	}
+}
+
 func mustBeLetters(t *testing.T, s *Store, id BatchID, indexes []int, reason string, lost bool) {
 	t.Helper()
 	letters := mustList(t, s, LetterFilter{Code: CodeDamaged})
@@ -106,6 +145,18 @@ func TestDamagedRequeuedEventGoesBackToItsDeadLetter(t *testing.T) {
 	if claims, damaged, err = mustClaim(t, s, b.Lane, 100, staleFor{"ingress", time.Now().Add(time.Minute)}); err != nil || len(claims) != 1 || len(damaged) != 0 {
 		t.Fatalf("%d claims, damaged %v, %v", len(claims), damaged, err)
 	}
+	// Damaged again, it may still be delivered: the copy in the queue is sound.
+	requeued := claims[0].batch
+	if _, err := s.pool.Exec(t.Context(), `DELETE FROM waybill.events`); err != nil {
+		t.Fatal(err)
+	}
+	if _, damaged, err = mustClaim(t, s, b.Lane, 100, staleFor{"ingress", time.Now().Add(time.Minute)}); err != nil || len(damaged) != 1 {
+		t.Fatalf("damaged %v, %v", damaged, err)
+	}
+	mustSettle(t, s, receiptFor("ingress", requeued))
+	if d := mustListOne(t, s, LetterFilter{Code: CodeDamaged}); d.State() != LetterLate {
+		t.Errorf("after a late receipt: %+v", d)
+	}
 }
 
 // The sound events of a damaged batch reach the sinks that lack them, with nobody's doing.
@@ -126,7 +177,7 @@ func TestSoundEventsOfADamagedBatchArrive(t *testing.T) {
 	r.mustJanitor(t, nil)
 	for _, sink := range testSpec.Sinks {
 		for i := range 4 {
-			got, msg := r.take(t, sink, testLane, 20*time.Second)
+			got, msg := r.take(t, sink, testLane, patience)
 			if got == nil {
 				t.Fatalf("%s got %d of 4 sound events", sink, i)
 			}
@@ -136,7 +187,7 @@ func TestSoundEventsOfADamagedBatchArrive(t *testing.T) {
 			r.mustDeliver(t, sink, got, msg)
 		}
 	}
-	eventually(t, 20*time.Second, "all is settled", func() bool { return r.pending(t) == 0 })
+	eventually(t, patience, "all is settled", func() bool { return r.pending(t) == 0 })
 	if n := mustCount(t, r.store, `SELECT count(*) FROM waybill.dead_letters WHERE code = 'DAMAGED'`); n != 2 {
 		t.Errorf("%d dead letters, want one for each sink", n)
 	}

@@ -25,6 +25,8 @@ var (
 	loadLogSQL string
 	//go:embed sql/dedupe_old.sql
 	oldLogSQL string
+	//go:embed sql/dedupe_turn.sql
+	turnSQL string
 )
 
 const (
@@ -188,25 +190,49 @@ func (s *Store) ForgetAccepted(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("find what to forget: %w", err)
 	}
-	slots, err := pgx.CollectRows(rows, pgx.RowTo[int16])
+	old, err := pgx.CollectRows(rows, pgx.RowToStructByPos[oldSlot])
 	if err != nil {
 		return fmt.Errorf("find what to forget: %w", err)
 	}
-	for _, slot := range slots {
-		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = `+millis(truncateLockTimeout)); err != nil {
-				return err
-			}
-			_, err := tx.Exec(ctx, `TRUNCATE waybill.dedupe_log_`+strconv.Itoa(int(slot)))
+	for _, slot := range old {
+		if err := s.forgetSlot(ctx, slot); err != nil {
 			return err
-		})
-		var pgErr *pgconn.PgError
-		if errors.As(err, &pgErr) && pgErr.Code == "55P03" { // lock_not_available
-			return fmt.Errorf("%w: %w", errLogInUse, err)
 		}
-		if err != nil {
-			return fmt.Errorf("forget what was accepted long ago: %w", err)
+	}
+	return nil
+}
+
+// oldSlot is a slot of the log that is older than the window at a time, which is in windows.
+type oldSlot struct {
+	Slot int16
+	Turn int64
+}
+
+// forgetSlot drops what is in a slot, unless its time is over: who found it to be old may have been
+// paused since, and it may be the current one by now. So the time is read with the lock that lets
+// nobody write to it.
+func (s *Store) forgetSlot(ctx context.Context, old oldSlot) error {
+	partition := `waybill.dedupe_log_` + strconv.Itoa(int(old.Slot))
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = `+millis(truncateLockTimeout)); err != nil {
+			return err
 		}
+		if _, err := tx.Exec(ctx, `LOCK TABLE `+partition+` IN ACCESS EXCLUSIVE MODE`); err != nil {
+			return err
+		}
+		var turn int64
+		if err := tx.QueryRow(ctx, turnSQL).Scan(&turn); err != nil || turn != old.Turn {
+			return err // the next look finds what is old then
+		}
+		_, err := tx.Exec(ctx, `TRUNCATE `+partition)
+		return err
+	})
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "55P03" { // lock_not_available
+		return fmt.Errorf("%w: %w", errLogInUse, err)
+	}
+	if err != nil {
+		return fmt.Errorf("forget what was accepted long ago: %w", err)
 	}
 	return nil
 }

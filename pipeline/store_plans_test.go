@@ -17,7 +17,7 @@ func TestPlansOfEmptyTables(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Release()
-	for _, sql := range []string{`ANALYZE waybill.batches`, `ANALYZE waybill.events`, `SET plan_cache_mode = force_generic_plan`} {
+	for _, sql := range []string{`ANALYZE waybill.batches`, `ANALYZE waybill.events`, `ANALYZE waybill.dead_letters`, `SET plan_cache_mode = force_generic_plan`} {
 		if _, err := conn.Exec(t.Context(), sql); err != nil {
 			t.Fatal(err)
 		}
@@ -31,6 +31,9 @@ func TestPlansOfEmptyTables(t *testing.T) {
 		"settle_waiting": {settleWaitingSQL, "bigint[], text[]", "'{1}', '{a}'"},
 		"settle_refused": {settleRefusedSQL, "bigint[], text[], text[], text[]", "'{1}', '{a}', '{c}', '{r}'"},
 		"expire":         {expireSQL, "integer, bigint", "1, 2"},
+		"settle_late":    {settleLateSQL, "bigint[], bigint[], text[], text[]", "'{1}', '{2}', '{a}', '{\"{}\"}'"},
+		"requeued":       {settleRequeuedSQL, "bigint[], bigint[], text[]", "'{1}', '{2}', '{a}'"},
+		"late_requeued":  {settleLateRequeuedSQL, "bigint[], bigint[], text[], text[]", "'{1}', '{2}', '{a}', '{\"{}\"}'"},
 	} {
 		if _, err := conn.Exec(t.Context(), fmt.Sprintf("PREPARE %s (%s) AS %s", name, statement.types, statement.sql)); err != nil {
 			t.Fatal(name, err)
@@ -52,7 +55,8 @@ func TestPlansOfEmptyTables(t *testing.T) {
 func mustLookUp(t *testing.T, name string, plan []string) {
 	t.Helper()
 	for i, line := range plan {
-		if !strings.Contains(line, " on batches") && !strings.Contains(line, " on events") || !strings.Contains(line, "Scan") {
+		large := strings.Contains(line, " on batches") || strings.Contains(line, " on events") || strings.Contains(line, " on dead_letters")
+		if !large || !strings.Contains(line, "Scan") {
 			continue
 		}
 		limited := i > 0 && strings.Contains(plan[i-1], "Limit")

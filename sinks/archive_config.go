@@ -91,11 +91,11 @@ func (c ArchiveConfig) Validate() error {
 	case c.Bucket == "":
 		return errors.New("ArchiveConfig.Bucket is empty: name the bucket of the archive")
 	case c.MaxObjectEvents < 1:
-		return fmt.Errorf("ArchiveConfig.MaxObjectEvents is %d: want at least 1", c.MaxObjectEvents)
+		return fmt.Errorf("ArchiveConfig.MaxObjectEvents (WAYBILL_ARCHIVE_OBJECT_EVENTS) is %d: want at least 1", c.MaxObjectEvents)
 	case c.MaxObjectBytes < 1:
-		return fmt.Errorf("ArchiveConfig.MaxObjectBytes is %d: want at least 1", c.MaxObjectBytes)
+		return fmt.Errorf("ArchiveConfig.MaxObjectBytes (WAYBILL_ARCHIVE_OBJECT_BYTES) is %d: want at least 1", c.MaxObjectBytes)
 	case c.Linger < 0:
-		return fmt.Errorf("ArchiveConfig.Linger is %s: want 0 or more", c.Linger)
+		return fmt.Errorf("ArchiveConfig.Linger (WAYBILL_ARCHIVE_LINGER) is %s: want 0 or more", c.Linger)
 	case c.Timeout <= 0:
 		return fmt.Errorf("ArchiveConfig.Timeout is %s: want more than 0, such as 30s", c.Timeout)
 	case c.RememberedBatches < 1:
@@ -113,7 +113,7 @@ func checkArchivePrefix(prefix string) error {
 	}
 	for part := range strings.SplitSeq(prefix, "/") {
 		if part == "" || part == "." || part == ".." {
-			return fmt.Errorf("ArchiveConfig.Prefix is %q: want names with single slashes between them, such as \"waybill\"", prefix)
+			return fmt.Errorf("ArchiveConfig.Prefix (WAYBILL_S3_PREFIX) is %q: want names with single slashes between them, such as \"waybill\"", prefix)
 		}
 	}
 	return nil

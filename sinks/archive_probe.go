@@ -80,7 +80,7 @@ func (a *Archive) probePut(ctx context.Context, key string) error {
 func (a *Archive) createBucket(ctx context.Context, missing error) error {
 	bucket := a.cfg.Bucket
 	if !a.cfg.CreateBucket {
-		return unfit{fmt.Errorf("the bucket %s does not exist; create it, or correct ArchiveConfig.Bucket: %w", bucket, missing)}
+		return unfit{fmt.Errorf("the bucket %s does not exist; create it, or correct ArchiveConfig.Bucket (WAYBILL_S3_BUCKET): %w", bucket, missing)}
 	}
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.Timeout)
 	defer cancel()

@@ -113,7 +113,7 @@ func NewIngress(cfg IngressConfig) (*Ingress, error) {
 	for range cfg.Connections {
 		conn, err := grpc.NewClient(cfg.Endpoint, options...)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("ingress sink: Endpoint %q: %w", cfg.Endpoint, err), s.Close())
+			return nil, errors.Join(fmt.Errorf("ingress sink: Endpoint (WAYBILL_INGRESS_ENDPOINT) %q: %w", cfg.Endpoint, err), s.Close())
 		}
 		s.conns = append(s.conns, conn)
 	}

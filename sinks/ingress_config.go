@@ -116,10 +116,10 @@ func (c IngressConfig) Validate() error {
 		}
 	}
 	bad(c.Name != "", "ingress sink: Name is empty; use the sink's name in the table of sinks")
-	bad(c.MaxRequestBytes > 0, "ingress sink: MaxRequestBytes is %d; use a positive number, such as 4000000", c.MaxRequestBytes)
-	bad(c.MaxRequestEvents > 0, "ingress sink: MaxRequestEvents is %d; use a positive number, such as 1000", c.MaxRequestEvents)
+	bad(c.MaxRequestBytes > 0, "ingress sink: MaxRequestBytes (WAYBILL_INGRESS_REQUEST_BYTES) is %d; use a positive number, such as 4000000", c.MaxRequestBytes)
+	bad(c.MaxRequestEvents > 0, "ingress sink: MaxRequestEvents (WAYBILL_INGRESS_REQUEST_EVENTS) is %d; use a positive number, such as 1000", c.MaxRequestEvents)
 	bad(c.Linger >= 0, "ingress sink: Linger is %v; use 0 or more", c.Linger)
-	bad(c.Timeout > 0, "ingress sink: Timeout is %v; use a positive duration, such as 10s", c.Timeout)
+	bad(c.Timeout > 0, "ingress sink: Timeout (WAYBILL_INGRESS_TIMEOUT) is %v; use a positive duration, such as 10s", c.Timeout)
 	bad(c.KeepaliveTime == 0 || c.KeepaliveTime >= minIngressKeepalive,
 		"ingress sink: KeepaliveTime is %v; use 0 for none or at least %v", c.KeepaliveTime, minIngressKeepalive)
 	bad(c.KeepaliveTime == 0 || c.KeepaliveTimeout > 0,
@@ -135,14 +135,14 @@ func checkIngressEndpoint(endpoint string) error {
 	scheme, _, hasScheme := strings.Cut(endpoint, "://")
 	switch {
 	case endpoint == "":
-		return errors.New("ingress sink: Endpoint is empty; use host:port")
+		return errors.New("ingress sink: Endpoint (WAYBILL_INGRESS_ENDPOINT) is empty; use host:port")
 	case scheme == "http" || scheme == "https":
-		return fmt.Errorf("ingress sink: Endpoint %q is a URL; use host:port, and TLS.Enabled for https", endpoint)
+		return fmt.Errorf("ingress sink: Endpoint (WAYBILL_INGRESS_ENDPOINT) %q is a URL; use host:port, and TLS.Enabled (WAYBILL_INGRESS_TLS) for https", endpoint)
 	case hasScheme || strings.HasPrefix(endpoint, "unix:"):
 		return nil
 	}
 	if _, _, err := net.SplitHostPort(endpoint); err != nil {
-		return fmt.Errorf("ingress sink: Endpoint %q: use host:port: %w", endpoint, err)
+		return fmt.Errorf("ingress sink: Endpoint (WAYBILL_INGRESS_ENDPOINT) %q: use host:port: %w", endpoint, err)
 	}
 	return nil
 }
@@ -150,17 +150,17 @@ func checkIngressEndpoint(endpoint string) error {
 // checkHeaders refuses names that gRPC would reject with every call.
 func (c IngressConfig) checkHeaders() error {
 	if c.User == "" && c.Password != "" {
-		return errors.New("ingress sink: Password is set without User; set both or none")
+		return errors.New("ingress sink: Password (WAYBILL_INGRESS_PASSWORD) is set without User (WAYBILL_INGRESS_USER); set both or none")
 	}
 	if strings.Contains(c.User, ":") {
-		return errors.New("ingress sink: User contains a colon, which Basic authorization cannot carry; use another name")
+		return errors.New("ingress sink: User (WAYBILL_INGRESS_USER) contains a colon, which Basic authorization cannot carry; use another name")
 	}
 	for name, value := range c.Headers {
 		if err := checkIngressHeader(name, value); err != nil {
 			return err
 		}
 		if name == "authorization" && c.User != "" {
-			return errors.New("ingress sink: Headers has authorization and User is set; use one of them")
+			return errors.New("ingress sink: Headers (WAYBILL_INGRESS_HEADERS) has authorization and User (WAYBILL_INGRESS_USER) is set; use one of them")
 		}
 	}
 	return nil
@@ -169,15 +169,15 @@ func (c IngressConfig) checkHeaders() error {
 func checkIngressHeader(name, value string) error {
 	for _, r := range name {
 		if (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '_' && r != '.' {
-			return fmt.Errorf("ingress sink: Headers: name %q: use lower-case letters, digits, -, _ and . only", name)
+			return fmt.Errorf("ingress sink: Headers (WAYBILL_INGRESS_HEADERS): name %q: use lower-case letters, digits, -, _ and . only", name)
 		}
 	}
 	if name == "" || strings.HasPrefix(name, "grpc-") || strings.HasSuffix(name, "-bin") {
-		return fmt.Errorf("ingress sink: Headers: name %q: use a name that is not empty, does not begin with grpc- or end in -bin", name)
+		return fmt.Errorf("ingress sink: Headers (WAYBILL_INGRESS_HEADERS): name %q: use a name that is not empty, does not begin with grpc- or end in -bin", name)
 	}
 	for i := range len(value) {
 		if value[i] < ' ' || value[i] > '~' {
-			return fmt.Errorf("ingress sink: Headers: the value of %q has a character outside printable ASCII; remove it", name)
+			return fmt.Errorf("ingress sink: Headers (WAYBILL_INGRESS_HEADERS): the value of %q has a character outside printable ASCII; remove it", name)
 		}
 	}
 	return nil
@@ -185,10 +185,10 @@ func checkIngressHeader(name, value string) error {
 
 func (t IngressTLS) validate() error {
 	if !t.Enabled && t != (IngressTLS{}) {
-		return errors.New("ingress sink: TLS has settings and is not enabled; set TLS.Enabled or leave them out")
+		return errors.New("ingress sink: TLS has settings and is not enabled; set TLS.Enabled (WAYBILL_INGRESS_TLS) or leave them out")
 	}
 	if (t.CertFile == "") != (t.KeyFile == "") {
-		return errors.New("ingress sink: TLS.CertFile and TLS.KeyFile belong together; set both or none")
+		return errors.New("ingress sink: TLS.CertFile (WAYBILL_INGRESS_CERT_FILE) and TLS.KeyFile (WAYBILL_INGRESS_KEY_FILE) belong together; set both or none")
 	}
 	return nil
 }
@@ -199,17 +199,17 @@ func (t IngressTLS) load() (*tls.Config, error) {
 	if t.CAFile != "" {
 		pem, err := os.ReadFile(t.CAFile)
 		if err != nil {
-			return nil, fmt.Errorf("ingress sink: read TLS.CAFile: %w", err)
+			return nil, fmt.Errorf("ingress sink: read TLS.CAFile (WAYBILL_INGRESS_CA_FILE): %w", err)
 		}
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("ingress sink: TLS.CAFile %s holds no certificate; use a PEM file", t.CAFile)
+			return nil, fmt.Errorf("ingress sink: TLS.CAFile (WAYBILL_INGRESS_CA_FILE) %s holds no certificate; use a PEM file", t.CAFile)
 		}
 	}
 	if t.CertFile != "" {
 		cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
 		if err != nil {
-			return nil, fmt.Errorf("ingress sink: read TLS.CertFile and TLS.KeyFile: %w", err)
+			return nil, fmt.Errorf("ingress sink: read TLS.CertFile (WAYBILL_INGRESS_CERT_FILE) and TLS.KeyFile (WAYBILL_INGRESS_KEY_FILE): %w", err)
 		}
 		config.Certificates = []tls.Certificate{cert}
 	}

@@ -704,7 +704,7 @@ func TestIngressGivesUpOnWhatStaysUnknown(t *testing.T) {
 	mustBehave(t, e, func(b *endpoint.Behaviour) { b.RefuseType, b.RefuseCode = "odd", "UNKNOWN" })
 
 	var verdict pipeline.Result
-	for deadline := time.Now().Add(20 * limit); verdict.Verdict == pipeline.Retry; {
+	for deadline := time.Now().Add(time.Minute); verdict.Verdict == pipeline.Retry; {
 		if time.Now().After(deadline) {
 			t.Fatal("the event is never refused")
 		}
@@ -769,7 +769,7 @@ func TestIngressEndsWithItsTimeAndItsContext(t *testing.T) {
 	if _, err := patient.Send(ctx, 0, sequence("t", 1, 0)); status.Code(err) != codes.Canceled {
 		t.Errorf("got %v", err)
 	}
-	if took := time.Since(start); took > 5*time.Second {
+	if took := time.Since(start); took > 30*time.Second {
 		t.Errorf("Send took %v after its context ended", took)
 	}
 }
@@ -777,7 +777,7 @@ func TestIngressEndsWithItsTimeAndItsContext(t *testing.T) {
 func TestIngressProbe(t *testing.T) {
 	t.Parallel()
 	e, stop := mustStartEndpoint(t, nil)
-	s := mustIngress(t, e.Addr(), func(c *IngressConfig) { c.Timeout = time.Second })
+	s := mustIngress(t, e.Addr(), func(c *IngressConfig) { c.Timeout = 30 * time.Second })
 	if err := s.Probe(t.Context()); err != nil {
 		t.Errorf("endpoint up: %v", err)
 	}
@@ -809,7 +809,7 @@ func TestIngressFindsAnEndpointThatComesBack(t *testing.T) {
 		t.Fatalf("endpoint down: %v", err)
 	}
 	again, _ := mustStartEndpoint(t, func(c *endpoint.Config) { c.Addr = addr })
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		if _, err := s.Send(t.Context(), 0, sequence("t", 1, 0)); err == nil {
 			break

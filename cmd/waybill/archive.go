@@ -34,7 +34,7 @@ func (c *archiveCatCommand) Run(ctx context.Context, con *console) error {
 		return errors.New("--since and --limit: want 0 or more")
 	}
 	if c.S3Bucket == "" {
-		return errors.New("--s3-bucket: is empty; name the bucket of the archive, or set WAYBILL_S3_BUCKET")
+		return errors.New("--s3-bucket: is empty; name the bucket of the archive, or set WAYBILL_S3_BUCKET; or run it where a `waybill dev` runs, or with the directory of one as WAYBILL_DIR")
 	}
 	reader, err := c.ArchiveReader(ctx)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,8 +25,11 @@ import (
 	"github.com/waybillhq/waybill/pipeline"
 )
 
+// testGrace is short, and half of it enough for a publish on a loaded machine.
+const testGrace = 5 * time.Second
+
 // testSpec is the pipeline in the databases of the tests.
-var testSpec = pipeline.Spec{Lanes: 4, Sinks: []string{"ingress", "archive"}, Grace: time.Second}
+var testSpec = pipeline.Spec{Lanes: 4, Sinks: []string{"ingress", "archive"}, Grace: testGrace}
 
 // binaryDir is where the binary is built; TestMain removes it.
 var binaryDir string
@@ -352,7 +356,7 @@ func environment(t *testing.T, dir, key string) string {
 
 func awaitEnd(t *testing.T, name string, pid int) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(programLimit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if err := syscall.Kill(pid, 0); errors.Is(err, syscall.ESRCH) || isZombie(pid) {
 			return
 		}
@@ -369,4 +373,61 @@ func isZombie(pid int) bool {
 	}
 	_, rest, ok := strings.Cut(string(data), ") ")
 	return ok && strings.HasPrefix(rest, "Z")
+}
+
+// mustHole listens, and answers nobody.
+func mustHole(t *testing.T) (addr string, asked <-chan struct{}) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	called := make(chan struct{}, 100)
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			called <- struct{}{}
+		}
+	}()
+	return l.Addr().String(), called
+}
+
+// A command that is interrupted did not do what it was asked to: its status must not say so. That of
+// a process that was asked to stop is another matter.
+func TestInterruptedCommandsFail(t *testing.T) {
+	for _, c := range []struct {
+		args   string // HOLE is where nobody answers
+		status int
+	}{
+		{"deadletters requeue --all --lanes=4 --database-url=postgres://waybill@HOLE/waybill", 1},
+		{"deadletters purge --all --yes --lanes=4 --database-url=postgres://waybill@HOLE/waybill", 1},
+		{"deadletters show 4096 --lanes=4 --database-url=postgres://waybill@HOLE/waybill", 1},
+		{"migrate --database-url=postgres://waybill@HOLE/waybill --nats-url=nats://HOLE", 1},
+		{"archive cat --s3-bucket=b --s3-endpoint=http://HOLE --s3-access-key=a --s3-secret-key=s", 1},
+		{"healthcheck http://HOLE/readyz", 1},
+		{"emit --to=http://HOLE", 1},
+		{"janitor --database-url=postgres://waybill@HOLE/waybill --nats-url=nats://HOLE --admin-addr=127.0.0.1:0", 0},
+	} {
+		t.Run(strings.Fields(c.args)[0]+" "+strings.Fields(c.args)[1], func(t *testing.T) {
+			addr, asked := mustHole(t)
+			p := start(t, t.TempDir(), nil, strings.Fields(strings.ReplaceAll(c.args, "HOLE", addr))...)
+			select {
+			case <-asked:
+			case <-p.done:
+				t.Fatalf("it ended by itself: %s", p.text())
+			}
+			if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
+				t.Fatal(err)
+			}
+			out, status := p.await(t)
+			if status != c.status || c.status == 1 && !strings.Contains(out, "waybill: ") {
+				t.Errorf("status %d, want %d; %s", status, c.status, out)
+			}
+		})
+	}
 }

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/waybillhq/waybill/internal/devrun"
 )
@@ -33,17 +32,18 @@ func commandAt(t *testing.T, stdin io.Reader, asks bool, args ...string) result 
 	if os.Getenv("WAYBILL_DIR") == "" {
 		t.Setenv("WAYBILL_DIR", t.TempDir())
 	}
-	parser, err := newParser()
+	stack := newRunningStack()
+	parser, err := newParser(stack)
 	if err != nil {
 		t.Fatal(err)
 	}
 	parsed, err := parser.Parse(args)
 	if err != nil {
-		return result{failure: err}
+		return result{failure: stack.explain(err)}
 	}
 	var out, errs bytes.Buffer
 	con := &console{in: stdin, out: &out, err: &errs, env: os.Environ(), asks: asks}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), programLimit)
 	defer cancel()
 	failure := run(ctx, parsed, con)
 	return result{out.String(), errs.String(), failure}
@@ -139,7 +139,7 @@ func TestRunningStack(t *testing.T) {
 	}
 	parse := func(args ...string) *commands {
 		t.Helper()
-		parser, err := newParser()
+		parser, err := newParser(newRunningStack())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -168,6 +168,22 @@ func TestRunningStack(t *testing.T) {
 	}
 	if c = parse("migrate"); c.Migrate.Lanes.Lanes != 16 {
 		t.Errorf("%+v", c.Migrate)
+	}
+}
+
+// Who runs a command elsewhere than the `waybill dev` that it is meant for is told so, and
+// only where that can have been meant.
+func TestNoStackRuns(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("WAYBILL_DIR", dir)
+	for _, args := range [][]string{{"status"}, {"deadletters", "ls"}} {
+		mustFail(t, command(t, nil, args...), "missing flags: --database-url", "waybill dev", dir, "WAYBILL_DIR")
+	}
+	mustFail(t, command(t, nil, "archive", "cat"), "--s3-bucket", "waybill dev", "WAYBILL_DIR")
+	for _, args := range [][]string{{"migrate"}, {"ingest"}, {"status", "--jsn", "--database-url=x"}} {
+		if r := command(t, nil, args...); r.failure == nil || strings.Contains(r.failure.Error(), "waybill dev") {
+			t.Errorf("%s: %v", args, r.failure)
+		}
 	}
 }
 

@@ -15,8 +15,8 @@ import (
 // time. ls, requeue and purge take the same filter; show takes one event.
 //
 // A dead letter is in one of three states: dead, requeued (on its way again; only a receipt
-// clears it) or late (it expired, and a receipt that came later says that the sink has it).
-// requeue takes dead ones alone, and purge spares those that are requeued.
+// clears it) or late (it expired or was damaged, and a receipt that came later says that the
+// sink has it). requeue takes dead ones alone, and purge spares those that are requeued.
 //
 // Results go to standard output, progress and hints to standard error. The status is 0 when
 // the command did what it was asked to, also when no letter matched; 1 when something failed,

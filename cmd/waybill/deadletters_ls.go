@@ -45,6 +45,8 @@ type letter struct {
 	// Of the batch that the event was in first.
 	Batch string          `json:"batch"`
 	Event json.RawMessage `json:"event,omitempty"`
+	// In place of an event that cannot be decoded: its bytes, in base64, if data was asked for.
+	Undecodable []byte `json:"undecodable,omitempty"`
 }
 
 func newLetter(d pipeline.DeadLetter) letter {
@@ -55,6 +57,15 @@ func newLetter(d pipeline.DeadLetter) letter {
 		Requeues: d.Requeues, DeliveredLate: d.DeliveredLateAt.UTC(), Source: d.Source, Type: d.Type, ID: d.ID,
 		Seqnum: d.Seqnum, Lane: d.Lane, Batch: pipeline.BatchID{Number: number, Token: d.Token}.String(),
 	}
+}
+
+// setEvent adds the letter's event, or what there is in its place, and returns the size of its data.
+func (l *letter) setEvent(d pipeline.DeadLetter, withData bool) (dataBytes int, err error) {
+	l.Event, dataBytes, err = eventJSON(d, withData)
+	if err != nil && withData {
+		l.Undecodable = d.Encoded
+	}
+	return dataBytes, err
 }
 
 // Validate refuses flags that cannot work together.
@@ -125,10 +136,7 @@ func (t *letterTable) add(letters []pipeline.DeadLetter, withEvents bool) error 
 		}
 		out := newLetter(d)
 		if withEvents {
-			var err error
-			if out.Event, _, err = eventJSON(d, true); err != nil {
-				return err
-			}
+			_, _ = out.setEvent(d, true) // what cannot be decoded is printed as it is
 		}
 		if err := t.form.print(t.con, "", out); err != nil {
 			return err
@@ -139,12 +147,19 @@ func (t *letterTable) add(letters []pipeline.DeadLetter, withEvents bool) error 
 
 func (t *letterTable) flush() error { return t.text.Flush() }
 
+// errNothingLeft means that the row of an event was missing.
+var errNothingLeft = errors.New("nothing is left of it")
+
 // eventJSON is a letter's event as a sink gets it, seqnum included, in the CloudEvents JSON
-// format, and the size of its data, which is left out unless it is asked for.
+// format, and the size of its data, which is left out unless it is asked for. An error says why a
+// damaged one is no event.
 func eventJSON(d pipeline.DeadLetter, withData bool) (event json.RawMessage, dataBytes int, err error) {
+	if len(d.Encoded) == 0 {
+		return nil, 0, errNothingLeft
+	}
 	ce := new(pb.CloudEvent)
 	if err := proto.Unmarshal(d.Encoded, ce); err != nil {
-		return nil, 0, fmt.Errorf("read the event of dead letter %d of %s: %w", d.Position, d.Sink, err)
+		return nil, 0, fmt.Errorf("it cannot be decoded: %w", err)
 	}
 	if ce.Attributes == nil {
 		ce.Attributes = map[string]*pb.CloudEventAttributeValue{}

@@ -84,12 +84,8 @@ func (c *showCommand) find(ctx context.Context, con *console, store *pipeline.St
 }
 
 func (c *showCommand) show(con *console, d pipeline.DeadLetter) error {
-	event, dataBytes, err := eventJSON(d, c.ShowData)
-	if err != nil {
-		return err
-	}
 	out := newLetter(d)
-	out.Event = event
+	dataBytes, damage := out.setEvent(d, c.ShowData)
 	if c.json() {
 		return c.print(con, "", out)
 	}
@@ -118,6 +114,13 @@ func (c *showCommand) show(con *console, d pipeline.DeadLetter) error {
 	if !d.DeliveredLateAt.IsZero() {
 		row("delivered late", "%s", showTime(d.DeliveredLateAt))
 	}
+	if damage != nil {
+		row("event", "%v", damage)
+		if len(d.Encoded) > 0 {
+			row("bytes", "%d; --show-data -o json prints them", len(d.Encoded))
+		}
+		return table.Flush()
+	}
 	if !c.ShowData {
 		row("data", "%d bytes; --show-data prints them", dataBytes)
 	}
@@ -125,7 +128,7 @@ func (c *showCommand) show(con *console, d pipeline.DeadLetter) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(con.out, "%s\n", event)
+	_, err := fmt.Fprintf(con.out, "%s\n", out.Event)
 	return err
 }
 
@@ -135,7 +138,7 @@ func letterWords(d pipeline.DeadLetter) string {
 	case pipeline.LetterRequeued:
 		return "requeued: on its way again; the sink's receipt clears it"
 	case pipeline.LetterLate:
-		return "late: the sink took it after it expired; nothing is to be done"
+		return "late: the sink took it after all; nothing is to be done"
 	default:
 		return "dead: the sink lacks it; `waybill deadletters requeue` sends it again"
 	}

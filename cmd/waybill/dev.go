@@ -67,10 +67,18 @@ func (c *devCommand) Run(ctx context.Context, con *console) (err error) {
 	began := time.Now()
 	screen.line("starting in " + dir)
 	if err := stack.Start(ctx); err != nil {
-		return err
+		return c.ended(ctx, err)
 	}
 	screen.line(fmt.Sprintf("ready after %.1f s", time.Since(began).Seconds()))
 	return c.use(ctx, con, screen, stack)
+}
+
+// ended is err, but that to be interrupted is the proper end of a system that has no other.
+func (c *devCommand) ended(ctx context.Context, err error) error {
+	if c.Once == 0 && ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
 }
 
 // refuseForeignServers keeps a development system away from servers that somebody exported
@@ -97,7 +105,7 @@ func (c *devCommand) use(ctx context.Context, con *console, screen *screen, stac
 	if c.Once > 0 {
 		err = c.once(ctx, con, screen, stack)
 	} else {
-		err = show(ctx, con, screen, stack)
+		err = c.ended(ctx, show(ctx, con, screen, stack))
 	}
 	stopWatching()
 	wg.Wait()

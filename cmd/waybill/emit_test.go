@@ -169,7 +169,7 @@ func TestEmitTriesAgain(t *testing.T) {
 	began := time.Now()
 	r = command(t, nil, "emit", "--to", newIngest(t, m), "--retry-for=0s")
 	mustFail(t, r, "1 event not accepted")
-	if time.Since(began) > 5*time.Second {
+	if time.Since(began) > 30*time.Second {
 		t.Error("it went on trying")
 	}
 }

@@ -32,7 +32,7 @@ func mustAccept(t *testing.T, in *pipeline.Ingester, prefix string, n int) {
 // moment before.
 func (p *plant) mustDrain(t *testing.T, store *pipeline.Store) {
 	t.Helper()
-	eventually(t, 30*time.Second, "everything is settled", func() bool {
+	eventually(t, programLimit, "everything is settled", func() bool {
 		survey, err := store.Survey(t.Context())
 		return err == nil && len(survey.Backlogs) == 0
 	})
@@ -125,7 +125,7 @@ func (p *plant) mustRefuse(t *testing.T, before, now int) {
 	if r := p.migrate(t, before); r.failure == nil || !strings.Contains(r.failure.Error(), remedy) {
 		t.Errorf("migrate: %v", r.failure)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), programLimit)
 	defer cancel()
 	if err := p.queue(t).Check(ctx, before, 0); err == nil || !strings.Contains(err.Error(), "WAYBILL_LANES") {
 		t.Errorf("forwarder: %v", err)

@@ -9,6 +9,7 @@
 //	waybill archive cat                 print archived events
 //	waybill deadletters ls|show         look at what a sink refused or did not take in time
 //	waybill deadletters requeue|purge   send it again, or delete it
+//	waybill bench SCENARIO              measure a system and check that it loses nothing
 //	waybill endpoint                    a ChipIngress endpoint that records what it gets
 //	waybill ingest|forwarder|janitor    the three processes, as the programs of these names
 //	waybill healthcheck URL             for containers without a shell
@@ -24,11 +25,13 @@
 // # Output
 //
 // Results go to standard output, everything else to standard error. The status is 0 when
-// all went well, 1 when something failed, 80 for wrong flags.
+// all went well, 1 when something failed or a command was interrupted, 80 for wrong flags. To be
+// interrupted is the proper end of dev (without --once), endpoint, ingest, forwarder and janitor.
 package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"strconv"
@@ -36,6 +39,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/waybillhq/waybill/internal/bench"
 	"github.com/waybillhq/waybill/internal/cli"
 	"github.com/waybillhq/waybill/internal/devrun"
 	"github.com/waybillhq/waybill/internal/endpoint"
@@ -54,6 +58,8 @@ type commands struct {
 	Ingest      process.Ingest     `cmd:"" help:"Run an ingest: take events and make them durable."`
 	Forwarder   process.Forwarder  `cmd:"" help:"Run a forwarder: deliver queued events to the sinks."`
 	Janitor     process.Janitor    `cmd:"" help:"Run a janitor: settle, retransmit, expire and tidy up."`
+	Bench       benchCommand       `cmd:"" help:"Measure a system and check that it loses nothing."`
+	BenchEcho   benchEchoCommand   `cmd:"" name:"bench-echo" hidden:"" help:"Run what waybill bench compares an ingest with."`
 	Endpoint    endpointCommand    `cmd:"" help:"Run a ChipIngress endpoint that records what it gets."`
 	NATSServer  natsServerCommand  `cmd:"" name:"nats-server" hidden:"" help:"Run the nats-server of waybill dev."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask a URL whether all is well."`
@@ -71,27 +77,32 @@ type console struct {
 
 func main() {
 	con := &console{in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.Environ(), terminal: isTerminal(os.Stdout), asks: isTerminal(os.Stdin)}
-	parser, err := newParser()
+	stack := newRunningStack()
+	parser, err := newParser(stack)
 	if err != nil {
 		panic(err) // a mistake in the structs' tags
 	}
 	parsed, err := parser.Parse(os.Args[1:])
-	parser.FatalIfErrorf(err)
+	parser.FatalIfErrorf(stack.explain(err))
 	cli.Exit("waybill", cli.RunUntilSignal(func(ctx context.Context) error { return run(ctx, parsed, con) }))
 }
 
-func newParser() (*kong.Kong, error) {
+func newParser(stack *runningStack) (*kong.Kong, error) {
 	parser, err := cli.NewParser("waybill", "Durable delivery of CloudEvents: the operator's command.", &commands{}, process.Defaults(), defaults())
 	if err != nil {
 		return nil, err
 	}
-	return parser, kong.Resolvers(newRunningStack()).Apply(parser)
+	return parser, kong.Resolvers(stack).Apply(parser)
 }
 
 func run(ctx context.Context, parsed *kong.Context, con *console) error {
 	parsed.BindTo(ctx, (*context.Context)(nil))
 	parsed.Bind(con)
-	return parsed.Run()
+	err := parsed.Run()
+	if errors.Is(err, context.Canceled) {
+		return interrupted(ctx, err)
+	}
+	return err
 }
 
 // isTerminal reports whether a file is a character device, and so most likely a terminal.
@@ -107,6 +118,7 @@ func defaults() kong.Vars {
 		"sinks":     strings.Join(pipeline.DefaultSpec().Sinks, ","),
 		"http_addr": stack.HTTPAddr, "grpc_addr": stack.GRPCAddr, "emit_to": "http://" + stack.HTTPAddr,
 		"endpoint_addr": "127.0.0.1:50052", "endpoint_admin_addr": "127.0.0.1:9092",
+		"bench_scenarios":      strings.Join(bench.Names(), ","),
 		"endpoint_max_records": strconv.Itoa(endpoint.DefaultConfig().MaxRecords),
 	}
 }

@@ -21,6 +21,9 @@ import (
 	"github.com/waybillhq/waybill/sinks"
 )
 
+// testLeaseTTL is so long that a loaded machine does not make a forwarder lose a lane.
+const testLeaseTTL = 4 * time.Second
+
 // plant is the servers of a pipeline and what runs on them in this process: parts are started
 // and stopped one by one, which a `waybill dev` does not let one do.
 type plant struct {
@@ -66,7 +69,7 @@ func (p *plant) migrate(t *testing.T, lanes int, args ...string) result {
 	t.Helper()
 	return command(t, nil, append([]string{
 		"migrate", "--database-url", p.url, "--nats-url", p.nats.URL(),
-		fmt.Sprintf("--lanes=%d", lanes), "--grace=1s", "--lease-ttl=1s", "--queue-bytes=268435456",
+		fmt.Sprintf("--lanes=%d", lanes), "--grace=" + testGrace.String(), "--lease-ttl=" + testLeaseTTL.String(), "--queue-bytes=268435456",
 	}, args...)...)
 }
 
@@ -149,7 +152,7 @@ func (p *plant) startJanitor(t *testing.T, lanes int) {
 	t.Helper()
 	q := p.queue(t)
 	config := pipeline.DefaultJanitorConfig()
-	config.Queue.LeaseTTL, config.Queue.MaxBytes = time.Second, 256<<20
+	config.Queue.LeaseTTL, config.Queue.MaxBytes = testLeaseTTL, 256<<20
 	config.UpkeepEvery, config.RetransmitEvery, config.ExpireEvery = 100*time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
 	j, err := pipeline.NewJanitor(config, p.store(t, lanes), q, slog.New(slog.DiscardHandler), testMeter)
 	if err != nil {

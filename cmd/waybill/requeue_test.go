@@ -22,17 +22,17 @@ func TestRequeueWhatIsStillQueued(t *testing.T) {
 			mustAccept(t, in, "e", 20)
 			store := p.store(t, testSpec.Lanes)
 			count := func() int { return mustCount(t, p.url, `SELECT count(*) FROM waybill.dead_letters`) }
-			eventually(t, 20*time.Second, "all expire", func() bool { return count() == 2*20 })
+			eventually(t, programLimit, "all expire", func() bool { return count() == 2*20 })
 			if r := letters(t, p.url, "requeue", "--all"); r.out[:2] != "40" {
 				t.Fatalf("%+v", r)
 			}
 			if wait {
-				eventually(t, 20*time.Second, "the copies are published", func() bool {
+				eventually(t, programLimit, "the copies are published", func() bool {
 					return mustCount(t, p.url, `SELECT count(*) FROM waybill.batches WHERE attempts = 0`) == 0
 				})
 			}
 			p.startForwarder(t, testSpec.Lanes)
-			eventually(t, 30*time.Second, "no dead letter is left", func() bool { return count() == 0 })
+			eventually(t, programLimit, "no dead letter is left", func() bool { return count() == 0 })
 			p.mustDrain(t, store)
 			p.mustHold(t, 20)
 			if n := p.ingress.times("e-0"); wait && n != 2 {
@@ -53,12 +53,12 @@ func TestRequeueAfterTheLanesShrank(t *testing.T) {
 	in := p.startIngest(t, testSpec.Lanes, 500*time.Millisecond)
 	p.startJanitor(t, testSpec.Lanes)
 	mustAccept(t, in, "e", 60)
-	eventually(t, 20*time.Second, "all expire", func() bool {
+	eventually(t, programLimit, "all expire", func() bool {
 		return mustCount(t, p.url, `SELECT count(*) FROM waybill.dead_letters`) == 2*60
 	})
 	p.stop(t, pipeline.KindIngest, pipeline.KindJanitor)
 	p.startForwarder(t, testSpec.Lanes)
-	eventually(t, 20*time.Second, "the archive has them", func() bool {
+	eventually(t, programLimit, "the archive has them", func() bool {
 		n := 0
 		for _, records := range p.archived(t) {
 			n += len(records)
@@ -76,7 +76,7 @@ func TestRequeueAfterTheLanesShrank(t *testing.T) {
 	if r.failure != nil || r.out[:2] != "60" {
 		t.Fatalf("%+v", r)
 	}
-	eventually(t, 30*time.Second, "the archive's letters are cleared", func() bool {
+	eventually(t, programLimit, "the archive's letters are cleared", func() bool {
 		return mustCount(t, p.url, `SELECT count(*) FROM waybill.dead_letters WHERE sink = 'archive'`) == 0
 	})
 	p.mustHold(t, 60)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,7 +20,10 @@ const defaultDir = ".waybill"
 // at a system or send to it: none of the processes must take up with another system's
 // servers by accident. It is all or nothing: where one server is named otherwise, the others
 // are not this stack's either.
-type runningStack struct{ env map[string]string }
+type runningStack struct {
+	env map[string]string
+	dir string // where none runs
+}
 
 var _ kong.Resolver = (*runningStack)(nil)
 
@@ -30,7 +35,7 @@ func newRunningStack() *runningStack {
 	env := map[string]string{}
 	data, err := os.ReadFile(filepath.Join(dir, devrun.EnvironmentFile))
 	if err != nil {
-		return &runningStack{env} // none runs
+		return &runningStack{dir: dir}
 	}
 	for line := range strings.Lines(string(data)) {
 		if key, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "="); ok {
@@ -42,7 +47,29 @@ func newRunningStack() *runningStack {
 			return &runningStack{}
 		}
 	}
-	return &runningStack{env}
+	return &runningStack{env: env}
+}
+
+// explain adds to the error of a command line that nothing could be resolved for what it
+// lacks, where a person may well have expected it. It returns nil for nil.
+func (r *runningStack) explain(err error) error {
+	if err == nil || r.dir == "" || !strings.Contains(err.Error(), "missing flags: --database-url") {
+		return err
+	}
+	var parse *kong.ParseError
+	if !errors.As(err, &parse) || !looks(parse.Context) {
+		return err
+	}
+	return fmt.Errorf("%w; or run it where a `waybill dev` runs: none does in %s, which WAYBILL_DIR may change", err, r.dir)
+}
+
+// looks tells the commands that look at a running system or send to it.
+func looks(parsed *kong.Context) bool {
+	switch name, _, _ := strings.Cut(parsed.Command(), " "); name {
+	case "status", "emit", "archive", "deadletters":
+		return true
+	}
+	return false
 }
 
 // isAddress tells what names a server, or is needed to reach it, from other settings.
@@ -66,12 +93,7 @@ func (r *runningStack) overruled(parsed *kong.Context) bool {
 func (*runningStack) Validate(*kong.Application) error { return nil }
 
 func (r *runningStack) Resolve(parsed *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
-	switch name, _, _ := strings.Cut(parsed.Command(), " "); name {
-	case "status", "emit", "archive", "deadletters":
-	default:
-		return nil, nil
-	}
-	if r.overruled(parsed) {
+	if !looks(parsed) || r.overruled(parsed) {
 		return nil, nil
 	}
 	for _, key := range flag.Envs {

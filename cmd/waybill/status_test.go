@@ -97,7 +97,7 @@ func TestStatusWithoutServers(t *testing.T) {
 	if strings.Contains(r.out+r.failure.Error(), "geheim") {
 		t.Error("the password is printed")
 	}
-	if took := time.Since(began); took > 20*time.Second {
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("it took %v", took)
 	}
 	r = command(t, nil, "status", "--json", "--database-url=postgres://x@127.0.0.1:1/x", "--nats-url=nats://127.0.0.1:1")

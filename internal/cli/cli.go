@@ -5,7 +5,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -60,9 +59,10 @@ func RunUntilSignal(f func(context.Context) error) error {
 	return f(ctx)
 }
 
-// Exit prints err, if there is one, and exits with 1; else with 0.
+// Exit prints err, if there is one, and exits with 1; else with 0. What ends well by a signal returns
+// no error.
 func Exit(name string, err error) {
-	if err != nil && !errors.Is(err, context.Canceled) {
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
 		os.Exit(1)
 	}

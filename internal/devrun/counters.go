@@ -42,6 +42,35 @@ func (c *counters) observe(process, counter string, value float64) {
 	c.last[key] = value
 }
 
+// Admin is the URL of the admin address of one of Waybill's processes, such as ingest-1;
+// empty: there is no such process.
+func (s *Stack) Admin(name string) string {
+	addr, ok := s.admins[name]
+	if !ok {
+		return ""
+	}
+	return "http://" + addr
+}
+
+// Metrics is what a process says at /metrics, by the names that Prometheus knows. name is
+// one of Waybill's processes, such as ingest-1.
+func (s *Stack) Metrics(ctx context.Context, name string) (map[string]*dto.MetricFamily, error) {
+	addr := s.Admin(name)
+	if addr == "" {
+		return nil, fmt.Errorf("metrics of %s: there is no such process", name)
+	}
+	body, err := get(ctx, addr+"/metrics")
+	if err != nil {
+		return nil, fmt.Errorf("metrics of %s: %w", name, err)
+	}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("metrics of %s: %w", name, err)
+	}
+	return families, nil
+}
+
 // Counters asks the processes. One that does not answer is left out until it does.
 func (s *Stack) Counters(ctx context.Context) Counters {
 	for _, m := range s.members() {

@@ -119,7 +119,7 @@ func TestRunNATSServerEndsWithItsContext(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("it did not end")
 	}
 	if devstack.TCPReady(fmt.Sprintf("127.0.0.1:%d", port))(t.Context()) == nil {

@@ -68,16 +68,21 @@ func TestStartTellsWhyNotReady(t *testing.T) {
 		t.Fatal(err)
 	}
 	never := func(context.Context) error { return errors.New("nobody home") }
-	for name, c := range map[string]devstack.Command{
-		"exit status 7; fuse blown": shell("echo fuse blown; exit 7"),
-		"nobody home; still trying": shell("echo still trying; exec sleep 600"),
+	for _, test := range []struct {
+		script  string
+		timeout time.Duration
+		want    []string
+	}{
+		{"echo fuse blown; exit 7", time.Minute, []string{"exit status 7", "fuse blown"}},
+		{"echo still trying; exec sleep 600", 3 * time.Second, []string{"nobody home", "still trying"}},
 	} {
-		c.LogPath, c.Ready, c.ReadyTimeout = log, never, 300*time.Millisecond
+		c := shell(test.script)
+		c.LogPath, c.Ready, c.ReadyTimeout = log, never, test.timeout
 		_, err := devstack.StartProcess(t.Context(), c)
 		if err == nil {
-			t.Fatalf("%s: no error", name)
+			t.Fatalf("%s: no error", test.script)
 		}
-		for _, want := range strings.Split(name, "; ") {
+		for _, want := range test.want {
 			if !strings.Contains(err.Error(), want) {
 				t.Errorf("error %q, want %q in it", err, want)
 			}
@@ -196,7 +201,7 @@ func running(pid int) bool {
 
 func await(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !holds() {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)

@@ -171,10 +171,10 @@ func mustDo(t *testing.T, err error) {
 	}
 }
 
-// waitFor polls until the condition holds, for 20 s at most.
+// waitFor polls until the condition holds, for a minute at most.
 func waitFor(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !holds(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !holds(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("waited in vain for " + what)
 		}

@@ -470,14 +470,12 @@ func TestPingsAreTolerated(t *testing.T) {
 	if err := framer.WriteSettings(); err != nil {
 		t.Fatal(err)
 	}
-	ticker := time.NewTicker(2 * interval)
-	defer ticker.Stop()
 	for i := range 8 {
 		if err := framer.WritePing(false, [8]byte{byte(i)}); err != nil {
 			t.Fatal(err)
 		}
 		waitForPong(t, framer, byte(i))
-		<-ticker.C
+		<-time.After(2 * interval) // from its pong on: no ticker, which would make up for a delay
 	}
 }
 
@@ -730,7 +728,7 @@ func TestRunEndsDespiteAnOpenCall(t *testing.T) {
 		if err != nil {
 			t.Errorf("Run: %v", err)
 		}
-	case <-time.After(stopTimeout + 10*time.Second):
+	case <-time.After(stopTimeout + time.Minute):
 		t.Fatal("Run did not end")
 	}
 }

@@ -119,12 +119,12 @@ func TestBodyTimeout(t *testing.T) {
 // TestCommitOutlastsBodyTimeout: the deadline for the body does not end the wait for the
 // commit, nor spoil the connection's next request.
 func TestCommitOutlastsBodyTimeout(t *testing.T) {
-	s := mustSite(t, func(c *Config) { c.BodyTimeout = 250 * time.Millisecond })
+	s := mustSite(t, func(c *Config) { c.BodyTimeout = shortTimeout })
 	s.recorder.held = true
 	request := mustBeginRequest(t, s, fmt.Sprintf("Content-Length: %d", len(eventJSON("1"))), eventJSON("1"))
 	for unit := range 2 {
 		s.recorder.waitUnits(t, unit+1)
-		<-time.After(500 * time.Millisecond) // twice the deadline
+		<-time.After(2 * shortTimeout) // twice the deadline
 		s.recorder.answer(unit, nil)
 		if status := request.status(t); status != http.StatusOK {
 			t.Errorf("request %d: status %d", unit, status)
@@ -139,8 +139,7 @@ func TestCommitOutlastsBodyTimeout(t *testing.T) {
 // TestNoDeadlineLeftBehind: what else the server serves on the connection is not under
 // the deadlines of an earlier request.
 func TestNoDeadlineLeftBehind(t *testing.T) {
-	const timeout = 250 * time.Millisecond
-	in := mustIntake(t, newRecorder(), func(c *Config) { c.BodyTimeout = timeout })
+	in := mustIntake(t, newRecorder(), func(c *Config) { c.BodyTimeout = shortTimeout })
 	mux := http.NewServeMux()
 	mux.Handle(EventsPath, NewHTTP(in))
 	mux.HandleFunc("/other", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNoContent) })
@@ -151,7 +150,7 @@ func TestNoDeadlineLeftBehind(t *testing.T) {
 	if status := request.status(t); status != http.StatusOK {
 		t.Errorf("status %d", status)
 	}
-	<-time.After(3 * timeout) // until every deadline has passed
+	<-time.After(2 * shortTimeout) // until every deadline has passed
 	fmt.Fprint(request, "GET /other HTTP/1.1\r\nHost: x\r\n\r\n")
 	if status := request.status(t); status != http.StatusNoContent {
 		t.Errorf("status %d", status)

@@ -103,14 +103,14 @@ func (c Config) Validate() error {
 			errs = append(errs, fmt.Errorf("intake: "+format, args...))
 		}
 	}
-	demand(c.MaxEventBytes > 0, "MaxEventBytes is %d: set it to 1 or more", c.MaxEventBytes)
+	demand(c.MaxEventBytes > 0, "MaxEventBytes (WAYBILL_MAX_EVENT_BYTES) is %d: set it to 1 or more", c.MaxEventBytes)
 	demand(c.MaxRequestBytes >= c.MaxEventBytes,
-		"MaxRequestBytes is %d, less than MaxEventBytes (%d): raise it, or no event of that size could be sent",
+		"MaxRequestBytes (WAYBILL_MAX_REQUEST_BYTES) is %d, less than MaxEventBytes (%d): raise it, or no event of that size could be sent",
 		c.MaxRequestBytes, c.MaxEventBytes)
-	demand(c.MaxRequestBytes <= 1<<30, "MaxRequestBytes is %d: set it to 1 GiB or less", c.MaxRequestBytes)
-	demand(c.MaxRequestEvents > 0, "MaxRequestEvents is %d: set it to 1 or more", c.MaxRequestEvents)
+	demand(c.MaxRequestBytes <= 1<<30, "MaxRequestBytes (WAYBILL_MAX_REQUEST_BYTES) is %d: set it to 1 GiB or less", c.MaxRequestBytes)
+	demand(c.MaxRequestEvents > 0, "MaxRequestEvents (WAYBILL_MAX_REQUEST_EVENTS) is %d: set it to 1 or more", c.MaxRequestEvents)
 	demand(c.BudgetBytes >= arrivalBytes(int64(c.MaxRequestBytes))+requestOverhead,
-		"BudgetBytes is %d: it must hold twice one request of MaxRequestBytes (%d) and %d bytes of headers",
+		"BudgetBytes (WAYBILL_BUDGET_BYTES) is %d: it must hold twice one request of MaxRequestBytes (%d) and %d bytes of headers",
 		c.BudgetBytes, c.MaxRequestBytes, requestOverhead)
 	demand(c.WindowBytes >= governor.Window, "WindowBytes is %d: set it to %d or more, a window for each call", c.WindowBytes, governor.Window)
 	demand(c.MaxWaiting > 0, "MaxWaiting is %d: set it to 1 or more", c.MaxWaiting)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,7 +18,12 @@ import (
 )
 
 // patience bounds every wait of a test; no test waits for it to pass.
-const patience = 10 * time.Second
+const patience = time.Minute
+
+// shortTimeout is a BodyTimeout for the tests that wait until it is over. A loaded machine may
+// keep any goroutine for hundreds of milliseconds, and none of what must be in time may fail by
+// that.
+const shortTimeout = time.Second
 
 // recorder is an Accepter that keeps what it was given. It answers at once with verdict's
 // error, or, when held, only when the test says so.
@@ -65,6 +71,15 @@ func (r *recorder) waitUnits(t *testing.T, n int) {
 			t.Fatalf("%d units submitted, want %d", have, n)
 		}
 	}
+}
+
+// unitOf returns which unit has the event of that id, or -1.
+func (r *recorder) unitOf(id string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.IndexFunc(r.units, func(unit []pipeline.Event) bool {
+		return slices.ContainsFunc(unit, func(e pipeline.Event) bool { return e.ID == id })
+	})
 }
 
 func (r *recorder) count() int {

@@ -302,7 +302,10 @@ func TestTooManyWaiting(t *testing.T) {
 // TestTooManyCalls: calls that do not send their messages hold the first windows of others
 // no longer than BodyTimeout.
 func TestTooManyCalls(t *testing.T) {
-	s := mustRPCSite(t, func(c *Config) { c.WindowBytes, c.BodyTimeout = 3*governor.Window, time.Second })
+	s := mustRPCSite(t, func(c *Config) { c.WindowBytes, c.BodyTimeout = 3*governor.Window, 2*shortTimeout })
+	if _, err := s.Ping(t.Context(), &chipingress.EmptyRequest{}); err != nil { // the connection is there
+		t.Fatal(err)
+	}
 	c := mustFrameClient(t, s)
 	for _, stream := range []uint32{1, 3, 5} {
 		c.begin(t, stream, publishMethod)
@@ -415,14 +418,21 @@ func TestStreamsDoNotPushOthersOut(t *testing.T) {
 		sent <- stream.CloseSend()
 	}()
 	eventually(t, "the stream waits", func() bool { return s.intake.Budget().Waiting() == 1 })
-	submitted := s.recorder.count()
 	answered := make(chan error, 1)
 	go func() {
 		_, err := s.Publish(t.Context(), validEvent("unary"))
 		answered <- err
 	}()
-	s.recorder.waitUnits(t, submitted+1)
-	s.recorder.answer(submitted, nil)
+	// Which unit it is cannot be counted: the stream's last may be submitted only now.
+	eventually(t, "the call is submitted", func() bool {
+		select {
+		case err := <-answered:
+			t.Fatalf("answered before it was submitted: %v", err)
+		default:
+		}
+		return s.recorder.unitOf("unary") >= 0
+	})
+	s.recorder.answer(s.recorder.unitOf("unary"), nil)
 	if err := <-answered; err != nil {
 		t.Error(err)
 	}

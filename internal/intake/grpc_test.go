@@ -57,6 +57,7 @@ func mustRPCSite(t *testing.T, change func(*Config), options ...grpc.DialOption)
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		r.release() // a stream waits for the engine's answers, whatever became of the test
 		conn.Close()
 		server.Stop()
 		if err := <-served; err != nil {
@@ -248,7 +249,7 @@ func TestPublishRefused(t *testing.T) {
 // TestOverBudget: a call that begins while the budget is used up is refused before it is
 // read, and a large one that waited for room in vain; Ping is answered.
 func TestOverBudget(t *testing.T) {
-	s := mustRPCSite(t, func(c *Config) { c.BodyTimeout = 250 * time.Millisecond })
+	s := mustRPCSite(t, func(c *Config) { c.BodyTimeout = shortTimeout })
 	budget := s.intake.Budget()
 	budget.TryAcquire(budget.Size() - governor.Window)
 	ce := validEvent("large")

@@ -46,11 +46,13 @@ func sendUntaken(stream clientStream) <-chan error {
 	return sent
 }
 
-// mustStreamUntaken returns a stream on which all events are committed and whose client has
-// taken no answer, because it did not ask for any.
+// mustStreamUntaken returns a stream on which all events are submitted and whose client takes
+// no answer, because it does not ask for any. They are committed once the recorder is released:
+// were some before, the call might end before the rest has come.
 func mustStreamUntaken(t *testing.T, change func(*Config)) (*rpcSite, clientStream) {
 	t.Helper()
 	s := mustRPCSite(t, change, grpc.WithStaticStreamWindowSize(64<<10))
+	s.recorder.held = true
 	stream := mustStream(t, s)
 	sent := sendUntaken(stream)
 	s.recorder.waitUnits(t, untakenEvents)
@@ -79,6 +81,7 @@ func takeAnswers(t *testing.T, stream clientStream) (int, error) {
 // that are committed, and gets all answers once it takes them.
 func TestStreamUntaken(t *testing.T) {
 	s, stream := mustStreamUntaken(t, nil)
+	s.recorder.release()
 	eventually(t, "only answers are held", func() bool { return s.intake.Budget().Used() < 3*untakenData })
 	if s.intake.Budget().Used() == 0 {
 		t.Error("the answers are not charged, or the client took them")
@@ -114,9 +117,10 @@ func TestStreamUntakenBound(t *testing.T) {
 // TestStreamUntakenEnds: a call whose client takes no answers for BodyTimeout ends, and not
 // with OK, though the client half-closed it before.
 func TestStreamUntakenEnds(t *testing.T) {
-	impatient := func(c *Config) { c.BodyTimeout = 200 * time.Millisecond }
+	impatient := func(c *Config) { c.BodyTimeout = shortTimeout }
 	t.Run("open", func(t *testing.T) {
 		s, stream := mustStreamUntaken(t, impatient)
+		s.recorder.release()
 		checkEnds(t, s, stream)
 	})
 	t.Run("half-closed", func(t *testing.T) {
@@ -124,13 +128,14 @@ func TestStreamUntakenEnds(t *testing.T) {
 		if err := stream.CloseSend(); err != nil {
 			t.Fatal(err)
 		}
+		s.recorder.release()
 		checkEnds(t, s, stream)
 	})
 	t.Run("paused", func(t *testing.T) {
 		s := mustRPCSite(t, func(c *Config) { impatient(c); c.StreamInFlight = 8 }, grpc.WithStaticStreamWindowSize(64<<10))
 		stream := mustStream(t, s)
 		sent := sendUntaken(stream)
-		s.recorder.waitUnits(t, 128)
+		s.recorder.waitUnits(t, 1)
 		checkEnds(t, s, stream)
 		if err := <-sent; err == nil {
 			t.Error("all events were sent")
@@ -161,16 +166,16 @@ func checkEnds(t *testing.T, s *rpcSite, stream clientStream) {
 
 // TestStreamIdle: a call on which nothing happens for longer than BodyTimeout goes on.
 func TestStreamIdle(t *testing.T) {
-	s := mustRPCSite(t, func(c *Config) { c.BodyTimeout = 50 * time.Millisecond })
+	s := mustRPCSite(t, func(c *Config) { c.BodyTimeout = shortTimeout })
 	s.recorder.held = true
 	stream := mustStream(t, s)
 	for i, id := range []string{"a", "b"} {
 		mustSend(t, stream, id)
 		s.recorder.waitUnits(t, i+1)
-		<-time.After(150 * time.Millisecond) // the engine may take longer than that too
+		<-time.After(shortTimeout * 3 / 2) // the engine may take longer than that too
 		s.recorder.answer(i, nil)
 		expect(t, stream, id+" OK")
-		<-time.After(150 * time.Millisecond)
+		<-time.After(shortTimeout * 3 / 2)
 	}
 }
 

@@ -52,7 +52,7 @@ func newAdmin(addr string) (*admin, error) {
 	}
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("admin address: %w", err)
+		return nil, fmt.Errorf("admin address: %w; give each process on a machine its own WAYBILL_ADMIN_ADDR", err)
 	}
 	return &admin{
 		addr: addr, listener: listener, registry: registry, since: map[string]time.Time{},

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"net"
 	"os"
 	"runtime/debug"
 	"strconv"
@@ -97,6 +98,21 @@ type NATS struct {
 // Lanes is every process's.
 type Lanes struct {
 	Lanes int `help:"Lanes of the pipeline. Must be the number it was created with." default:"${lanes}"`
+}
+
+func (l Lanes) validate() error {
+	if l.Lanes < 1 || l.Lanes > pipeline.MaxLanes {
+		return fmt.Errorf("lanes: %d; want 1 to %d", l.Lanes, pipeline.MaxLanes)
+	}
+	return nil
+}
+
+// checkAddr reports an address that no server can listen on, named by its setting.
+func checkAddr(setting, addr string) error {
+	if _, err := net.ResolveTCPAddr("tcp", addr); err != nil {
+		return fmt.Errorf("%s: %q; want host:port, or :port for all addresses of this machine: %w", setting, addr, err)
+	}
+	return nil
 }
 
 // Streams is of those that create streams.

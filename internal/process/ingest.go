@@ -57,17 +57,25 @@ func (c *Ingest) ingester() pipeline.IngesterConfig {
 	return in
 }
 
-func (c *Ingest) front(adm *admin) intake.Config {
+func (c *Ingest) front() intake.Config {
 	f := intake.DefaultConfig()
 	f.MaxEventBytes, f.MaxRequestBytes, f.MaxRequestEvents = c.MaxEventBytes, c.MaxRequestBytes, c.MaxRequestEvents
 	f.BudgetBytes = c.BudgetBytes
 	f.DedupeAttribute = c.DedupeAttribute
-	f.Meter = adm.meter("waybill/intake")
 	return f
+}
+
+// validate names the settings that cannot work, before anything is waited for.
+func (c *Ingest) validate() error {
+	return errors.Join(c.Lanes.validate(), c.ingester().Validate(), c.front().Validate(),
+		checkAddr("http addr", c.HTTPAddr), checkAddr("grpc addr", c.GRPCAddr))
 }
 
 // Run runs an ingest until ctx ends, and then as long as it takes to answer what came in.
 func (c *Ingest) Run(ctx context.Context) error {
+	if err := c.validate(); err != nil {
+		return err
+	}
 	log := c.logger(os.Stderr, pipeline.KindIngest)
 	c.Memory.limit()
 	return withAdmin(ctx, c.AdminAddr, log, func(ctx context.Context, adm *admin) error {
@@ -136,18 +144,22 @@ type ingestServers struct {
 }
 
 func (c *Ingest) listen(ingester *pipeline.Ingester, adm *admin) (*ingestServers, error) {
-	in, err := intake.New(c.front(adm), ingester)
+	front := c.front()
+	front.Meter = adm.meter("waybill/intake")
+	in, err := intake.New(front, ingester)
 	if err != nil {
 		return nil, err
 	}
 	s := &ingestServers{front: intake.NewGRPC(in)}
 	if s.http, err = net.Listen("tcp", c.HTTPAddr); err != nil {
-		return nil, fmt.Errorf("http address: %w", err)
+		return nil, fmt.Errorf("http address: %w; give each ingest on a machine its own WAYBILL_HTTP_ADDR", err)
 	}
 	if s.grpc, err = net.Listen("tcp", c.GRPCAddr); err != nil {
-		return nil, errors.Join(fmt.Errorf("grpc address: %w", err), s.http.Close())
+		return nil, errors.Join(fmt.Errorf("grpc address: %w; give each ingest on a machine its own WAYBILL_GRPC_ADDR", err), s.http.Close())
 	}
-	s.httpServer = &http.Server{Handler: intake.NewHTTP(in), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	// Headers may take as long as a body: a producer that shares its machine with thousands of others
+	// is cut off without an answer when they are late.
+	s.httpServer = &http.Server{Handler: intake.NewHTTP(in), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
 	s.grpcServer = grpc.NewServer(s.front.ServerOptions()...)
 	s.front.Register(s.grpcServer)
 	s.health = intake.RegisterHealth(s.grpcServer)

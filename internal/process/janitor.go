@@ -39,6 +39,9 @@ func (c *Janitor) config() pipeline.JanitorConfig {
 
 // Run runs a janitor until ctx ends.
 func (c *Janitor) Run(ctx context.Context) error {
+	if err := errors.Join(c.Lanes.validate(), c.config().Validate()); err != nil {
+		return err
+	}
 	log := c.logger(os.Stderr, pipeline.KindJanitor)
 	c.Memory.limit()
 	return withAdmin(ctx, c.AdminAddr, log, func(ctx context.Context, adm *admin) error {

@@ -29,6 +29,9 @@ func withAdmin(ctx context.Context, addr string, log *slog.Logger, run func(cont
 	var server errgroup.Group
 	server.Go(func() error { return adm.run(admCtx) })
 	err = run(ctx, adm)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil // it was asked to stop, and did
+	}
 	stopAdmin()
 	err = errors.Join(err, server.Wait())
 	log.Info("stopped", "error", err)

@@ -46,10 +46,12 @@ func TestDealerKeepsTheRateAndStops(t *testing.T) {
 	stop := make(chan struct{})
 	config := DefaultSenderConfig(make([]string, 1), make([]string, 1))
 	config.Rate, config.Stop = 1000, stop
+	began := time.Now()
 	time.AfterFunc(500*time.Millisecond, func() { close(stop) })
 	got := len(dealt(t, newDealer(config, DefaultPlan("deal", 1_000_000), 0)))
 	// One call, of up to 120 events, goes ahead of its time, and 100 ms are made up for.
-	if got < 250 || got > 750 {
-		t.Errorf("%d events in half a second, want about 500", got)
+	// A loaded machine may stop it late, and keep it from some of its events.
+	if took := time.Since(began); got < 100 || float64(got) > 1000*took.Seconds()+250 {
+		t.Errorf("%d events in %v, want about one each millisecond", got, took)
 	}
 }

@@ -31,7 +31,7 @@ func (l *lines) say(text string) {
 // await waits until a line contains text.
 func (l *lines) await(t *testing.T, text string) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		l.mu.Lock()
 		found := slices.ContainsFunc(l.said, func(s string) bool { return strings.Contains(s, text) })
 		l.mu.Unlock()

@@ -14,4 +14,4 @@ LEFT JOIN waybill.events e ON e.position = r.position
 WHERE b.batch = $1::bigint
 ON CONFLICT (position, token, sink) DO UPDATE
 SET code = excluded.code, reason = excluded.reason, failed_at = now(),
-    requeued_at = NULL, requeued_batch = NULL, requeued_token = NULL
+    requeued_at = NULL

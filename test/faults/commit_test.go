@@ -108,7 +108,7 @@ func mustCount(t *testing.T, url string) int {
 	}
 	defer conn.Close(context.Background())
 	n := 0
-	for deadline := time.Now().Add(10 * time.Second); n == 0 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(patience); n == 0 && time.Now().Before(deadline); {
 		if err := conn.QueryRow(t.Context(), `SELECT count(*) FROM waybill.events`).Scan(&n); err != nil {
 			t.Fatal(err)
 		}

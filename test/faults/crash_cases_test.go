@@ -156,7 +156,8 @@ func leaseCrashes() []crash {
 	diesIdle, loses := crash{action: failpoint.Kill, provoke: (*crashes).awaitPoint}, crash{action: failpoint.Lose}
 	taking := func(action string) crash { return crash{action: action}.ofNext("forwarder-1", nil) }
 	giving, losesGiving := crash{action: failpoint.Kill}, crash{action: failpoint.Lose, restarts: 1}
-	giving.provoke = signalled("forwarder-1", syscall.SIGTERM)
+	// What is sent before may be in hand in one lane while another is given up.
+	giving.provoke = func(c *crashes) error { return errors.Join(c.signal("forwarder-1", syscall.SIGTERM), c.awaitPoint()) }
 	losesGiving.provoke = giving.provoke
 	return slices.Concat(
 		diesIdle.at("forwarder/before-renew", "forwarder/after-renew", "forwarder/before-pull"),

@@ -86,7 +86,7 @@ func query(ctx context.Context, server *devstack.Postgres, sql string) error {
 // mustPanic writes until the server has ended over it.
 func mustPanic(t *testing.T, server *devstack.Postgres) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; {
+	for deadline := time.Now().Add(patience); ; {
 		err := query(t.Context(), server, `INSERT INTO t SELECT repeat('x', 1000) FROM generate_series(1, 10000)`)
 		var refused *pgconn.PgError
 		if err != nil && !errors.As(err, &refused) || err != nil && refused.Severity != "ERROR" {
@@ -118,11 +118,14 @@ func mustWork(t *testing.T, server *devstack.Postgres) {
 	})
 }
 
+// patience bounds a wait for what must come about; no test waits for it to pass.
+const patience = 2 * time.Minute
+
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !is(); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !is(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 30 s: %s", what)
+			t.Fatalf("not within %v: %s", patience, what)
 		}
 	}
 }

@@ -30,7 +30,7 @@ func TestThreeSeeds(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("seed %d", test.seed), func(t *testing.T) {
 			t.Parallel() // most of the time is waiting: for leases, and for what must come again
-			s := settings{length: 12 * time.Second, rate: 200, faults: test.faults, runs: 1, jobs: 1, out: t.TempDir(), binary: binary}
+			s := settings{length: 12 * time.Second, rate: 200, faults: test.faults, runs: 1, jobs: 1, out: t.TempDir(), binary: binary, slack: 3}
 			result, err := runOne(t.Context(), s, test.seed, t.Output())
 			if err != nil {
 				t.Fatal(err)
@@ -238,7 +238,7 @@ func TestInterruptedRunCleansUp(t *testing.T) {
 	t.Setenv("TMPDIR", dir)
 	ctx, cancel := context.WithCancel(t.Context())
 	out := &interrupting{cancel: cancel, at: "everything runs"}
-	s := settings{length: 20 * time.Second, rate: 100, faults: []string{"pause-ingest"}, runs: 1, jobs: 1, out: dir, binary: binary}
+	s := settings{length: 20 * time.Second, rate: 100, faults: []string{"pause-ingest"}, runs: 1, jobs: 1, out: dir, binary: binary, slack: 3}
 	if _, err := runOne(ctx, s, 1, out); err == nil || !strings.Contains(err.Error(), "interrupted") {
 		t.Error(err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/waybillhq/waybill/internal/procstat"
 	"github.com/waybillhq/waybill/internal/roundtrip"
 )
 
@@ -316,56 +317,24 @@ func (m *measurement) objectTimes() (map[int][]objectTime, error) {
 
 // cpu is the time, in seconds, that each part has used.
 func (m *measurement) cpu() map[string]float64 {
-	out := map[string]float64{"measurement": cpuSeconds(os.Getpid())}
+	out := map[string]float64{"measurement": cpuSeconds(procstat.CPU, os.Getpid())}
 	for _, p := range m.system.stack.Parts() {
-		out[p.Name] = cpuSeconds(p.PID)
+		read := procstat.CPU
+		if p.Name == "postgres" {
+			read = procstat.TreeCPU
+		}
+		out[p.Name] = cpuSeconds(read, p.PID)
 	}
-	out["postgres"] = childrenCPU(m.system.pid("postgres"))
 	return out
 }
 
 // cpuSeconds is what a process used; 0 where it has ended.
-func cpuSeconds(pid int) float64 {
-	_, user, system := readStat(pid)
-	return (user + system) / clockTicks
-}
-
-// clockTicks is the unit of /proc, the same on all of Linux's platforms that Go runs on.
-const clockTicks = 100
-
-// childrenCPU is what a process's children that live use.
-func childrenCPU(parent int) float64 {
-	dirs, err := filepath.Glob("/proc/[0-9]*")
+func cpuSeconds(read func(pid int) (time.Duration, error), pid int) float64 {
+	used, err := read(pid)
 	if err != nil {
 		return 0
 	}
-	sum := 0.0
-	for _, dir := range dirs {
-		pid, err := strconv.Atoi(filepath.Base(dir))
-		if err != nil {
-			continue
-		}
-		if of, user, system := readStat(pid); of == parent {
-			sum += (user + system) / clockTicks
-		}
-	}
-	return sum
-}
-
-func readStat(pid int) (parent int, user, system float64) {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0, 0, 0
-	}
-	_, rest, _ := strings.Cut(string(data), ") ")
-	fields := strings.Fields(rest)
-	if len(fields) < 13 {
-		return 0, 0, 0
-	}
-	parent, _ = strconv.Atoi(fields[1])
-	user, _ = strconv.ParseFloat(fields[11], 64)
-	system, _ = strconv.ParseFloat(fields[12], 64)
-	return parent, user, system
+	return used.Seconds()
 }
 
 // keepLogs copies the logs to the directory of the results.

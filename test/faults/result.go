@@ -146,12 +146,12 @@ func (w *watch) judge(r *result, t *trial) {
 	r.Takeovers = append([]takeover{}, w.takeovers...)
 	r.Rebalances = w.rebalances
 	for _, o := range w.rebalances {
-		if o.Seconds > maxTakeover.Seconds() && t.aloneOnLeases("forwarders", o.since) {
+		if o.Seconds > t.maxTakeover().Seconds() && t.aloneOnLeases("forwarders", o.since) {
 			r.violation("the lanes were spread over %d forwarders after %.1f s", o.Forwarders, o.Seconds)
 		}
 	}
 	for _, o := range w.takeovers {
-		if o.Seconds > maxTakeover.Seconds() && t.aloneOnLeases(o.Forwarder, o.since) {
+		if o.Seconds > t.maxTakeover().Seconds() && t.aloneOnLeases(o.Forwarder, o.since) {
 			r.violation("the %d lanes of %s were taken over after %.1f s", o.Lanes, o.Forwarder, o.Seconds)
 		}
 	}
@@ -162,6 +162,8 @@ func (w *watch) judge(r *result, t *trial) {
 	}
 }
 
+func (t *trial) maxTakeover() time.Duration { return time.Duration(t.settings.slack) * maxTakeover }
+
 // aloneOnLeases reports whether nothing but a forwarder's death kept lanes from moving.
 func (t *trial) aloneOnLeases(forwarder string, since time.Time) bool {
 	if t.under.effect.leases {
@@ -169,7 +171,7 @@ func (t *trial) aloneOnLeases(forwarder string, since time.Time) bool {
 	}
 	died := since.Sub(t.loaded)
 	for _, p := range t.steps {
-		overlaps := p.injected <= died+maxTakeover && p.healed+maxTakeover >= died
+		overlaps := p.injected <= died+t.maxTakeover() && p.healed+t.maxTakeover() >= died
 		if p.kind.effect.leases && p.on != forwarder && overlaps {
 			return false
 		}

@@ -120,8 +120,8 @@ func (t *trial) end(r *result) error {
 			r.Violations = append(r.Violations, "at the end: "+stopped.Error())
 		}
 		r.Seconds = time.Since(t.began).Seconds()
-		if r.Seconds > runLimit.Seconds() {
-			r.violation("the run took %.1f s; the limit is %v", r.Seconds, runLimit)
+		if limit := t.runLimit(); r.Seconds > limit.Seconds() {
+			r.violation("the run took %.1f s; the limit is %v", r.Seconds, limit)
 		}
 		if len(r.Violations) > 0 || t.settings.keep {
 			r.Logs, err = t.keepLogs()
@@ -130,6 +130,8 @@ func (t *trial) end(r *result) error {
 	}
 	return errors.Join(err, t.system.remove())
 }
+
+func (t *trial) runLimit() time.Duration { return time.Duration(t.settings.slack) * runLimit }
 
 func (t *trial) say(format string, args ...any) {
 	t.mu.Lock()
@@ -159,7 +161,7 @@ func (t *trial) run(ctx context.Context) (*result, error) {
 	var load sending
 	select {
 	case load = <-sent:
-	case <-time.After(time.Until(t.began.Add(runLimit))):
+	case <-time.After(time.Until(t.began.Add(t.runLimit()))):
 		cancelSend()
 		load = <-sent
 	}
@@ -196,7 +198,7 @@ func (t *trial) send(ctx context.Context, stop <-chan struct{}) sending {
 	out := sending{retried: &retries{}}
 	config := roundtrip.DefaultSenderConfig(t.system.http, t.system.grpc)
 	config.Rate, config.Stop, config.Told = t.settings.rate, stop, out.retried.add
-	events := int(t.settings.rate * (t.settings.length + runLimit).Seconds())
+	events := int(t.settings.rate * (t.settings.length + t.runLimit()).Seconds())
 	plan := roundtrip.DefaultPlan(fmt.Sprintf("seed-%d", t.seed), events)
 	plan.Seed, plan.Sources, plan.Types, plan.MaxBytes = t.seed, loadSources, loadTypes, loadMaxBytes
 	if t.under.loadBytes > 0 {
@@ -279,7 +281,7 @@ func (t *trial) lastHealed() time.Time {
 // settle waits until no batch waits for a sink, and says what remains where that takes
 // too long.
 func (t *trial) settle(ctx context.Context) error {
-	limit := max(time.Until(t.began.Add(runLimit-auditTime)), leastRecovery)
+	limit := max(time.Until(t.began.Add(t.runLimit()-auditTime)), leastRecovery)
 	return poll(ctx, limit, "everything is settled", func(ctx context.Context) error {
 		conn, err := pgx.Connect(ctx, t.system.stack.DatabaseURL)
 		if err != nil {

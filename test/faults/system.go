@@ -200,7 +200,7 @@ func (s *system) signal(name string, signal syscall.Signal) error {
 
 // startLimit bounds how long a part may take to end and to be started again: above what
 // a process may take to stop.
-const startLimit = 30 * time.Second
+const startLimit = time.Minute
 
 // awaitStart waits until the part that was told to end was started again.
 func (s *system) awaitStart(ctx context.Context, name string) error {

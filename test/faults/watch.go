@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/waybillhq/waybill/internal/procstat"
 	"github.com/waybillhq/waybill/pipeline"
 )
 
@@ -178,8 +178,8 @@ const lookEvery = 200 * time.Millisecond
 func (w *watch) run(ctx context.Context, s *system) {
 	for ctx.Err() == nil {
 		for _, p := range s.stack.Parts() {
-			if bytes, err := peakRSS(p.PID); err == nil {
-				w.sample(p.Name, bytes)
+			if m, err := procstat.ReadMemory(p.PID); err == nil {
+				w.sample(p.Name, m.Peak)
 			}
 		}
 		once, cancel := context.WithTimeout(ctx, time.Second)
@@ -228,22 +228,6 @@ func byName[K comparable](leases map[K]pipeline.LeaseHolder) map[string]pipeline
 		named[fmt.Sprint(of)] = holder
 	}
 	return named
-}
-
-// peakRSS is the most memory that a process had resident since it began.
-func peakRSS(pid int) (int64, error) {
-	status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(status)) {
-		fields := strings.Fields(line)
-		if len(fields) == 3 && fields[0] == "VmHWM:" {
-			kb, err := strconv.ParseInt(fields[1], 10, 64)
-			return kb << 10, err
-		}
-	}
-	return 0, errors.New("no VmHWM: it has ended")
 }
 
 // saveLog writes what the supervisors said.

@@ -1,13 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +13,7 @@ import (
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 
 	"github.com/waybillhq/waybill/internal/devrun"
+	"github.com/waybillhq/waybill/internal/procstat"
 	"github.com/waybillhq/waybill/internal/producer"
 )
 
@@ -82,26 +80,11 @@ func (s *system) sendSmall(ctx context.Context, i int) error {
 func (s *system) peakMiB() (int, error) {
 	for _, part := range s.stack.Parts() {
 		if part.Name == "ingest-1" {
-			return peakMiB(part.PID)
+			m, err := procstat.ReadMemory(part.PID)
+			return int((m.Peak + 1<<20 - 1) >> 20), err
 		}
 	}
 	return 0, errors.New("ingest-1 does not run")
-}
-
-func peakMiB(pid int) (int, error) {
-	file, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, fmt.Errorf("memory of ingest: %w", err)
-	}
-	defer file.Close()
-	lines := bufio.NewScanner(file)
-	for lines.Scan() {
-		if value, ok := strings.CutPrefix(lines.Text(), "VmHWM:"); ok {
-			kib, err := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(value), " kB"))
-			return (kib + 1023) / 1024, err
-		}
-	}
-	return 0, errors.Join(errors.New("memory of ingest: no VmHWM"), lines.Err())
 }
 
 // slowCommitsSQL makes each commit that brings events take a second.

@@ -62,9 +62,14 @@ type result struct {
 	errs     map[string]int
 }
 
-// grace is how long after a wave's end a call that is under way may still end; then its
-// producer gives it up, as one that loses patience does.
-const grace = 3 * time.Second
+const (
+	// grace is how long after a wave's end a call that is under way may still end; then its
+	// producer gives it up, as one that loses patience does.
+	grace = 3 * time.Second
+	// slowest is how much longer they wait for the first call that is accepted: on a loaded
+	// machine it takes as long as it takes.
+	slowest = time.Minute
+)
 
 // send lets every producer send one call after another until length has passed.
 func (w wave) send(ctx context.Context, sys *system, length time.Duration) (*result, error) {
@@ -80,7 +85,8 @@ func (w wave) send(ctx context.Context, sys *system, length time.Duration) (*res
 	r := &result{bySource: map[string]int{}, unknown: map[string]bool{}, errs: map[string]int{}}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	begin := make(chan struct{})
+	begin, accepted := make(chan struct{}), make(chan struct{})
+	accept := sync.OnceFunc(func() { close(accepted) })
 	patience, giveUp := context.WithCancel(ctx) // and not a deadline, which calls would see before it is over
 	defer giveUp()
 	for i := range w.producers {
@@ -91,6 +97,9 @@ func (w wave) send(ctx context.Context, sys *system, length time.Duration) (*res
 			for n := 0; time.Now().Before(until) && ctx.Err() == nil; n++ {
 				o := senders[i%len(senders)].send(patience, source, fmt.Sprint(n))
 				o.givenUp = patience.Err() != nil
+				if o.accepted {
+					accept()
+				}
 				mu.Lock()
 				r.add(source, o)
 				mu.Unlock()
@@ -101,7 +110,17 @@ func (w wave) send(ctx context.Context, sys *system, length time.Duration) (*res
 		})
 	}
 	close(begin)
-	defer time.AfterFunc(length+grace, giveUp).Stop()
+	go func() {
+		defer giveUp()
+		if !sleep(patience, length+grace) {
+			return
+		}
+		select {
+		case <-accepted:
+		case <-time.After(slowest):
+		case <-patience.Done():
+		}
+	}()
 	wg.Wait()
 	return r, ctx.Err()
 }

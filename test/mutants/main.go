@@ -111,8 +111,11 @@ func load(dir string, selected []string) ([]mutant, error) {
 		}
 		out = append(out, m)
 	}
-	if len(out) == 0 {
-		return nil, errors.New("no patch is selected; run from the repository's root")
+	switch {
+	case len(paths) == 0:
+		return nil, fmt.Errorf("%s has no patches: run this from the repository's root", dir)
+	case len(out) == 0:
+		return nil, fmt.Errorf("no patch in %s has %q in its name; name a part of one, such as order", dir, selected)
 	}
 	return out, nil
 }

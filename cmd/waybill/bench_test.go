@@ -1,0 +1,159 @@
+package main
+
+import (
+	"bytes"
+	"encoding/csv"
+	"encoding/json"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/waybillhq/waybill/internal/bench"
+	"github.com/waybillhq/waybill/internal/devstack"
+)
+
+// TestBenchQuick runs the whole suite's machinery on a real system, for a moment each.
+func TestBenchQuick(t *testing.T) {
+	dir := t.TempDir()
+	out, status := waybill(t, dir, nil, "bench", "quick", "--out", "report", "--for", "500ms", "--warm-up", "100ms", "--keys", "20", "--bytes", "64", "--keep-logs", "--profile")
+	if status != 0 {
+		t.Fatalf("status %d", status)
+	}
+	report := func(name string) []byte {
+		t.Helper()
+		content, err := os.ReadFile(filepath.Join(dir, "report", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return content
+	}
+	var summary bench.Report
+	if err := json.Unmarshal(report("summary.json"), &summary); err != nil {
+		t.Fatal(err)
+	}
+	if !summary.OK || len(summary.Correctness) != 2 || len(summary.Stages) != 5 {
+		t.Fatalf("OK %v, %d verdicts, %d stages", summary.OK, len(summary.Correctness), len(summary.Stages))
+	}
+	for _, v := range summary.Correctness {
+		if v.Unchecked != "" || v.Accepted == 0 || v.Accepted != v.Delivered || !strings.Contains(out, v.Sink+": ok: accepted ") {
+			t.Errorf("%v", v)
+		}
+	}
+	for _, st := range summary.Stages {
+		for process, least := range map[string]float64{"ingest-1": 0, "forwarder-1": 0, "janitor-1": 0, "postgres": 0, "nats-server": 0} {
+			if st.CPU[process] <= least || st.Memory[process] < 1<<20 {
+				t.Errorf("%s: %s used %v µs an event and %d bytes", st.Load.Name, process, st.CPU[process], st.Memory[process])
+			}
+		}
+		if st.Accepted == 0 || st.Accept.Count == 0 || st.Ingress.Count != st.Accepted || st.WAL <= 0 || st.Load.Bytes != 64 {
+			t.Errorf("%s: %+v", st.Load.Name, st)
+		}
+	}
+	if _, err := csv.NewReader(bytes.NewReader(report("timeseries.csv"))).ReadAll(); err != nil {
+		t.Error(err)
+	}
+	if page := report("report.html"); !bytes.Contains(page, []byte("<svg ")) {
+		t.Error("the page has no chart")
+	}
+	if lines := strings.Count(string(report("bench.txt")), "\nBenchmark"); lines != 5 {
+		t.Errorf("%d benchmark lines; want 5", lines)
+	}
+	for _, path := range []string{"logs/quick/ingest-1.log", "profiles/quick_8_streams_ingest-1.pprof"} {
+		if info, err := os.Stat(filepath.Join(dir, "report", path)); err != nil || info.Size() == 0 {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
+
+// ingestAddrs finds an ingest's addresses in what `waybill dev` prints.
+var ingestAddrs = regexp.MustCompile(`http (\S+), grpc (\S+), admin`)
+
+// TestBenchGiven measures the system of another process, which delivers to the benchmark.
+func TestBenchGiven(t *testing.T) {
+	port, err := devstack.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, endpoint := t.TempDir(), net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	if err := os.Chmod(dir, 0o755); err != nil { // Postgres may be another user
+		t.Fatal(err)
+	}
+	dev := start(t, dir, nil, "dev", "--ports", "free", "--ingress-endpoint", endpoint)
+	var addrs []string
+	for deadline := time.Now().Add(programLimit); addrs == nil; time.Sleep(50 * time.Millisecond) {
+		if addrs = ingestAddrs.FindStringSubmatch(dev.text()); time.Now().After(deadline) {
+			t.Fatal("waybill dev is not ready")
+		}
+	}
+	environment, err := os.ReadFile(filepath.Join(dir, ".waybill", "env"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := map[string]string{}
+	for line := range strings.Lines(string(environment)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		env[name] = value
+	}
+	out, status := waybill(t, dir, nil, "bench", "quick", "--out", "report", "--for", "300ms", "--warm-up", "0s",
+		"--http-addr", "http://"+addrs[1], "--grpc-addr", addrs[2], "--endpoint-addr", endpoint,
+		"--database-url", env["WAYBILL_DATABASE_URL"], "--nats-url", env["WAYBILL_NATS_URL"])
+	if status != 0 {
+		t.Fatalf("status %d", status)
+	}
+	for _, want := range []string{"not measured: CPU time", "quick ingress: ok: accepted ", "quick archive: not checked: "} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the output lacks %q", want)
+		}
+	}
+	summary, err := os.ReadFile(filepath.Join(dir, "report", "summary.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var report bench.Report
+	if err := json.Unmarshal(summary, &report); err != nil {
+		t.Fatal(err)
+	}
+	for _, st := range report.Stages {
+		_, others := st.CPU["ingest-1"]
+		_, archived := st.DeliverRate["archive"]
+		if st.Accepted == 0 || st.Ingress.Count != st.Accepted || st.WAL <= 0 || st.Memory != nil || others || archived {
+			t.Errorf("%s: %+v", st.Load.Name, st)
+		}
+	}
+	if password, _, _ := strings.Cut(strings.SplitAfterN(env["WAYBILL_DATABASE_URL"], ":", 3)[2], "@"); strings.Contains(string(summary), password) {
+		t.Error("the report holds the database's password")
+	}
+}
+
+// TestBenchHelpNamesEveryScenario: with its line.
+func TestBenchHelpNamesEveryScenario(t *testing.T) {
+	out, status := waybill(t, t.TempDir(), nil, "bench", "--help")
+	if status != 0 {
+		t.Fatalf("status %d", status)
+	}
+	text := strings.Join(strings.Fields(out), " ")
+	for _, s := range bench.Scenarios() {
+		if !strings.Contains(text, s.Name+": "+s.Help) {
+			t.Errorf("the help lacks %s: %s", s.Name, s.Help)
+		}
+	}
+}
+
+func TestBenchRefusesWhatCannotBe(t *testing.T) {
+	for name, args := range map[string][]string{
+		"must be one of": {"nothing"},
+		"give one of":    {"quick", "--rate", "10", "--closed", "1"},
+		"give both":      {"quick", "--http-addr", "http://127.0.0.1:1"},
+		"of their own":   {"targets", "--http-addr", "http://127.0.0.1:1", "--grpc-addr", "127.0.0.1:1"},
+		"want at least":  {"quick", "--for=-1s"},
+	} {
+		if out, status := waybill(t, t.TempDir(), nil, append([]string{"bench"}, args...)...); status == 0 || !strings.Contains(out, name) {
+			t.Errorf("%v: status %d: %s", args, status, out)
+		}
+	}
+}

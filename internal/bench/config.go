@@ -1,0 +1,96 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Config says what is measured and how. Start from DefaultConfig.
+type Config struct {
+	// Dir is for the reports. It is made.
+	Dir string
+	// Executable is the waybill binary, whose commands the processes are; Env is their
+	// environment, as KEY=value.
+	Executable string
+	Env        []string
+	// Command is the command line, for the report.
+	Command []string
+	// Given is an existing system to measure; nil: own ones are started.
+	Given *Given
+	// Settings replace those of a scenario's stages.
+	Settings Settings
+	// KeepLogs copies the logs of the processes beside the reports.
+	KeepLogs bool
+	// Profile keeps a CPU profile of each of Waybill's processes during each window, beside the
+	// reports.
+	Profile bool
+	// Say receives lines for people. Live, which may be nil, receives what is happening
+	// right now, for a line that is rewritten.
+	Say, Live func(string)
+}
+
+// Settings replace what a scenario says of its stages, where they are set.
+type Settings struct {
+	WarmUp, For         *time.Duration
+	Bytes, Events, Keys *int
+	Rate                *float64
+	Callers             *int
+}
+
+// Given is an existing system. What is empty cannot be measured; see docs/benchmarks.md.
+type Given struct {
+	HTTPURL, GRPCAddr string
+	DatabaseURL       string
+	NATSURL           string
+	// EndpointAddr is what to listen on for the forwarders, as host:port.
+	EndpointAddr string
+}
+
+// DefaultConfig measures own systems. Dir, Executable and Say are missing.
+func DefaultConfig() Config { return Config{} }
+
+// Validate names the first setting that cannot work.
+func (c Config) Validate() error {
+	switch {
+	case c.Dir == "":
+		return errors.New("directory of the report: is empty; name one with --out")
+	case c.Executable == "":
+		return errors.New("executable: is empty; name the waybill binary")
+	case c.Say == nil:
+		return errors.New("the field Say is missing; give it a function that prints a line")
+	case c.Given != nil && (c.Given.HTTPURL == "" || c.Given.GRPCAddr == ""):
+		return errors.New("an existing system: give both --http-addr and --grpc-addr of its ingest")
+	}
+	for _, d := range []struct {
+		name  string
+		value *time.Duration
+		least time.Duration
+	}{{"--warm-up", c.Settings.WarmUp, 0}, {"--for", c.Settings.For, time.Millisecond}} {
+		if d.value != nil && *d.value < d.least {
+			return fmt.Errorf("%s: %v; want at least %v", d.name, *d.value, d.least)
+		}
+	}
+	return nil
+}
+
+// apply puts the settings into a stage.
+func (s Settings) apply(l *Load) {
+	set(&l.WarmUp, s.WarmUp)
+	set(&l.For, s.For)
+	set(&l.Bytes, s.Bytes)
+	set(&l.Events, s.Events)
+	set(&l.Keys, s.Keys)
+	if s.Rate != nil {
+		l.Rate, l.Callers = *s.Rate, 0
+	}
+	if s.Callers != nil {
+		l.Rate, l.Callers = 0, *s.Callers
+	}
+}
+
+func set[T any](into, value *T) {
+	if value != nil {
+		*into = *value
+	}
+}

@@ -1,0 +1,189 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// runPayload sends events of growing size as fast as they are taken.
+func runPayload(ctx context.Context, b *Bench) error {
+	return b.with(ctx, "payload", nil, func(s *System) error {
+		for _, bytes := range []int{50, 200, 1 << 10, 5 << 10, 20 << 10, 50 << 10} {
+			load := standard(fmt.Sprintf("%d B", bytes))
+			load.Bytes, load.Callers = bytes, 16
+			// A call stays below the limit of a request.
+			load.Events = min(100, 2<<20/bytes)
+			st, err := s.Run(ctx, load)
+			if err != nil {
+				return err
+			}
+			b.figure(Absolute, "delivered to both sinks, "+load.Name, st.Slowest()*float64(bytes)/(1<<20), "MiB/s")
+		}
+		return nil
+	})
+}
+
+// rampRates are events/s, each twice the one before it or more.
+var rampRates = []float64{100, 500, 1000, 2000, 5000, 10_000, 20_000, 40_000, 80_000, 160_000, 320_000}
+
+const (
+	// A rate is kept up with when this share of it is delivered, and no more than this many
+	// seconds' worth of it waits.
+	keptUpShare   = 0.97
+	keptUpSeconds = 1
+)
+
+// runRamp raises the rate until the system no longer keeps up.
+func runRamp(ctx context.Context, b *Bench) error {
+	return b.with(ctx, "ramp", nil, func(s *System) error {
+		var knee float64
+		for _, rate := range rampRates {
+			load := standard(fmt.Sprintf("%.0f/s", rate))
+			load.Rate = rate
+			// A call a millisecond, and no larger than it must be for that.
+			load.Events = min(max(1, int(rate/1000)), 100)
+			load.WarmUp, load.For = 2*time.Second, 8*time.Second
+			st, err := s.Run(ctx, load)
+			if err != nil {
+				return err
+			}
+			if why := fellBehind(st, s.receiver != nil); why != "" {
+				b.figure(Absolute, "knee: the highest rate kept up with", knee, "events/s")
+				b.warn("%.0f/s is too much: %s; most of the CPU was used by %s", rate, why, busiest(st))
+				return nil
+			}
+			knee = rate
+		}
+		b.figure(Absolute, "the highest rate of the ramp, kept up with", knee, "events/s")
+		return nil
+	})
+}
+
+// fellBehind says how a stage did not keep up with its rate; empty: it did.
+func fellBehind(st *Stage, delivers bool) string {
+	rate := st.Load.Rate
+	switch growth := float64(st.BacklogGrowth[ingressSink]); {
+	case st.Saturated != "":
+		return st.Saturated
+	case st.AcceptRate < keptUpShare*rate:
+		return fmt.Sprintf("%.0f/s were accepted", st.AcceptRate)
+	case delivers && growth > keptUpSeconds*rate:
+		return fmt.Sprintf("%.0f more events waited for %s at the end of the window than at its beginning", growth, ingressSink)
+	}
+	return ""
+}
+
+// busiest names the process that used most of the CPU, with its part of one core.
+func busiest(st *Stage) string {
+	name, most := "nobody", 0.0
+	for _, process := range sortedKeys(st.CPU) {
+		if st.CPU[process] > most {
+			name, most = process, st.CPU[process]
+		}
+	}
+	return fmt.Sprintf("%s (%.1f of %.1f µs/event)", name, most, st.TotalCPU()+st.CPU[self])
+}
+
+// runSustained keeps rates up for a while.
+func runSustained(ctx context.Context, b *Bench) error {
+	return b.with(ctx, "sustained", nil, func(s *System) error {
+		for _, rate := range []float64{1000, 10_000, 20_000} {
+			load := standard(fmt.Sprintf("%.0f/s", rate))
+			load.Rate, load.Events, load.Bytes, load.For = rate, 10, 1<<10, time.Minute
+			st, err := s.Run(ctx, load)
+			if err != nil {
+				return err
+			}
+			for _, sink := range sortedKeys(st.BacklogGrowth) {
+				share := float64(st.BacklogGrowth[sink]) / max(1, float64(st.Accepted))
+				b.figure(Shape, fmt.Sprintf("%.0f/s: part of what was accepted that queued up for %s", rate, sink), share, "of 1 (0: flat)")
+			}
+		}
+		return nil
+	})
+}
+
+const (
+	burstBase   = 1000
+	burstFactor = 10
+	burstSpikes = 3
+)
+
+// runBurst puts spikes on a base load.
+func runBurst(ctx context.Context, b *Bench) error {
+	return b.with(ctx, "burst", nil, func(s *System) error {
+		for i := range burstSpikes {
+			for _, part := range []struct {
+				name string
+				rate float64
+				long time.Duration
+			}{{"base", burstBase, 8 * time.Second}, {"spike", burstBase * burstFactor, 5 * time.Second}} {
+				load := standard(fmt.Sprintf("%s %d", part.name, i+1))
+				load.Rate, load.Events, load.For, load.WarmUp = part.rate, 10, part.long, 0
+				st, err := s.Run(ctx, load)
+				if err != nil {
+					return err
+				}
+				if part.name == "spike" {
+					b.figure(Absolute, load.Name+": backlog of ingress at its end", float64(st.BacklogGrowth[ingressSink]), "events")
+					b.figure(Absolute, load.Name+": time to drain, the archive's linger included", st.DrainSeconds, "s")
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// runLatency measures from acceptance to arrival at low and at moderate rates.
+func runLatency(ctx context.Context, b *Bench) error {
+	return b.with(ctx, "latency", nil, func(s *System) error {
+		for _, part := range []struct {
+			rate   float64
+			events int
+		}{{25, 1}, {1000, 1}, {10_000, 10}} {
+			load := standard(fmt.Sprintf("%.0f/s in calls of %d", part.rate, part.events))
+			load.Rate, load.Events, load.Bytes, load.For = part.rate, part.events, 1<<10, 15*time.Second
+			if _, err := s.Run(ctx, load); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// runRealistic sends what a web site sends.
+func runRealistic(ctx context.Context, b *Bench) error {
+	return b.with(ctx, "realistic", nil, func(s *System) error {
+		full, steady := standard("highest rate"), standard("2000/s in calls of 10")
+		full.Callers = 16
+		steady.Rate, steady.Events = 2000, 10
+		for _, load := range []Load{steady, full} {
+			load.Mix = true
+			if _, err := s.Run(ctx, load); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// runErrors compares calls with invalid events among them to calls without.
+func runErrors(ctx context.Context, b *Bench) error {
+	return b.with(ctx, "errors", nil, func(s *System) error {
+		var cpu [2]float64
+		for i, share := range []float64{0, 0.1} {
+			load := standard(fmt.Sprintf("%.0f %% invalid", 100*share))
+			load.Callers, load.Invalid = 16, share
+			st, err := s.Run(ctx, load)
+			if err != nil {
+				return err
+			}
+			// Over all events that were offered: refusing is work too.
+			cpu[i] = st.CPU["ingest-1"] * float64(st.Accepted) / float64(max(1, st.Offered))
+			b.figure(Absolute, "CPU of ingest for an offered event, "+load.Name, cpu[i], "µs/event")
+		}
+		b.figure(Shape, "CPU of ingest for an offered event with 10 % invalid, by without", cpu[1]/cpu[0], "ratio")
+		return nil
+	})
+}
