@@ -25,6 +25,10 @@ type StoreConfig struct {
 	LockTimeout              time.Duration
 	StatementTimeout         time.Duration
 	IdleInTransactionTimeout time.Duration
+	// KeepPlans is for a process that appends. Its statements have one good plan each, by an
+	// index, whatever the parameters: each connection makes it once, where making it anew takes
+	// longer than executing it.
+	KeepPlans bool
 }
 
 // DefaultStoreConfig returns the settings of a process with the given database.
@@ -85,7 +89,7 @@ func newPool(ctx context.Context, cfg StoreConfig) (*pgxpool.Pool, error) {
 	}
 	pc.MaxConns = int32(cfg.MaxConns)
 	pc.ConnConfig.ConnectTimeout = cfg.LockTimeout
-	for name, value := range map[string]string{
+	settings := map[string]string{
 		// Accepted means committed, whatever the database's own default is.
 		"synchronous_commit":                  "on",
 		"lock_timeout":                        millis(cfg.LockTimeout),
@@ -101,7 +105,12 @@ func newPool(ctx context.Context, cfg StoreConfig) (*pgxpool.Pool, error) {
 		"enable_mergejoin": "off",
 		"jit":              "off",
 		"application_name": "waybill",
-	} {
+	}
+	if cfg.KeepPlans {
+		settings["plan_cache_mode"] = "force_generic_plan"
+		settings["enable_bitmapscan"] = "off" // it takes longer to begin
+	}
+	for name, value := range settings {
 		if _, set := pc.ConnConfig.RuntimeParams[name]; !set || name == "synchronous_commit" {
 			pc.ConnConfig.RuntimeParams[name] = value
 		}

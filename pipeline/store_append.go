@@ -18,22 +18,31 @@ import (
 
 var (
 	//go:embed sql/append.sql
-	appendLargeSQL string
+	appendSQL string
 	//go:embed sql/append_events.sql
 	appendEventsSQL string
 	//go:embed sql/append_log.sql
-	appendLogSQL   string
-	appendSmallSQL = withParts(appendEventsSQL)
-	// The same, for a pipeline that remembers what it accepted.
-	appendLoggedLargeSQL = withParts(appendLogSQL)
-	appendLoggedSmallSQL = withParts(appendEventsSQL, strings.ReplaceAll(appendLogSQL, "$9", "$16"))
+	appendLogSQL string
+	//go:embed sql/append_lone.sql
+	appendLoneSQL string
 	//go:embed sql/repair_numbers.sql
 	repairNumbersSQL string
+
+	appendLarge = appendStatement{appendSQL, withParts(appendSQL, appendLogSQL)}
+	appendSmall = appendStatement{
+		withParts(appendSQL, appendEventsSQL),
+		withParts(appendSQL, appendEventsSQL, strings.ReplaceAll(appendLogSQL, "$9", "$16")),
+	}
+	appendLone = appendStatement{appendLoneSQL, withParts(appendLoneSQL, appendLogSQL)}
 )
 
-// withParts returns the appending statement with further parts.
-func withParts(parts ...string) string {
-	return strings.Replace(appendLargeSQL, "/* stored */", "\n"+strings.Join(parts, "\n"), 1)
+// appendStatement moves the heads of a flush. logged does the same for a pipeline that
+// remembers what it accepted: fingerprints are its last parameter.
+type appendStatement struct{ plain, logged string }
+
+// withParts returns an appending statement with further parts.
+func withParts(sql string, parts ...string) string {
+	return strings.Replace(sql, "/* stored */", "\n"+strings.Join(parts, "\n"), 1)
 }
 
 // smallFlush is the number of events up to which one statement beats COPY: COPY takes
@@ -43,11 +52,6 @@ const (
 	smallFlush      = 64
 	smallFlushBytes = 256 << 10
 )
-
-// keepPlansSQL is for the statements of a flush that reads the log: they have one good plan,
-// whatever the parameters, and making it anew takes longer than executing it. SET LOCAL does the
-// same, but for a warning where there was no BEGIN.
-const keepPlansSQL = `SELECT set_config('plan_cache_mode', 'force_generic_plan', true)`
 
 const copyEventsSQL = `COPY waybill.events (position, source, type, event_id, seqnum, event) FROM STDIN BINARY`
 
@@ -154,7 +158,7 @@ func appendAlone(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl 
 	if d != nil {
 		meta, err = appendGuarded(ctx, conn, d, f, ttl)
 	} else {
-		meta, err = appendSmall(ctx, conn, f, ttl)
+		meta, err = appendAtOnce(ctx, conn, f, ttl)
 	}
 	if err = failpoint.Err("ingest/after-commit-alone", err); err != nil {
 		return nil, err
@@ -162,9 +166,10 @@ func appendAlone(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl 
 	return meta, nil
 }
 
-// appendSmall is one statement, which is its own transaction.
-func appendSmall(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duration) ([]batchMeta, error) {
-	rows, err := conn.Query(ctx, appendSmallSQL, append(f.headArgs(ttl), f.eventArgs()...)...)
+// appendAtOnce is one statement, which is its own transaction.
+func appendAtOnce(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duration) ([]batchMeta, error) {
+	sql, args := f.statement(false, ttl)
+	rows, err := conn.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -206,20 +211,18 @@ func appendInSteps(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, tt
 func openFlush(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl time.Duration) (meta []batchMeta, err error) {
 	start := &pgx.Batch{}
 	start.Queue("BEGIN")
-	if d != nil {
-		start.Queue(keepPlansSQL)
-	}
 	sql, args := f.statement(d != nil, ttl)
 	start.Queue(sql, args...)
 	if d != nil {
 		// A statement of its own: its snapshot is taken after the locks were.
 		start.Queue(readLogSQL, d.readArgs()...)
 	}
-	silent := 1 // BEGIN
-	if d != nil {
-		silent++
+	results := conn.SendBatch(ctx, start)
+	defer results.Close()
+	if _, err := results.Exec(); err != nil {
+		return nil, fmt.Errorf("begin: %w", err)
 	}
-	if meta, err = f.readAnswers(conn.SendBatch(ctx, start), silent, d); err != nil {
+	if meta, err = f.readAnswers(results, d); err != nil {
 		return nil, err
 	}
 	if d != nil && d.learnt(f.events) {
@@ -228,15 +231,10 @@ func openFlush(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl ti
 	return meta, nil
 }
 
-// readAnswers takes the answers to the statements of a round trip: some that say nothing, the
-// one that moves the heads and, with a deduper, the one that reads the log.
-func (f *flush) readAnswers(results pgx.BatchResults, silent int, d *deduper) (meta []batchMeta, err error) {
+// readAnswers takes the last answers of a round trip: to the statement that moves the heads and,
+// with a deduper, to the one that reads the log.
+func (f *flush) readAnswers(results pgx.BatchResults, d *deduper) (meta []batchMeta, err error) {
 	defer results.Close()
-	for range silent {
-		if _, err := results.Exec(); err != nil {
-			return nil, fmt.Errorf("begin: %w", err)
-		}
-	}
 	rows, err := results.Query()
 	if err != nil {
 		return nil, fmt.Errorf("move the heads: %w", err)
@@ -259,18 +257,22 @@ func (f *flush) readAnswers(results pgx.BatchResults, silent int, d *deduper) (m
 	return meta, nil
 }
 
-// statement is the one that moves the heads, with its parameters. With logged it notes the
-// fingerprints, and stores the events too where they do not go by COPY.
+// statement is the one that moves the heads, with its parameters, and stores the events too
+// where they do not go by COPY. With logged it notes their fingerprints.
 func (f *flush) statement(logged bool, ttl time.Duration) (sql string, args []any) {
-	args = f.headArgs(ttl)
-	switch {
-	case !logged:
-		return appendLargeSQL, args
-	case f.isSmall():
-		return appendLoggedSmallSQL, append(append(args, f.eventArgs()...), f.fingerprints())
+	var s appendStatement
+	switch small := f.isSmall(); {
+	case small && len(f.events) == 1:
+		s, args = appendLone, f.loneArgs(ttl)
+	case small:
+		s, args = appendSmall, append(f.headArgs(ttl), f.eventArgs()...)
 	default:
-		return appendLoggedLargeSQL, append(args, f.fingerprints())
+		s, args = appendLarge, f.headArgs(ttl)
 	}
+	if !logged {
+		return s.plain, args
+	}
+	return s.logged, append(args, f.fingerprints())
 }
 
 // fingerprints are those of the events, one after another.
@@ -282,7 +284,7 @@ func (f *flush) fingerprints() []byte {
 	return out
 }
 
-// headArgs are the parameters that both statements share.
+// headArgs are the parameters that the statements for several events share.
 func (f *flush) headArgs(ttl time.Duration) []any {
 	sources, types, counts := make([]string, len(f.keys)), make([]string, len(f.keys)), make([]int64, len(f.keys))
 	for i, k := range f.keys {
@@ -293,12 +295,22 @@ func (f *flush) headArgs(ttl time.Duration) []any {
 	for i, b := range f.batches {
 		tokens[i], lanes[i], events[i], bytes[i] = int64(b.token), int16(b.lane), int16(len(b.members)), int64(b.bytes)
 	}
-	var micros *int64
-	if ttl > 0 {
-		us := ttl.Microseconds()
-		micros = &us
+	return []any{sources, types, counts, tokens, lanes, events, bytes, ttlMicros(ttl)}
+}
+
+// loneArgs are the parameters of the statement for one event.
+func (f *flush) loneArgs(ttl time.Duration) []any {
+	e, b := &f.events[0], &f.batches[0]
+	return []any{e.Source, e.Type, int64(b.token), int16(b.lane), int64(b.bytes), ttlMicros(ttl), e.ID, e.Encoded}
+}
+
+// ttlMicros is a TTL in microseconds, nil where events never expire.
+func ttlMicros(ttl time.Duration) *int64 {
+	if ttl <= 0 {
+		return nil
 	}
-	return []any{sources, types, counts, tokens, lanes, events, bytes, micros}
+	us := ttl.Microseconds()
+	return &us
 }
 
 // eventArgs are the events as columns, for the statement that takes them along.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -14,7 +15,10 @@ import (
 
 var (
 	//go:embed sql/dedupe_read.sql
-	readLogSQL string
+	readNewSQL string
+	//go:embed sql/dedupe_read_in_progress.sql
+	readInProgressSQL string
+	readLogSQL        = strings.Replace(readNewSQL, "/* in progress */", "\n"+readInProgressSQL, 1)
 	//go:embed sql/dedupe_mark.sql
 	markLogSQL string
 	//go:embed sql/dedupe_load.sql

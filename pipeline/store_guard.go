@@ -14,8 +14,11 @@ import (
 var (
 	//go:embed sql/dedupe_guard.sql
 	guardSQL string
-	// What others have accepted, or an error where the flush may not be committed at once.
-	readGuardedSQL = strings.Replace(readLogSQL, "/* guard */", "\n"+guardSQL, 1)
+	// What others have accepted, or an error where the flush may not be committed at once. The
+	// second is for an earlier snapshot in which nothing was in progress, as on an idle system:
+	// it has half as many indexes to open.
+	readGuardedSQL    = withGuard(readLogSQL)
+	readNewGuardedSQL = withGuard(readNewSQL)
 )
 
 const (
@@ -27,8 +30,10 @@ const (
 	guardPause = time.Second
 )
 
-// mayGuard reports whether a small flush goes by one round trip: where there is a log to read,
-// unless Postgres has lately refused one.
+func withGuard(sql string) string { return strings.Replace(sql, "/* guard */", "\n"+guardSQL, 1) }
+
+// mayGuard reports whether a small flush goes by one round trip: not where Postgres has lately
+// refused one, which it does only where there is a log to read.
 func (d *deduper) mayGuard() bool {
 	return d == nil || time.Since(d.refused) >= d.pause
 }
@@ -40,19 +45,26 @@ func (d *deduper) mayGuard() bool {
 //
 // The statements have no BEGIN and no COMMIT: they are one transaction, which the Sync behind
 // them commits, or rolls back if one of them failed (postgresql.org, "Message Flow",
-// "Pipelining"). So nothing is committed that the client did not read to the end, and the
-// connection can be used again after an error.
+// "Pipelining"). So it is known to be committed once all answers were read, that to the Sync
+// included, and the connection can be used again after a refusal.
 func appendGuarded(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl time.Duration) ([]batchMeta, error) {
 	batch := &pgx.Batch{}
-	batch.Queue(keepPlansSQL)
 	sql, args := f.statement(true, ttl)
 	batch.Queue(sql, args...)
 	// A statement of its own: its snapshot is taken after the locks were.
-	batch.Queue(readGuardedSQL, d.guardArgs(f)...)
-	return f.readAnswers(conn.SendBatch(ctx, batch), 1, d)
+	batch.Queue(d.guardedSQL(), d.guardArgs(f)...)
+	return f.readAnswers(conn.SendBatch(ctx, batch), d)
 }
 
-// guardArgs are the parameters of the statement that reads the log and may refuse the flush.
+// guardedSQL is the statement that reads the log and may refuse the flush.
+func (d *deduper) guardedSQL() string {
+	if strings.HasSuffix(d.safe, ":") { // xmin:xmax:in progress
+		return readNewGuardedSQL
+	}
+	return readGuardedSQL
+}
+
+// guardArgs are its parameters.
 func (d *deduper) guardArgs(f *flush) []any {
 	fingerprints := make([][]byte, len(f.events))
 	for i := range f.events {

@@ -84,7 +84,9 @@ func (c *Ingest) Run(ctx context.Context) error {
 }
 
 func (c *Ingest) run(ctx context.Context, adm *admin, log *slog.Logger) error {
-	store, err := openStore(ctx, c.Database.config(), c.Lanes.Lanes, log)
+	config := c.Database.config()
+	config.KeepPlans = true
+	store, err := openStore(ctx, config, c.Lanes.Lanes, log)
 	if err != nil {
 		return err
 	}
