@@ -33,17 +33,22 @@ func (w *worker) deliver(ctx context.Context, r *request) error {
 			return err
 		}
 	}
-	if err := w.receipter().store(ctx, w.out.sink.Name(), w.lane, r.receipts()); err != nil {
+	if err := w.receipts.store(ctx, w.out.sink.Name(), w.lane, r.receipts(), w.receiptTried); err != nil {
 		return err
 	}
+	w.out.metrics.receipts.Add(ctx, int64(len(r.held)), w.out.metrics.sink)
 	for _, h := range r.held {
 		w.known.receipted(h.batch.ID)
 	}
 	return nil
 }
 
-func (w *worker) receipter() *receipter {
-	return &receipter{js: w.js, metrics: w.out.metrics, trouble: w.status.receipt}
+// receiptTried takes note of how an attempt to store the receipt went.
+func (w *worker) receiptTried(err error) {
+	if err != nil {
+		w.out.metrics.receiptFail.Add(context.Background(), 1, w.out.metrics.sink)
+	}
+	w.status.receipt(err)
 }
 
 // try waits for its turn and sends the pending items once; it returns those to be tried

@@ -25,6 +25,7 @@ type Forwarder struct {
 	instance string
 	known    map[SinkLane]*delivered // filled by New, then each used by one worker at a time
 	vacant   vacancies
+	receipts *receipter
 
 	holding sync.WaitGroup // one for each tenure
 	epoch   leaseEpoch     // of rebalance alone
@@ -47,7 +48,7 @@ func NewForwarder(cfg ForwarderConfig, queue *Queue, log *slog.Logger, meter met
 	}
 	f := &Forwarder{
 		cfg: cfg, queue: queue, log: log, instance: uuid.NewString(),
-		known: map[SinkLane]*delivered{}, held: map[SinkLane]*tenure{},
+		known: map[SinkLane]*delivered{}, held: map[SinkLane]*tenure{}, receipts: newReceipter(queue.js),
 		trouble: trouble{errors.New("not started yet"), time.Now()},
 	}
 	for _, s := range cfg.Sinks {
@@ -86,11 +87,14 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	wg.Go(func() {
 		_ = RunHeartbeat(beating, f.queue, f.log, func() Heartbeat { return f.beat(beat) }) // the id is valid
 	})
+	storing, stopStoring := context.WithCancel(context.WithoutCancel(ctx))
+	wg.Go(func() { f.receipts.run(storing) })
 	for ctx.Err() == nil {
 		f.note(f.rebalance(ctx))
 		pause(ctx, f.cfg.RebalanceEvery)
 	}
 	f.giveUpAll()
+	stopStoring()
 	stopBeating()
 	wg.Wait()
 	return nil
@@ -245,7 +249,7 @@ func (f *Forwarder) begin(ctx context.Context, place SinkLane, out *outlet, l *l
 func (f *Forwarder) newWorker(t *tenure, out *outlet, log *slog.Logger) *worker {
 	return &worker{
 		cfg: &f.cfg, js: f.queue.js, log: log, lane: t.place.Lane, lease: t.lease, out: out, drain: t.drain,
-		known:  f.known[t.place],
+		known: f.known[t.place], receipts: f.receipts,
 		status: &workerStatus{lane: t.place.Lane, sink: t.place.Sink, since: time.Now().UTC()},
 	}
 }

@@ -231,12 +231,14 @@ func (s *site) receipts(t testing.TB) map[string]map[BatchID][]BatchReceipt {
 		if err != nil {
 			return all
 		}
-		r, err := parseReceipt(m.Data)
+		receipts, err := parseReceipts(m.Data)
 		if err != nil {
 			continue // filler of a test
 		}
-		for _, b := range r.Batches {
-			all[r.Sink][b.ID] = append(all[r.Sink][b.ID], b)
+		for _, r := range receipts {
+			for _, b := range r.Batches {
+				all[r.Sink][b.ID] = append(all[r.Sink][b.ID], b)
+			}
 		}
 	}
 	return all

@@ -12,10 +12,19 @@ import (
 	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
-// receiptMsg is a receipt and the message it came in, which is acked after the commit.
+// receiptMsg is a message of receipts, which is acked after their commit.
 type receiptMsg struct {
-	receipt Receipt
-	msg     jetstream.Msg
+	receipts []Receipt
+	msg      jetstream.Msg
+}
+
+// batches is how many batches the receipts name.
+func (m receiptMsg) batches() int {
+	n := 0
+	for i := range m.receipts {
+		n += len(m.receipts[i].Batches)
+	}
+	return n
 }
 
 // settlePullBytes is how many bytes of receipts the server sends ahead at a time.
@@ -63,15 +72,15 @@ func (j *Janitor) settleReceipts(ctx context.Context) error {
 	}
 }
 
-// readReceipts hands over what the iterator brings until it breaks. A receipt that cannot
-// be read is terminated: its batch stays unsettled and is retransmitted.
+// readReceipts hands over what the iterator brings until it breaks. A message that cannot
+// be read is terminated: its batches stay unsettled and are retransmitted.
 func (j *Janitor) readReceipts(ctx context.Context, it jetstream.MessagesContext, out chan<- receiptMsg) error {
 	for {
 		msg, err := it.Next()
 		if err != nil {
 			return fmt.Errorf("read the receipts: %w", err)
 		}
-		receipt, err := parseReceipt(msg.Data())
+		receipts, err := parseReceipts(msg.Data())
 		if err != nil {
 			j.metrics.malformed()
 			j.log.Error("malformed receipt dropped; its batches will be retransmitted", "error", err)
@@ -81,7 +90,7 @@ func (j *Janitor) readReceipts(ctx context.Context, it jetstream.MessagesContext
 			continue
 		}
 		select {
-		case out <- receiptMsg{receipt, msg}:
+		case out <- receiptMsg{receipts, msg}:
 		case <-ctx.Done():
 			_ = msg.Nak() // another janitor may have it at once; else AckWait sees to it
 			return nil
@@ -100,7 +109,7 @@ func gatherReceipts(ctx context.Context, in <-chan receiptMsg, most, mostBatches
 			return nil
 		}
 		batch = append(batch, m)
-		batches += len(m.receipt.Batches)
+		batches += m.batches()
 	case <-ctx.Done():
 		return nil
 	}
@@ -113,7 +122,7 @@ func gatherReceipts(ctx context.Context, in <-chan receiptMsg, most, mostBatches
 				return batch
 			}
 			batch = append(batch, m)
-			batches += len(m.receipt.Batches)
+			batches += m.batches()
 		case <-timer.C:
 			return batch
 		}
@@ -125,9 +134,9 @@ func gatherReceipts(ctx context.Context, in <-chan receiptMsg, most, mostBatches
 // outcome of a failed commit does not matter, since applying a receipt again changes
 // nothing.
 func (j *Janitor) settle(ctx context.Context, batch []receiptMsg) error {
-	receipts := make([]Receipt, len(batch))
-	for i, m := range batch {
-		receipts[i] = m.receipt
+	var receipts []Receipt
+	for _, m := range batch {
+		receipts = append(receipts, m.receipts...)
 	}
 	err := j.commit(ctx, receipts)
 	switch {
@@ -142,8 +151,7 @@ func (j *Janitor) settle(ctx context.Context, batch []receiptMsg) error {
 		}
 		return nil
 	case isDataError(err):
-		j.log.Error("Postgres refused a receipt; its batches will be retransmitted", "error", err)
-		return batch[0].msg.TermWithReason("refused by Postgres")
+		return j.settleRest(ctx, batch[0])
 	case err != nil:
 		return err
 	}
@@ -155,6 +163,22 @@ func (j *Janitor) settle(ctx context.Context, batch []receiptMsg) error {
 		failpoint.Hit("janitor/after-ack")
 	}
 	return nil
+}
+
+// settleRest commits those receipts of a message that Postgres does not refuse, each alone.
+func (j *Janitor) settleRest(ctx context.Context, m receiptMsg) error {
+	for _, r := range m.receipts {
+		err := j.commit(ctx, []Receipt{r})
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case isDataError(err):
+			j.log.Error("Postgres refused a receipt; its batches will be retransmitted", "sink", r.Sink, "lane", r.Lane, "error", err)
+		case err != nil:
+			return err
+		}
+	}
+	return m.msg.TermWithReason("refused by Postgres")
 }
 
 // commit settles receipts, in halves when together they take longer than a statement may, and

@@ -579,6 +579,36 @@ func TestMalformedReceiptIsDropped(t *testing.T) {
 	})
 }
 
+// A receipt that Postgres refuses spoils none of those beside it.
+func TestRefusedReceiptSpoilsNoOther(t *testing.T) {
+	r := mustRig(t)
+	r.mustJanitor(t, nil)
+	r.mustAccept(t, laneEvent(t, "a"))
+	batch, _ := r.take(t, "ingress", testLane, patience)
+	if batch == nil {
+		t.Fatal("the batch is not queued")
+	}
+	var body []byte
+	for _, sink := range []string{"ingress\x00", "archive", "ingress"} {
+		line, err := json.Marshal(Receipt{Sink: sink, Lane: testLane, Batches: []BatchReceipt{{ID: batch.ID}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body != nil {
+			body = append(body, '\n')
+		}
+		body = append(body, line...)
+	}
+	if _, err := r.queue.js.Publish(t.Context(), receiptsSubject, body); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, patience, "settled", func() bool { return r.pending(t) == 0 })
+	eventually(t, patience, "the message is gone", func() bool {
+		s, err := r.queue.js.Stream(t.Context(), ReceiptsStream)
+		return err == nil && s.CachedInfo().State.Msgs == 0
+	})
+}
+
 // Two janitors share the receipts and the periodic work.
 func TestTwoJanitors(t *testing.T) {
 	r := mustRig(t)

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -38,6 +39,19 @@ func (id *BatchID) UnmarshalText(text []byte) error {
 	}
 	*id = parsed
 	return nil
+}
+
+// parseReceipts reads a message of RECEIPTS: a receipt a line.
+func parseReceipts(data []byte) ([]Receipt, error) {
+	var receipts []Receipt
+	for line := range bytes.SplitSeq(data, []byte("\n")) {
+		r, err := parseReceipt(line)
+		if err != nil {
+			return nil, err
+		}
+		receipts = append(receipts, r)
+	}
+	return receipts, nil
 }
 
 func parseReceipt(data []byte) (Receipt, error) {

@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -24,44 +26,151 @@ const (
 	maxRefusalReason  = 1 << 10
 )
 
-// receiptTimeout bounds one attempt to store a receipt.
-const receiptTimeout = 5 * time.Second
+const (
+	// receiptTimeout bounds one attempt to store receipts.
+	receiptTimeout = 5 * time.Second
+	// receiptLinger is how long a receipt waits for those of other lanes. Nobody waits for it but
+	// its own lane, whose events meanwhile gather: at one event a batch, a message, an
+	// acknowledgement and a request for each would take most of the machine.
+	receiptLinger = 5 * time.Millisecond
+)
 
-// receipter stores receipts in RECEIPTS.
+// receipter stores the receipts of all workers of a forwarder in RECEIPTS: those that come
+// within receiptLinger, or while others are being stored, go in one message.
 type receipter struct {
-	js      jetstream.JetStream
-	metrics *sinkMetrics
-	// trouble is told how the newest attempt went.
-	trouble func(error)
+	js   jetstream.JetStream
+	wake chan struct{} // capacity 1
+
+	mu      sync.Mutex // guards what follows
+	waiting []*parcel
 }
 
-// store returns once all batches are receipted, in as many messages as it takes, or with
-// ctx's error. It never gives up before: the events were delivered, and sending them
+// parcel is what one worker has to say.
+type parcel struct {
+	lines   [][]byte // each a Receipt
+	done    chan struct{}
+	gone    <-chan struct{} // closed when the worker no longer waits
+	trouble func(error)     // is told how the newest attempt went
+	left    int             // lines that are not stored; of run
+}
+
+func newReceipter(js jetstream.JetStream) *receipter {
+	return &receipter{js: js, wake: make(chan struct{}, 1)}
+}
+
+// store returns once all batches are receipted, or with ctx's error; trouble is told how each
+// attempt went. It never gives up before: the events were delivered, and sending them
 // again for want of room in RECEIPTS would only add to the trouble.
-func (r *receipter) store(ctx context.Context, sink string, lane int, batches []BatchReceipt) error {
-	messages, err := encodeReceipts(sink, lane, batches)
+func (r *receipter) store(ctx context.Context, sink string, lane int, batches []BatchReceipt, trouble func(error)) error {
+	lines, err := encodeReceipts(sink, lane, batches)
 	if err != nil {
 		return err
 	}
-	pauses := newBackoff(100*time.Millisecond, 2*time.Second)
-	for _, body := range messages {
-		m := &nats.Msg{Subject: receiptsSubject, Data: body, Header: nats.Header{
-			// One id for all attempts: inside the window it is stored once.
-			nats.MsgIdHdr: {nuid.Next()},
-		}}
-		for err := r.try(ctx, m); err != nil; err = r.try(ctx, m) {
-			if ctx.Err() != nil {
-				return fmt.Errorf("store receipt: %w", context.Cause(ctx))
-			}
-			r.metrics.receiptFail.Add(ctx, 1, r.metrics.sink)
-			r.trouble(err)
-			pause(ctx, pauses.NextBackOff())
-		}
-		r.trouble(nil)
-		pauses.Reset()
+	p := &parcel{lines: lines, done: make(chan struct{}), gone: ctx.Done(), trouble: trouble, left: len(lines)}
+	r.mu.Lock()
+	r.waiting = append(r.waiting, p)
+	r.mu.Unlock()
+	signal(r.wake)
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("store receipt: %w", context.Cause(ctx))
 	}
-	r.metrics.receipts.Add(ctx, int64(len(batches)), r.metrics.sink)
-	return nil
+}
+
+// run stores what comes until ctx ends, which must be when no worker waits any more.
+func (r *receipter) run(ctx context.Context) {
+	for {
+		select {
+		case <-r.wake:
+		case <-ctx.Done():
+			return
+		}
+		pause(ctx, receiptLinger)
+		r.mu.Lock()
+		parcels := r.waiting
+		r.waiting = nil
+		r.mu.Unlock()
+		for _, m := range pack(parcels) {
+			r.deliver(ctx, m)
+		}
+	}
+}
+
+// receiptMessage is a message of receipts, a line each.
+type receiptMessage struct {
+	body    []byte
+	parcels []*parcel // one for each line
+}
+
+// pack makes messages of at most maxReceiptMessage bytes, each of whole lines.
+func pack(parcels []*parcel) []receiptMessage {
+	var messages []receiptMessage
+	var m receiptMessage
+	for _, p := range parcels {
+		for _, line := range p.lines {
+			if len(m.body) > 0 && len(m.body)+1+len(line) > maxReceiptMessage {
+				messages = append(messages, m)
+				m = receiptMessage{}
+			}
+			if len(m.body) > 0 {
+				m.body = append(m.body, '\n')
+			}
+			m.body = append(m.body, line...)
+			m.parcels = append(m.parcels, p)
+		}
+	}
+	if len(m.body) > 0 {
+		messages = append(messages, m)
+	}
+	return messages
+}
+
+// deliver stores a message, however long that takes, unless nobody waits for it any more.
+func (r *receipter) deliver(ctx context.Context, m receiptMessage) {
+	msg := &nats.Msg{Subject: receiptsSubject, Data: m.body, Header: nats.Header{
+		// One id for all attempts: inside the window it is stored once.
+		nats.MsgIdHdr: {nuid.Next()},
+	}}
+	pauses := newBackoff(100*time.Millisecond, 2*time.Second)
+	for m.awaited() && ctx.Err() == nil {
+		err := r.try(ctx, msg)
+		m.tell(err)
+		if err == nil {
+			m.stored()
+			return
+		}
+		pause(ctx, pauses.NextBackOff())
+	}
+}
+
+// awaited reports whether a worker waits for the message.
+func (m receiptMessage) awaited() bool {
+	return slices.ContainsFunc(m.parcels, func(p *parcel) bool {
+		select {
+		case <-p.gone:
+			return false
+		default:
+			return true
+		}
+	})
+}
+
+func (m receiptMessage) tell(err error) {
+	for i, p := range m.parcels {
+		if i == 0 || p != m.parcels[i-1] {
+			p.trouble(err)
+		}
+	}
+}
+
+func (m receiptMessage) stored() {
+	for _, p := range m.parcels {
+		if p.left--; p.left == 0 {
+			close(p.done)
+		}
+	}
 }
 
 func (r *receipter) try(ctx context.Context, m *nats.Msg) error {
@@ -83,11 +192,11 @@ func newBackoff(initial, longest time.Duration) *backoff.ExponentialBackOff {
 	return b
 }
 
-// encodeReceipts splits the receipt for some batches into messages of at most
+// encodeReceipts splits the receipt for some batches into lines of at most
 // maxReceiptMessage bytes. The receipt of one batch is never split: the first part would
 // settle the batch, and the refusals of the second would come too late.
 func encodeReceipts(sink string, lane int, batches []BatchReceipt) ([][]byte, error) {
-	var messages [][]byte
+	var lines [][]byte
 	var part []json.RawMessage
 	size := 0
 	flush := func() error {
@@ -99,7 +208,7 @@ func encodeReceipts(sink string, lane int, batches []BatchReceipt) ([][]byte, er
 			Lane    int               `json:"lane"`
 			Batches []json.RawMessage `json:"batches"`
 		}{sink, lane, part})
-		messages, part, size = append(messages, body), nil, 0
+		lines, part, size = append(lines, body), nil, 0
 		return err
 	}
 	for _, b := range batches {
@@ -116,10 +225,10 @@ func encodeReceipts(sink string, lane int, batches []BatchReceipt) ([][]byte, er
 		size += len(encoded) + 1
 	}
 	err := flush()
-	return messages, err
+	return lines, err
 }
 
-// encodeBatchReceipt shortens the reasons until the receipt of a batch fits one message.
+// encodeBatchReceipt shortens the reasons until the receipt of a batch fits a line.
 func encodeBatchReceipt(b BatchReceipt) ([]byte, error) {
 	longest := maxRefusalReason
 	for {

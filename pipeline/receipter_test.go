@@ -1,7 +1,11 @@
 package pipeline
 
 import (
+	"bytes"
+	"context"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"unicode/utf8"
 )
@@ -50,6 +54,78 @@ func TestReceiptsFitMessages(t *testing.T) {
 	}
 	if at != len(batches) || len(messages) < 5 {
 		t.Errorf("%d of %d batches in %d messages", at, len(batches), len(messages))
+	}
+}
+
+// What the lanes have to say goes in one message, as far as it fits, and each hears of its own.
+func TestReceiptsShareMessages(t *testing.T) {
+	s := mustSite(t, 1, "ingress")
+	r := newReceipter(s.queue.js)
+	const lanes = 16
+	var stores sync.WaitGroup
+	for lane := range lanes {
+		stores.Go(func() {
+			batches := []BatchReceipt{{ID: BatchID{Number: int64(lane + 1), Token: 1}}}
+			if err := r.store(t.Context(), "ingress", lane, batches, func(error) {}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	eventually(t, patience, "all lanes wait", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.waiting) == lanes
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var run sync.WaitGroup
+	run.Go(func() { r.run(ctx) })
+	stores.Wait()
+	cancel()
+	run.Wait()
+	stream, err := s.queue.js.Stream(t.Context(), ReceiptsStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := stream.CachedInfo().State.Msgs; n != 1 {
+		t.Errorf("%d messages, want 1", n)
+	}
+	if got := s.receipts(t)["ingress"]; len(got) != lanes {
+		t.Errorf("receipts of %d batches, want %d", len(got), lanes)
+	}
+}
+
+// A worker that no longer waits holds nobody up, and one that waits is told after all of its
+// lines are stored.
+func TestReceiptsOfThoseWhoWait(t *testing.T) {
+	gone := make(chan struct{})
+	close(gone)
+	leaver := &parcel{lines: [][]byte{[]byte("1")}, gone: gone, done: make(chan struct{}), left: 1}
+	if m := pack([]*parcel{leaver}); m[0].awaited() {
+		t.Error("nobody waits, and it is awaited")
+	}
+	large := bytes.Repeat([]byte("x"), maxReceiptMessage-10)
+	p := &parcel{lines: [][]byte{large, []byte("2"), large}, done: make(chan struct{}), left: 3}
+	messages := pack([]*parcel{leaver, p})
+	var got []byte
+	for i, m := range messages {
+		if len(m.body) > maxReceiptMessage {
+			t.Errorf("a message of %d bytes", len(m.body))
+		}
+		if !m.awaited() {
+			t.Errorf("message %d is not awaited", i)
+		}
+		got = append(append(got, m.body...), '\n')
+		select {
+		case <-p.done:
+			t.Errorf("done before message %d is stored", i)
+		default:
+		}
+		m.stored()
+	}
+	<-p.done
+	if want := slices.Concat([]byte("1\n"), large, []byte("\n2\n"), large, []byte("\n")); !bytes.Equal(got, want) {
+		t.Errorf("%d bytes in %d messages, want %d", len(got), len(messages), len(want))
 	}
 }
 

@@ -20,16 +20,17 @@ const consumerTimeout = 5 * time.Second
 // worker feeds one sink from one lane, one request after another, for as long as the lane
 // is leased.
 type worker struct {
-	cfg    *ForwarderConfig
-	js     jetstream.JetStream
-	log    *slog.Logger
-	lane   int
-	lease  *lease
-	out    *outlet
-	known  *delivered
-	status *workerStatus
-	drain  <-chan struct{} // closed when the worker is to stop
-	puller *puller         // of the session
+	cfg      *ForwarderConfig
+	js       jetstream.JetStream
+	log      *slog.Logger
+	lane     int
+	lease    *lease
+	out      *outlet
+	known    *delivered
+	receipts *receipter
+	status   *workerStatus
+	drain    <-chan struct{} // closed when the worker is to stop
+	puller   *puller         // of the session
 }
 
 // run works until ctx ends, because the lease is lost or time is up, or drain is closed
