@@ -47,7 +47,7 @@ func (s *System) limitOfPostgres(ctx context.Context, load Load) error {
 		}
 		s.bench.figure(Absolute, fmt.Sprintf("COPY of rows with %d B of data", bytes), rate, "rows/s")
 	}
-	h, err := s.commitLatency(ctx, commitRows)
+	h, err := s.commitLatency(ctx, commitRows, time.Millisecond)
 	if err != nil {
 		return err
 	}

@@ -121,8 +121,9 @@ func (s *System) copyOn(ctx context.Context, connections int, calls [][]event, l
 }
 
 // commitLatency is how long one row takes to be committed by a statement of its own, on an
-// idle system.
-func (s *System) commitLatency(ctx context.Context, rows int) (_ *hdrhistogram.Histogram, err error) {
+// idle system, with a pause before each: a machine that had nothing to do takes longer to
+// begin.
+func (s *System) commitLatency(ctx context.Context, rows int, idle time.Duration) (_ *hdrhistogram.Histogram, err error) {
 	conn, err := s.postgres(ctx)
 	if err != nil {
 		return nil, err
@@ -139,6 +140,7 @@ func (s *System) commitLatency(ctx context.Context, rows int) (_ *hdrhistogram.H
 	}
 	h := newHistogram()
 	for i := range rows {
+		pause(ctx, idle)
 		began := time.Now()
 		_, err := conn.Exec(ctx, `INSERT INTO waybill_bench_limit.events (position, source, type, event_id, seqnum, event) VALUES ($1, $2, $3, $4, $5, $6)`,
 			int64(i), e.source, e.typ, s.ledger.idOf(int64(i)), int64(i+1), e.encoded)
@@ -148,7 +150,6 @@ func (s *System) commitLatency(ctx context.Context, rows int) (_ *hdrhistogram.H
 		if i >= rows/10 { // the statement is prepared, and files are open
 			recordInto(h, time.Since(began))
 		}
-		pause(ctx, time.Millisecond)
 	}
 	_, err = conn.Exec(ctx, limitDrop)
 	return h, errors.Join(err, ctx.Err())

@@ -14,6 +14,10 @@ const (
 	limitFor = 2 * time.Second
 	// emitterRate is what the best-tuned known emitter accepts of 10 callers, events/s.
 	emitterRate = 2680
+	// loneRate is how many events a second find an idle system, and loneRows how many single rows
+	// are committed as seldom.
+	loneRate = 25
+	loneRows = 150
 	// outageEvents is the backlog of the outage.
 	outageEvents = 1_000_000
 )
@@ -182,8 +186,8 @@ func byEcho(load Load) func(context.Context, *measured) (float64, error) {
 }
 
 func (m *measured) commit(ctx context.Context) (float64, error) {
-	return m.value(Absolute, "commit of one row p50", "ms", func() (float64, error) {
-		h, err := m.system.commitLatency(ctx, commitRows)
+	return m.value(Absolute, "commit of one row p50, as seldom as a lone event", "ms", func() (float64, error) {
+		h, err := m.system.commitLatency(ctx, loneRows, time.Second/loneRate)
 		if err != nil {
 			return 0, err
 		}
@@ -193,8 +197,8 @@ func (m *measured) commit(ctx context.Context) (float64, error) {
 
 // loneLoad is an event now and then on an idle system.
 func loneLoad() Load {
-	l := standard("lone events, 25/s")
-	l.Events, l.Rate, l.Connections, l.WarmUp, l.For = 1, 25, 1, 2*time.Second, 12*time.Second
+	l := standard(fmt.Sprintf("lone events, %d/s", loneRate))
+	l.Events, l.Rate, l.Connections, l.WarmUp, l.For = 1, loneRate, 1, 2*time.Second, 12*time.Second
 	return l
 }
 
