@@ -228,7 +228,7 @@ func (p *program) parts(t *testing.T) map[string]int {
 func awaitSettled(t *testing.T, dir string) status {
 	t.Helper()
 	for deadline := time.Now().Add(programLimit); ; time.Sleep(100 * time.Millisecond) {
-		out, code := waybill(t, dir, nil, "status", "--json")
+		out, code := waybill(t, dir, nil, "status", "-o", "json")
 		var s status
 		err := json.Unmarshal([]byte(out), &s)
 		left := int64(0)

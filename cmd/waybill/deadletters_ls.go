@@ -95,15 +95,22 @@ func (c *lsCommand) Run(ctx context.Context, con *console) error {
 		return err
 	}
 	table := newLetterTable(con, c.outputFlag)
-	_, more, err := walkLetters(ctx, con, walk, letterAmount{Limit: c.Limit}, "listed", func(limit int) (int, error) {
+	listed, more, err := walkLetters(ctx, con, walk, letterAmount{Limit: c.Limit}, "listed", func(limit int) (int, error) {
 		letters, err := walk.List(ctx, limit, c.ShowData)
 		if err != nil {
 			return 0, err
 		}
 		return len(letters), table.add(letters, c.ShowData)
 	})
-	if err = errors.Join(err, table.flush()); err != nil || !more {
+	if err = errors.Join(err, table.flush()); err != nil {
 		return err
+	}
+	if listed == 0 {
+		_, err = fmt.Fprintln(con.err, "no dead letter matches")
+		return err
+	}
+	if !more {
+		return nil
 	}
 	_, err = fmt.Fprintf(con.err, "there may be more than these %d: raise --limit, or go on with --since=%s\n",
 		c.Limit, table.last.UTC().Format(time.RFC3339Nano))

@@ -98,7 +98,7 @@ func TestDeadlettersLs(t *testing.T) {
 	if r = letters(t, url, "ls", since); strings.Count(r.out, "\n") != 7 {
 		t.Errorf("%s: %+v", since, r)
 	}
-	if r = letters(t, url, "ls", "--until=1h"); strings.Count(r.out, "\n") != 1 {
+	if r = letters(t, url, "ls", "--until=1h"); strings.Count(r.out, "\n") != 1 || r.err != "no dead letter matches\n" {
 		t.Errorf("%+v", r)
 	}
 	if r = letters(t, url, "ls", "--source=/ord*", "--type=order.*", "--id=2", "--since=1h", "-o", "json", "--show-data"); strings.Count(r.out, "secret of 2") != 2 {

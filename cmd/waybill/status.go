@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -22,10 +21,10 @@ type statusCommand struct {
 	DatabaseURL string `name:"database-url" secret:"" required:"" placeholder:"URL" help:"Postgres. WAYBILL_DATABASE_URL_FILE names a file that holds it."`
 	process.NATS
 	process.Lanes
-	JSON bool `env:"-" name:"json" help:"JSON instead of text."`
+	outputFlag
 }
 
-// status is the state of a pipeline, as --json prints it.
+// status is the state of a pipeline, as -o json prints it.
 type status struct {
 	At time.Time `json:"at"`
 	// Of the parts that could not be asked, and why.
@@ -74,10 +73,8 @@ type laneOwner struct {
 func (c *statusCommand) Run(ctx context.Context, con *console) error {
 	s := c.ask(ctx)
 	var err error
-	if c.JSON {
-		encoder := json.NewEncoder(con.out)
-		encoder.SetIndent("", "  ")
-		err = encoder.Encode(s)
+	if c.json() {
+		err = c.print(con, "", s)
 	} else {
 		err = s.write(con.out)
 	}

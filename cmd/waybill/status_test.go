@@ -100,7 +100,7 @@ func TestStatusWithoutServers(t *testing.T) {
 	if took := time.Since(began); took > time.Minute {
 		t.Errorf("it took %v", took)
 	}
-	r = command(t, nil, "status", "--json", "--database-url=postgres://x@127.0.0.1:1/x", "--nats-url=nats://127.0.0.1:1")
+	r = command(t, nil, "status", "-o", "json", "--database-url=postgres://x@127.0.0.1:1/x", "--nats-url=nats://127.0.0.1:1")
 	var s status
 	if err := json.Unmarshal([]byte(r.out), &s); err != nil || len(s.Problems) != 2 || r.failure == nil {
 		t.Errorf("%v: %s", err, r.out)

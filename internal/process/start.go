@@ -34,7 +34,11 @@ func withAdmin(ctx context.Context, addr string, log *slog.Logger, run func(cont
 	}
 	stopAdmin()
 	err = errors.Join(err, server.Wait())
-	log.Info("stopped", "error", err)
+	if err != nil {
+		log.Error("failed", "error", err)
+	} else {
+		log.Info("stopped")
+	}
 	return err
 }
 
