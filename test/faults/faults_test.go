@@ -229,6 +229,22 @@ func TestWatchTimesTakeovers(t *testing.T) {
 	}
 }
 
+// The first lane that was taken over may be back with its old holder, which goes on, before the last one is.
+func TestWatchCountsALaneOnceTakenOver(t *testing.T) {
+	paused, other := pipeline.LeaseHolder{Forwarder: "forwarder-1", Instance: "a"}, pipeline.LeaseHolder{Forwarder: "forwarder-2", Instance: "b"}
+	w := newWatch()
+	w.see(map[string]pipeline.LeaseHolder{"0": paused, "1": paused})
+	w.lapses("forwarder-1")
+	w.see(map[string]pipeline.LeaseHolder{"0": other, "1": paused})
+	if len(w.takeovers) != 0 {
+		t.Fatalf("takeovers %v, want none yet", w.takeovers)
+	}
+	w.see(map[string]pipeline.LeaseHolder{"0": paused, "1": other})
+	if len(w.takeovers) != 1 || w.takeovers[0].Lanes != 2 {
+		t.Fatalf("takeovers %v, want one of two lanes", w.takeovers)
+	}
+}
+
 func TestInterruptedRunCleansUp(t *testing.T) {
 	dir := t.TempDir()
 	binary, err := build(t.Context(), dir)

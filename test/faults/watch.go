@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 	"sync"
@@ -74,7 +75,8 @@ type expectation struct {
 type orphaned struct {
 	forwarder string
 	since     time.Time
-	left      map[string]string // lane of a sink → instance that had it
+	lanes     int               // how many it had
+	left      map[string]string // of them, lane of a sink → instance that had it
 }
 
 // takeover is how long lanes were without a forwarder.
@@ -114,7 +116,7 @@ func (w *watch) lapses(name string) {
 			o.left[lane] = h.Instance
 		}
 	}
-	if len(o.left) > 0 {
+	if o.lanes = len(o.left); o.lanes > 0 {
 		w.orphans = append(w.orphans, o)
 	}
 }
@@ -205,18 +207,17 @@ func (w *watch) see(holders map[string]pipeline.LeaseHolder) {
 	w.holders = holders
 	var still []*orphaned
 	for _, o := range w.orphans {
-		lanes := len(o.left)
-		taken := 0
-		for lane, instance := range o.left {
-			if h, held := holders[lane]; held && h.Instance != instance {
-				taken++
-			}
-		}
-		if taken < lanes {
+		// Each counts once it has another holder: by the time the last one has, the first may be
+		// back with its old one, which goes on.
+		maps.DeleteFunc(o.left, func(lane, instance string) bool {
+			h, held := holders[lane]
+			return held && h.Instance != instance
+		})
+		if len(o.left) > 0 {
 			still = append(still, o)
 			continue
 		}
-		w.takeovers = append(w.takeovers, takeover{o.forwarder, lanes, time.Since(o.since).Seconds(), o.since})
+		w.takeovers = append(w.takeovers, takeover{o.forwarder, o.lanes, time.Since(o.since).Seconds(), o.since})
 	}
 	w.orphans = still
 }
