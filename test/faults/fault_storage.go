@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -76,7 +77,14 @@ func (f *diskFull) push(ctx context.Context) {
 	}
 }
 
+// noticeLimit is how much longer than planned the disk stays full for Postgres to notice: it may
+// have files of old writes to use up first, which takes a busy machine its time.
+const noticeLimit = 10 * time.Second
+
 func (f *diskFull) heal(ctx context.Context) error {
+	for deadline := time.Now().Add(noticeLimit); f.cancel != nil && f.tookPlace() != nil && time.Now().Before(deadline) && ctx.Err() == nil; {
+		sleep(ctx, lookEvery)
+	}
 	if f.cancel != nil {
 		f.cancel()
 		f.pushing.Wait()
