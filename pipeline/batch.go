@@ -92,7 +92,6 @@ type Batch struct {
 	Sinks []string
 
 	// Events are the encodings of the CloudEvents, seqnum included, in index order.
-	// Events are the encodings of the CloudEvents, seqnum included, in index order.
 	Events [][]byte
 
 	// count is the number of events, known before a body is split.

@@ -29,6 +29,8 @@ type benchCommand struct {
 	Events *int           `env:"-" placeholder:"N" help:"Events of a call."`
 	Keys   *int           `env:"-" placeholder:"N" help:"Number of keys, pairs of source and type."`
 
+	Runs *int `env:"-" placeholder:"5" help:"Scenarios that compare things measure each so often, in turn, and take the median."`
+
 	HTTPAddr     string `name:"http-addr" env:"-" placeholder:"URL" help:"Measure an existing system: URL of its ingest, such as http://10.0.0.5:8080."`
 	GRPCAddr     string `name:"grpc-addr" env:"-" placeholder:"HOST:PORT" help:"The same ingest's gRPC address."`
 	DatabaseURL  string `name:"database-url" env:"-" placeholder:"URL" help:"Its Postgres; without it: nothing of what is pending, nor of WAL."`
@@ -83,7 +85,7 @@ func (c *benchCommand) config(con *console) (bench.Config, error) {
 	config.KeepLogs, config.Profile = c.KeepLogs, c.Profile
 	config.Command = append([]string{"waybill"}, os.Args[1:]...)
 	config.Settings = bench.Settings{
-		For: c.For, WarmUp: c.WarmUp, Rate: c.Rate, Callers: c.Closed, Bytes: c.Bytes, Events: c.Events, Keys: c.Keys,
+		For: c.For, WarmUp: c.WarmUp, Rate: c.Rate, Callers: c.Closed, Bytes: c.Bytes, Events: c.Events, Keys: c.Keys, Runs: c.Runs,
 	}
 	given := bench.Given{
 		HTTPURL: c.HTTPAddr, GRPCAddr: c.GRPCAddr, DatabaseURL: c.DatabaseURL, NATSURL: c.NATSURL, EndpointAddr: c.EndpointAddr,

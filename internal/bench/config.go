@@ -36,6 +36,7 @@ type Settings struct {
 	Bytes, Events, Keys *int
 	Rate                *float64
 	Callers             *int
+	Runs                *int // of scenarios that compare things in turn
 }
 
 // Given is an existing system. What is empty cannot be measured; see docs/benchmarks.md.
@@ -71,7 +72,22 @@ func (c Config) Validate() error {
 			return fmt.Errorf("%s: %v; want at least %v", d.name, *d.value, d.least)
 		}
 	}
+	if r := c.Settings.Runs; r != nil && *r < 1 {
+		return fmt.Errorf("--runs: %d; want at least 1", *r)
+	}
 	return nil
+}
+
+// comparedRuns is how often things that are compared are measured, in turn: enough for a median
+// that one disturbed run does not move.
+const comparedRuns = 5
+
+// runs is how often a scenario measures what it compares.
+func (s Settings) runs() int {
+	if s.Runs != nil {
+		return *s.Runs
+	}
+	return comparedRuns
 }
 
 // apply puts the settings into a stage.

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
+
+	"github.com/waybillhq/waybill/pipeline"
 )
 
 // runOutage lets a backlog pile up while the endpoint is down, and drains it.
@@ -28,21 +31,48 @@ func runOutage(ctx context.Context, b *Bench) error {
 	})
 }
 
-// runScale drains a backlog to a slow endpoint with 1, 2 and 4 forwarders.
+// runScale drains a backlog to a slow endpoint with 1, 2 and 4 forwarders, in turn.
 func runScale(ctx context.Context, b *Bench) error {
-	var one float64
-	for _, forwarders := range []int{1, 2, 4} {
-		pace, err := b.scale(ctx, forwarders)
-		if err != nil {
-			return err
+	counts := []int{1, 2, 4}
+	paces := map[int][]float64{}
+	for run := range b.config.Settings.runs() {
+		if run%2 == 1 {
+			slices.Reverse(counts) // what drifts meanwhile favours none
 		}
-		if forwarders == 1 {
-			one = pace
-			continue
+		for _, forwarders := range counts {
+			pace, err := b.scale(ctx, forwarders)
+			if err != nil {
+				return err
+			}
+			paces[forwarders] = append(paces[forwarders], pace)
 		}
+	}
+	one := median(paces[1])
+	for _, forwarders := range sortedKeys(paces) {
+		pace := median(paces[forwarders])
+		b.figure(Absolute, fmt.Sprintf("%d forwarders, median", forwarders), pace, "events/s")
 		b.figure(Shape, fmt.Sprintf("%d forwarders in relation to 1", forwarders), pace/one, "ratio")
+		b.figure(Shape, fmt.Sprintf("%d forwarders in relation to what docs/scaling.md predicts", forwarders), pace/scalePrediction(forwarders), "ratio")
 	}
 	return nil
+}
+
+// scalePrediction is the model of docs/scaling.md where the endpoint's delay is the first limit:
+// requests in flight times events of a request, by the time that one takes, events/s.
+func scalePrediction(forwarders int) float64 {
+	inFlight := pipeline.DefaultForwarderConfig().InFlight
+	took := scaleDelay + scaleRequestEvents*forwarderPerEvent
+	return float64(forwarders*inFlight*scaleRequestEvents) / took.Seconds()
+}
+
+// forwarderPerEvent is what a forwarder itself takes of an event (docs/scaling.md).
+const forwarderPerEvent = 5 * time.Microsecond
+
+// median of values, of which there must be some.
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	n := len(sorted)
+	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
 // runSlowSink measures with an endpoint that takes its time.
