@@ -142,24 +142,14 @@ const (
 )
 
 // appendEvent appends one element of a message body: encoded with its seqnum attribute,
-// as an element of CloudEventBatch.events. A map entry may follow all other fields, so
-// nothing is decoded.
+// as an element of CloudEventBatch.events. Nothing is decoded.
 func appendEvent(dst, encoded []byte, seqnum int64) []byte {
 	var digits [20]byte
 	number := strconv.AppendInt(digits[:0], seqnum, 10)
-	value := 2 + len(number)                      // ce_string: tag, length, digits
-	entry := 2 + len(SeqnumAttribute) + 2 + value // key and value: tag, length, content
 	dst = protowire.AppendTag(dst, batchEventsField, protowire.BytesType)
-	dst = protowire.AppendVarint(dst, uint64(len(encoded)+2+entry))
+	dst = protowire.AppendVarint(dst, uint64(len(encoded)+TextSize(SeqnumAttribute, string(number))))
 	dst = append(dst, encoded...)
-	dst = protowire.AppendTag(dst, attributesField, protowire.BytesType)
-	dst = protowire.AppendVarint(dst, uint64(entry))
-	dst = protowire.AppendTag(dst, entryKeyField, protowire.BytesType)
-	dst = protowire.AppendString(dst, SeqnumAttribute)
-	dst = protowire.AppendTag(dst, entryValueField, protowire.BytesType)
-	dst = protowire.AppendVarint(dst, uint64(value))
-	dst = protowire.AppendTag(dst, ceStringField, protowire.BytesType)
-	return protowire.AppendBytes(dst, number)
+	return AppendText(dst, SeqnumAttribute, string(number))
 }
 
 // maxEventOverhead is what appendEvent adds to an encoding at most: two tags and
