@@ -114,6 +114,26 @@ func TestBenchHeads(t *testing.T) {
 	}
 }
 
+// TestBenchStatements: each statement is measured with stale and with fresh statistics.
+func TestBenchStatements(t *testing.T) {
+	summary, file, status := mustBench(t, "statements", "--pending", "1000", "--for", "1ms")
+	if status != 0 || !summary.OK || len(summary.Tables) != 1 || len(summary.Missing) == 0 {
+		t.Fatalf("status %d: %+v", status, summary)
+	}
+	names := map[string]bool{}
+	for _, row := range summary.Tables[0].Rows {
+		if names[row.Name] || row.Values["p50"] <= 0 || row.Values["p99"] < row.Values["p50"] || row.Remark == "" {
+			t.Errorf("%+v", row)
+		}
+		names[row.Name] = true
+	}
+	for _, want := range []string{"survey (all batches), 1000 rows, stale", "append_lone (1 event), 1000 rows, fresh"} {
+		if !names[want] || !strings.Contains(file("report.html"), want) || !strings.Contains(file("statements.csv"), want) {
+			t.Errorf("the report lacks %q", want)
+		}
+	}
+}
+
 // ingestAddrs finds an ingest's addresses in what `waybill dev` prints.
 var ingestAddrs = regexp.MustCompile(`http (\S+), grpc (\S+), admin`)
 

@@ -37,6 +37,7 @@ type Settings struct {
 	Rate                *float64
 	Callers             *int
 	Runs                *int // of scenarios that compare things in turn
+	Pending             *int // rows or batches that scenarios of the tables begin with
 }
 
 // Given is an existing system. What is empty cannot be measured; see docs/benchmarks.md.
@@ -74,6 +75,9 @@ func (c Config) Validate() error {
 	}
 	if r := c.Settings.Runs; r != nil && *r < 1 {
 		return fmt.Errorf("--runs: %d; want at least 1", *r)
+	}
+	if n := c.Settings.Pending; n != nil && *n < 1 {
+		return fmt.Errorf("--pending: %d; want at least 1", *n)
 	}
 	return nil
 }
