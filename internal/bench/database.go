@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -102,6 +103,25 @@ func connectTo(ctx context.Context, url string) (*pgx.Conn, error) {
 		return nil, fmt.Errorf("connect to Postgres for measuring: %w", err)
 	}
 	return conn, nil
+}
+
+// sessionsEnd bounds the wait for sessions whose connections are closed.
+const sessionsEnd = 10 * time.Second
+
+// awaitSessions waits until the store's sessions have ended: only then are their statistics complete.
+func awaitSessions(ctx context.Context, conn *pgx.Conn) error {
+	for deadline := time.Now().Add(sessionsEnd); ; pause(ctx, 10*time.Millisecond) {
+		var left bool
+		err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'waybill')`).Scan(&left)
+		switch {
+		case err != nil:
+			return fmt.Errorf("wait for sessions to end: %w", err)
+		case !left:
+			return nil
+		case time.Now().After(deadline):
+			return fmt.Errorf("sessions of the store are still there after %v", sessionsEnd)
+		}
+	}
 }
 
 // execAll runs statements without parameters, one after another.

@@ -72,7 +72,10 @@ func (r *headRace) run(ctx context.Context) error {
 	}
 	r.seconds = r.load.For.Seconds()
 	for _, store := range stores {
-		store.Close() // a session's statistics are complete when it ends
+		store.Close()
+	}
+	if err := awaitSessions(ctx, conn); err != nil {
+		return err
 	}
 	return conn.QueryRow(ctx, `SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`).Scan(&r.deadlocks)
 }
