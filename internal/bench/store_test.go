@@ -103,8 +103,9 @@ func TestChurnIsJudged(t *testing.T) {
 		lost, doubled, misjudged bool
 	}{
 		{`SELECT`, false, false, false},
+		{`WITH gone AS (DELETE FROM waybill.batches WHERE batch = 5) DELETE FROM waybill.events WHERE position >> 12 = 5`, true, false, true},
 		{`DELETE FROM waybill.events WHERE position = 1 << 12`, true, false, true},
-		{`INSERT INTO waybill.events SELECT 1 << 12 | i, source, type, event_id, seqnum, event FROM waybill.events, generate_series(10, 11) AS i WHERE position = 2 << 12`, false, true, true},
+		{`INSERT INTO waybill.events SELECT 1 << 12 | i, source, type, event_id, seqnum, event FROM waybill.events, generate_series(10, 19) AS i WHERE position = 2 << 12`, false, true, true},
 		{`DELETE FROM waybill.batches WHERE batch = 3`, false, true, true},
 	} {
 		mustRun(t, conn, step.sql)
@@ -153,6 +154,21 @@ func TestSummaryOfAPart(t *testing.T) {
 	}
 	if _, known := row.Values["batches leaf density"]; known {
 		t.Error("there is a leaf density that nobody saw")
+	}
+}
+
+func TestLevelsNeedTime(t *testing.T) {
+	enough := func() TableRow {
+		return TableRow{Values: map[string]float64{"turnovers": levelTurnovers, "autovacuums of batches": levelVacuums, "autovacuums of events": levelVacuums}}
+	}
+	if !settledDown(enough()) {
+		t.Error("there was enough of everything")
+	}
+	for column := range enough().Values {
+		row := enough()
+		if row.Values[column]--; settledDown(row) {
+			t.Errorf("%s: %v is not enough", column, row.Values[column])
+		}
 	}
 }
 
