@@ -19,8 +19,9 @@ const (
 	// often at least, unless that takes longer than enough.
 	mostExecutions, leastExecutions = 200, 5
 	enough                          = 10 * time.Second
-	// keptPlans is after how many executions Postgres may keep a plan for all parameters.
-	keptPlans = 6
+	// keptPlans is after how many executions it is clear whether Postgres keeps a plan for all
+	// parameters: it makes five anew, and then compares.
+	keptPlans = 12
 )
 
 // errGivenUp means that a statement took longer than the store lets it.
