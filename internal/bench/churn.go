@@ -21,10 +21,8 @@ const (
 	churnAhead = 4
 	// churnTTL is the default of an event.
 	churnTTL = 7 * 24 * time.Hour
-	// Upkeep as a janitor has it: a survey and a look for removed sinks each second, as long as the
-	// survey takes no more than a tenth of the time, and expiry each five.
-	upkeepEvery, expireEvery = time.Second, 5 * time.Second
-	upkeepDropped            = 200
+	// upkeepDropped is how many batches a look for removed sinks takes, as a janitor's.
+	upkeepDropped = 200
 )
 
 // churnLoad says what goes through the tables.
@@ -187,35 +185,44 @@ func receiptOf(sink string, ids []pipeline.BatchID) pipeline.Receipt {
 	return r
 }
 
-// upkeep is what a janitor and an ingest do beside.
+// upkeep is what a janitor and an ingest do beside, at the janitor's pace: it surveys what waits, unless
+// that would take more than a tenth of the time, and looks for what has expired and for removed sinks.
 func (c *churn) upkeep(ctx context.Context) error {
-	expired := time.Now()
-	for pauseOr(ctx, c.stop, upkeepEvery); !c.stopping() && ctx.Err() == nil; {
-		began := time.Now()
-		survey, err := c.janitor.Survey(ctx)
+	pace := pipeline.DefaultJanitorConfig()
+	walked := time.Now()
+	for pauseOr(ctx, c.stop, pace.RetransmitEvery); !c.stopping() && ctx.Err() == nil; {
+		took, err := c.survey(ctx)
 		if err != nil {
 			return err
 		}
-		took := time.Since(began)
-		c.surveying.Store(int64(took))
-		if err := c.janitor.SaveWaiting(ctx, survey.Waiting()); err != nil {
-			return err
-		}
-		if _, err := c.ingest.ReadWaiting(ctx, time.Minute); err != nil {
-			return err
-		}
-		if _, err := c.janitor.DropRemovedSinks(ctx, upkeepDropped); err != nil {
-			return err
-		}
-		if time.Since(expired) > expireEvery {
+		if time.Since(walked) >= pace.ExpireEvery {
+			walked = time.Now()
+			if _, err := c.janitor.DropRemovedSinks(ctx, upkeepDropped); err != nil {
+				return err
+			}
 			if _, err := c.janitor.Expire(ctx); err != nil {
 				return err
 			}
-			expired = time.Now()
 		}
-		pauseOr(ctx, c.stop, max(upkeepEvery, (surveyShare-1)*took))
+		pauseOr(ctx, c.stop, max(pace.RetransmitEvery, (surveyShare-1)*took))
 	}
 	return ctx.Err()
+}
+
+// survey leaves a survey where ingests read it, and reads it as they do.
+func (c *churn) survey(ctx context.Context) (took time.Duration, err error) {
+	began := time.Now()
+	survey, err := c.janitor.Survey(ctx)
+	if err != nil {
+		return 0, err
+	}
+	took = time.Since(began)
+	c.surveying.Store(int64(took))
+	if err := c.janitor.SaveWaiting(ctx, survey.Waiting()); err != nil {
+		return took, err
+	}
+	_, err = c.ingest.ReadWaiting(ctx, time.Minute)
+	return took, err
 }
 
 // pauseOr is pause, which stop ends too.
