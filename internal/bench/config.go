@@ -36,8 +36,9 @@ type Settings struct {
 	Bytes, Events, Keys *int
 	Rate                *float64
 	Callers             *int
-	Runs                *int // of scenarios that compare things in turn
-	Pending             *int // rows or batches that scenarios of the tables begin with
+	Runs                *int    // of scenarios that compare things in turn
+	Part                *string // of scenarios of several parts: what the name of those that are wanted has in it
+	Pending             *int    // rows or batches that scenarios of the tables begin with
 }
 
 // Given is an existing system. What is empty cannot be measured; see docs/benchmarks.md.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,8 +41,20 @@ const (
 	defaultNaptime         = time.Minute // Postgres's own
 )
 
-// storeParts are all parts, in the order in which they are measured.
-func storeParts(s Settings) []storePart {
+// storeParts are the parts that are wanted, in the order in which they are measured.
+func storeParts(s Settings) ([]storePart, error) {
+	parts := allStoreParts(s)
+	if s.Part == nil {
+		return parts, nil
+	}
+	wanted := slices.DeleteFunc(parts, func(p storePart) bool { return !strings.Contains(p.group+": "+p.name, *s.Part) })
+	if len(wanted) == 0 {
+		return nil, fmt.Errorf("--part: %q is in no part's name", *s.Part)
+	}
+	return wanted, nil
+}
+
+func allStoreParts(s Settings) []storePart {
 	sizes, sweep := []int{10_000, 100_000, 1_000_000}, sweepPending
 	if s.Pending != nil {
 		sizes, sweep = []int{*s.Pending}, *s.Pending

@@ -21,7 +21,7 @@ var storeColumns = []Column{
 	{"events heap, end", "MiB", Absolute},
 	{"events index, half", "MiB", Absolute},
 	{"events index, end", "MiB", Absolute},
-	{"growth in the second half", "%", Shape},
+	{"growth of the peak", "%", Shape},
 	{"most dead batches", "tuples", Absolute},
 	{"free space of batches", "%", Shape},
 	{"autovacuums of batches", "", Absolute},
@@ -43,7 +43,7 @@ var storeColumns = []Column{
 // summarise makes a row of a part's points.
 func summarise(name string, points []SeriesPoint, pending int, rate float64) TableRow {
 	row := TableRow{Name: name, Values: map[string]float64{"events": rate}}
-	if len(points) < 2 {
+	if len(points) < 3 {
 		return row
 	}
 	first, half, last := points[0], points[len(points)/2], points[len(points)-1]
@@ -56,13 +56,10 @@ func summarise(name string, points []SeriesPoint, pending int, rate float64) Tab
 			v["HOT updates of "+t] = 100 * (last.Values[t+" HOT updates"] - first.Values[t+" HOT updates"]) / updates
 		}
 	}
-	var atHalf, atEnd float64
 	for _, what := range []string{"batches heap", "batches index", "events heap", "events index"} {
 		v[what+", half"], v[what+", end"] = half.Values[what], last.Values[what]
-		atHalf += half.Values[what]
-		atEnd += last.Values[what]
 	}
-	v["growth in the second half"] = 100 * (atEnd/atHalf - 1)
+	v["growth of the peak"] = 100 * growth(points, "batches heap", "batches index", "events heap", "events index")
 	for _, p := range points {
 		v["most dead batches"] = max(v["most dead batches"], p.Values["batches dead tuples"])
 	}
@@ -92,10 +89,11 @@ func newestValue(points []SeriesPoint, column string) (value float64, known bool
 }
 
 const (
-	// A size is level when it grows by no more than this in the second half of a part, in percent.
+	// A size is level when its peak grows by no more than this from the middle third of a part to
+	// the last, in percent.
 	levelGrowth = 5
 	// It can only be told when autovacuum has run so often, and all that waits was replaced so often.
-	levelVacuums, levelTurnovers = 2, 3
+	levelVacuums, levelTurnovers = 5, 3
 )
 
 // settledDown reports whether a part was long enough for its sizes to be level, if they ever are.
@@ -104,16 +102,32 @@ func settledDown(row TableRow) bool {
 		row.Values["autovacuums of events"] >= levelVacuums
 }
 
-// doubles is how long it takes until an index is twice what it is, at the pace at which it grew in the
-// second half; 0: it is level.
+// growth is how much more the peak of a sum of columns is in the last third than in the middle one, in
+// relation to that: sizes go up and down from one vacuum to the next.
+func growth(points []SeriesPoint, columns ...string) float64 {
+	peak := func(points []SeriesPoint) (most float64) {
+		for _, p := range points {
+			sum := 0.0
+			for _, c := range columns {
+				sum += p.Values[c]
+			}
+			most = max(most, sum)
+		}
+		return most
+	}
+	third := len(points) / 3
+	return peak(points[len(points)-third:])/peak(points[third:len(points)-third]) - 1
+}
+
+// doubles is how long it takes until an index is twice what it is, at the pace at which its peak grows;
+// 0: it is level.
 func doubles(points []SeriesPoint, table string) time.Duration {
-	half, last := points[len(points)/2], points[len(points)-1]
-	index := table + " index"
-	grew := last.Values[index] - half.Values[index]
-	if grew <= levelGrowth/100.*half.Values[index] {
+	grew := growth(points, table+" index")
+	if 100*grew <= levelGrowth {
 		return 0
 	}
-	return time.Duration(last.Values[index] / grew * (last.Seconds - half.Seconds) * float64(time.Second))
+	third := (points[len(points)-1].Seconds - points[0].Seconds) / 3
+	return time.Duration(third / grew * float64(time.Second))
 }
 
 // rebuild builds the indexes anew, adds to a row what that says, and how often it would be needed: an

@@ -143,10 +143,10 @@ func points(index ...float64) []SeriesPoint {
 }
 
 func TestSummaryOfAPart(t *testing.T) {
-	row := summarise("part", points(1, 2, 3, 4, 5), 50, 123)
+	row := summarise("part", points(1, 2, 3, 4, 2), 50, 123)
 	for column, want := range map[string]float64{
-		"events": 123, "turnovers": 8, "HOT updates of batches": 75, "batches heap, half": 6, "batches heap, end": 10, "batches index, end": 5,
-		"growth in the second half": 30, "most dead batches": 6, "autovacuums of batches": 4, "xids": 5,
+		"events": 123, "turnovers": 8, "HOT updates of batches": 75, "batches heap, half": 6, "batches heap, end": 4, "batches index, end": 2,
+		"growth of the peak": -26.0869565217, "most dead batches": 6, "autovacuums of batches": 4, "xids": 5,
 	} {
 		if got := row.Values[column]; got < want-1e-9 || got > want+1e-9 {
 			t.Errorf("%s is %v; want %v", column, got, want)
@@ -174,8 +174,8 @@ func TestLevelsNeedTime(t *testing.T) {
 
 func TestWhenAnIndexDoubles(t *testing.T) {
 	for want, index := range map[time.Duration][]float64{
-		0:                {1, 2, 10, 10, 10.4}, // level
-		10 * time.Second: {1, 2, 8, 9, 10},
+		0:               {1, 2, 10, 4, 5, 10.4, 9}, // level, but for what dies between two vacuums
+		4 * time.Second: {1, 2, 4, 8, 3, 6, 12},
 	} {
 		if got := doubles(points(index...), "batches"); got != want {
 			t.Errorf("%v doubles in %v; want %v", index, got, want)
@@ -183,9 +183,30 @@ func TestWhenAnIndexDoubles(t *testing.T) {
 	}
 }
 
+func mustParts(t *testing.T, s Settings) []storePart {
+	t.Helper()
+	parts, err := storeParts(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parts
+}
+
+func TestPartsThatAreWanted(t *testing.T) {
+	for text, want := range map[string]int{"held": 1, "fillfactor": 5, "pending: ": 3, "": 15} {
+		if parts := mustParts(t, Settings{Part: &text}); len(parts) != want {
+			t.Errorf("%q: %d parts; want %d", text, len(parts), want)
+		}
+	}
+	text := "nothing like it"
+	if _, err := storeParts(Settings{Part: &text}); err == nil || !strings.Contains(err.Error(), "--part") {
+		t.Errorf("%v; want that no part has it", err)
+	}
+}
+
 func TestPartsShareTheTime(t *testing.T) {
 	n := 5000
-	parts := storeParts(Settings{Pending: &n})
+	parts := mustParts(t, Settings{Pending: &n})
 	length := partLength(17*time.Minute, parts)
 	names, sum := map[string]bool{}, time.Duration(0)
 	for _, p := range parts {
