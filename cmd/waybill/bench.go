@@ -29,6 +29,10 @@ type benchCommand struct {
 	Events *int           `env:"-" placeholder:"N" help:"Events of a call."`
 	Keys   *int           `env:"-" placeholder:"N" help:"Number of keys, pairs of source and type."`
 
+	Pending *int `env:"-" placeholder:"N" help:"Scenarios of the store: fill its tables with N rows, instead of several sizes in turn."`
+
+	Part *string `env:"-" placeholder:"TEXT" help:"Scenario store: only the parts that have this in their name, such as held."`
+
 	Runs *int `env:"-" placeholder:"5" help:"Scenarios that compare things measure each so often, in turn, and take the median."`
 
 	HTTPAddr     string `name:"http-addr" env:"-" placeholder:"URL" help:"Measure an existing system: URL of its ingest, such as http://10.0.0.5:8080."`
@@ -85,7 +89,7 @@ func (c *benchCommand) config(con *console) (bench.Config, error) {
 	config.KeepLogs, config.Profile = c.KeepLogs, c.Profile
 	config.Command = append([]string{"waybill"}, os.Args[1:]...)
 	config.Settings = bench.Settings{
-		For: c.For, WarmUp: c.WarmUp, Rate: c.Rate, Callers: c.Closed, Bytes: c.Bytes, Events: c.Events, Keys: c.Keys, Runs: c.Runs,
+		For: c.For, WarmUp: c.WarmUp, Rate: c.Rate, Callers: c.Closed, Bytes: c.Bytes, Events: c.Events, Keys: c.Keys, Runs: c.Runs, Pending: c.Pending, Part: c.Part,
 	}
 	given := bench.Given{
 		HTTPURL: c.HTTPAddr, GRPCAddr: c.GRPCAddr, DatabaseURL: c.DatabaseURL, NATSURL: c.NATSURL, EndpointAddr: c.EndpointAddr,

@@ -70,6 +70,70 @@ func TestBenchQuick(t *testing.T) {
 	}
 }
 
+// mustBench runs a scenario and returns its summary, its output and its status, 0 or 1.
+func mustBench(t *testing.T, args ...string) (summary bench.Report, file func(name string) string, status int) {
+	t.Helper()
+	dir := t.TempDir()
+	_, status = waybill(t, dir, nil, append([]string{"bench", "--out", "report"}, args...)...)
+	file = func(name string) string {
+		t.Helper()
+		content, err := os.ReadFile(filepath.Join(dir, "report", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(content)
+	}
+	if err := json.Unmarshal([]byte(file("summary.json")), &summary); err != nil {
+		t.Fatal(err)
+	}
+	if summary.Error != "" {
+		t.Fatalf("status %d: %s", status, summary.Error)
+	}
+	return summary, file, status
+}
+
+// TestBenchHeads: each race is judged, before anything else in the report, and measured.
+func TestBenchHeads(t *testing.T) {
+	summary, file, status := mustBench(t, "heads", "--for", "200ms", "--warm-up", "0s", "--closed", "4", "--keys", "50", "--bytes", "64")
+	if status != 0 || !summary.OK || len(summary.Correctness) != 6 || len(summary.Tables) != 1 || len(summary.Tables[0].Rows) != 6 {
+		t.Fatalf("status %d: %+v", status, summary)
+	}
+	for i, v := range summary.Correctness {
+		if v.Accepted == 0 || v.Pending != v.Accepted || v.Heads == nil || v.Heads.Keys == 0 {
+			t.Errorf("%v", v)
+		}
+		if row := summary.Tables[0].Rows[i]; row.Name != v.System || row.Values["events"] <= 0 || row.Values["p99"] <= 0 {
+			t.Errorf("%+v", row)
+		}
+	}
+	if page := file("report.html"); !strings.Contains(page, "seqnums of 50 keys: forks 0, gaps 0") {
+		t.Error("the page does not say that there are no forks and gaps")
+	}
+	if summary.Versions["postgres"] == "" {
+		t.Errorf("versions: %v", summary.Versions)
+	}
+}
+
+// TestBenchStatements: each statement is measured with stale and with fresh statistics.
+func TestBenchStatements(t *testing.T) {
+	summary, file, status := mustBench(t, "statements", "--pending", "1000", "--for", "1ms")
+	if status != 0 || !summary.OK || len(summary.Tables) != 1 || len(summary.Missing) == 0 {
+		t.Fatalf("status %d: %+v", status, summary)
+	}
+	names := map[string]bool{}
+	for _, row := range summary.Tables[0].Rows {
+		if names[row.Name] || row.Values["p50"] <= 0 || row.Values["p99"] < row.Values["p50"] || row.Remark == "" {
+			t.Errorf("%+v", row)
+		}
+		names[row.Name] = true
+	}
+	for _, want := range []string{"survey (all batches), 1000 rows, stale", "append_lone (1 event), 1000 rows, fresh"} {
+		if !names[want] || !strings.Contains(file("report.html"), want) || !strings.Contains(file("statements.csv"), want) {
+			t.Errorf("the report lacks %q", want)
+		}
+	}
+}
+
 // ingestAddrs finds an ingest's addresses in what `waybill dev` prints.
 var ingestAddrs = regexp.MustCompile(`http (\S+), grpc (\S+), admin`)
 
@@ -146,11 +210,12 @@ func TestBenchHelpNamesEveryScenario(t *testing.T) {
 
 func TestBenchRefusesWhatCannotBe(t *testing.T) {
 	for name, args := range map[string][]string{
-		"must be one of": {"nothing"},
-		"give one of":    {"quick", "--rate", "10", "--closed", "1"},
-		"give both":      {"quick", "--http-addr", "http://127.0.0.1:1"},
-		"of their own":   {"targets", "--http-addr", "http://127.0.0.1:1", "--grpc-addr", "127.0.0.1:1"},
-		"want at least":  {"quick", "--for=-1s"},
+		"must be one of":        {"nothing"},
+		"give one of":           {"quick", "--rate", "10", "--closed", "1"},
+		"give both":             {"quick", "--http-addr", "http://127.0.0.1:1"},
+		"of their own":          {"targets", "--http-addr", "http://127.0.0.1:1", "--grpc-addr", "127.0.0.1:1"},
+		"a Postgres of its own": {"heads", "--http-addr", "http://127.0.0.1:1", "--grpc-addr", "127.0.0.1:1"},
+		"want at least":         {"quick", "--for=-1s"},
 	} {
 		if out, status := waybill(t, t.TempDir(), nil, append([]string{"bench"}, args...)...); status == 0 || !strings.Contains(out, name) {
 			t.Errorf("%v: status %d: %s", args, status, out)

@@ -38,6 +38,9 @@ func Scenarios() []Scenario {
 		{"scale", "1, 2 and 4 forwarders against an endpoint that answers after 50 ms", runScale},
 		{"propagation", "from the transaction to a consumer of the queue: p50, p95, p99", runPropagation},
 		{"latency", "from acceptance to the endpoint, at low and at moderate rates", runLatency},
+		{"heads", "16 writers race for the head row of one key, then of 10,000: forks and gaps (none), waits, rate", runHeads},
+		{"statements", "each SQL statement of the store alone, with 10,000 and 1 million rows (--pending), with stale and with fresh statistics", runStatements},
+		{"store", "the tables under churn with 10,000 to 1 million events waiting (--pending): HOT, size, vacuum, fillfactor, sleepers, a held-open transaction; --for is the time of all parts", runStore},
 		{"quick", "under two minutes, correctness first: for CI and for comparing two commits", runQuick},
 		{"targets", "the project's targets, a line each, in under eight minutes; exit status 1 when one is short", runTargets},
 	}
