@@ -41,6 +41,8 @@ type Event struct {
 	// Fingerprint is of (Source, ID) unless IdentifyBy made it another: events with the same
 	// one are one event.
 	Fingerprint Fingerprint
+
+	traced *tracedEvent // nil: not sampled, or not traced at all
 }
 
 // NewEvent checks ce and encodes it. maxBytes bounds the encoding. The error is an
