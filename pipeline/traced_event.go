@@ -10,7 +10,8 @@ import (
 )
 
 // CorrelationAttribute is the extension by which a producer names what its event belongs to.
-// The spans of an event without it have the event's id there.
+// The spans of an event without it have the event's id there, and of a longer one than an id may
+// be its beginning.
 const CorrelationAttribute = "correlationid"
 
 // Fields of io.cloudevents.v1.CloudEvent beside its attributes.
@@ -48,8 +49,10 @@ func (t *Tracing) sample(encoded []byte) *tracedEvent {
 	if !t.sampled(parent, id) {
 		return nil
 	}
-	e := &tracedEvent{id: string(f.id), source: string(f.source), typ: string(f.typ), trace: id, parent: parent}
-	if e.correlation = string(f.correlation); e.correlation == "" {
+	// An exporter holds thousands of these, and cannot send what is not valid UTF-8.
+	text := func(b []byte) string { return plainText(string(b), MaxIDBytes) }
+	e := &tracedEvent{id: text(f.id), source: text(f.source), typ: text(f.typ), trace: id, parent: parent}
+	if e.correlation = text(f.correlation); e.correlation == "" {
 		e.correlation = e.id
 	}
 	return e

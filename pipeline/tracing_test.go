@@ -103,6 +103,10 @@ func TestAnEventsTraceIsReadFromItsEncoding(t *testing.T) {
 	if got := sampling().sample(unsampled.Encoded); got != nil {
 		t.Errorf("an event whose parent is not sampled is: %+v", got)
 	}
+	long := mustTracedEvent(t, "id-1", map[string]string{"correlationid": strings.Repeat("ü", MaxIDBytes)})
+	if got := sampling().sample(long.Encoded).correlation; got != strings.Repeat("ü", MaxIDBytes/2) {
+		t.Errorf("a correlation id of %d bytes is kept as %d bytes", 2*MaxIDBytes, len(got))
+	}
 	for cut := range a.Encoded { // whatever it is, nothing is read beyond its end
 		sampling().sample(a.Encoded[:cut])
 	}

@@ -37,7 +37,7 @@ func Scenarios() []Scenario {
 		{"slow-sink", "an endpoint that answers after 50 ms and after 1 s", runSlowSink},
 		{"scale", "1, 2 and 4 forwarders against an endpoint that answers after 50 ms", runScale},
 		{"propagation", "from the transaction to a consumer of the queue: p50, p95, p99", runPropagation},
-		{"latency", "from acceptance to the endpoint, at low and at moderate rates", runLatency},
+		{"latency", "from acceptance to each sink, at low and at moderate rates, taken apart into stages by traces", runLatency},
 		{"quick", "under two minutes, correctness first: for CI and for comparing two commits", runQuick},
 		{"targets", "the project's targets, a line each, in under eight minutes; exit status 1 when one is short", runTargets},
 	}
@@ -122,10 +122,15 @@ func (b *Bench) warn(format string, args ...any) {
 	b.config.Say("note: " + line)
 }
 
-// figure adds a figure to the report.
+// figure adds a figure to the report, and says it.
 func (b *Bench) figure(kind Kind, name string, value float64, unit string) {
-	b.report.Figures = append(b.report.Figures, Figure{Name: name, Value: value, Unit: unit, Kind: kind})
+	b.quietFigure(kind, name, value, unit)
 	b.config.Say(fmt.Sprintf("%s: %s %s", name, formatValue(value), unit))
+}
+
+// quietFigure adds a figure to the report.
+func (b *Bench) quietFigure(kind Kind, name string, value float64, unit string) {
+	b.report.Figures = append(b.report.Figures, Figure{Name: name, Value: value, Unit: unit, Kind: kind})
 }
 
 // with starts a system, lets f use it, and checks and stops it.
