@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -185,6 +186,26 @@ func TestTraces(t *testing.T) {
 		mustBeWhole(t, spans, parentID(2, 0))
 		mustHave(t, []collector.Span{only(t, spans, "process ingress")}, "messaging.message.conversation_id", "header")
 	})
+	t.Run("the trace of an HTTP request", func(t *testing.T) {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.HTTP[0]+"/v1/events", strings.NewReader("data"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, value := range map[string]string{
+			"Content-Type": "text/plain", "Ce-Specversion": "1.0", "Ce-Id": "http", "Ce-Source": "/traced", "Ce-Type": "http",
+			"traceparent": traceparent(6, 0, "01"),
+		} {
+			request.Header.Set(name, value)
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		spans := s.mustGet(t, traceID(6, 0), whole)
+		mustBeWhole(t, spans, parentID(6, 0))
+		mustHave(t, []collector.Span{only(t, spans, "accept events")}, "waybill.front", "http")
+	})
 	t.Run("over a stream, without a trace", func(t *testing.T) {
 		stream, err := s.client.StreamEvents(t.Context())
 		if err != nil {
@@ -298,9 +319,20 @@ func mustTraceRetransmit(t *testing.T, s *traced) {
 	s.mustBehave(t, `{"down":false}`)
 	s.mustSettle(t, patience)
 	var spans []collector.Span
+	var settle, process collector.Span
 	eventually(t, patience, "the retransmit is traced to its end", func() bool {
 		spans = s.spans.Trace(traceID(5, 0))
-		return names(spans)["settle ingress"] == 1
+		settled := slices.IndexFunc(spans, func(s collector.Span) bool { return s.Name == "settle ingress" })
+		if settled < 0 {
+			return false
+		}
+		settle = spans[settled]
+		processed := slices.IndexFunc(spans, func(s collector.Span) bool { return s.ID == settle.Parent })
+		if processed < 0 {
+			return false
+		}
+		process = spans[processed]
+		return true
 	})
 	publishes := slices.DeleteFunc(slices.Clone(spans), func(s collector.Span) bool { return s.Name != "publish EVENTS" })
 	if len(publishes) != 2 || publishes[0].Service != "waybill-ingest" || publishes[1].Service != "waybill-janitor" || publishes[1].Attributes["waybill.attempt"] != "1" {
@@ -309,11 +341,6 @@ func mustTraceRetransmit(t *testing.T, s *traced) {
 	if publishes[1].Parent != parentID(5, 0) {
 		t.Errorf("the retransmit hangs under %q, want the event's own parent %q", publishes[1].Parent, parentID(5, 0))
 	}
-	settle := only(t, spans, "settle ingress")
-	process := slices.IndexFunc(spans, func(s collector.Span) bool { return s.ID == settle.Parent })
-	if process < 0 {
-		t.Fatalf("the settling hangs under %s, which is not in the trace", settle.Parent)
-	}
-	mustHang(t, settle, spans[process], "janitor")
-	mustHang(t, spans[process], publishes[1], "forwarder")
+	mustHang(t, settle, process, "janitor")
+	mustHang(t, process, publishes[1], "forwarder")
 }
