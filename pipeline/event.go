@@ -41,6 +41,8 @@ type Event struct {
 	// Fingerprint is of (Source, ID) unless IdentifyBy made it another: events with the same
 	// one are one event.
 	Fingerprint Fingerprint
+
+	traced *tracedEvent // nil: not sampled, or not traced at all
 }
 
 // NewEvent checks ce and encodes it. maxBytes bounds the encoding. The error is an
@@ -132,14 +134,6 @@ func validateAttribute(name string, value *pb.CloudEventAttributeValue) error {
 // batchEventsField is CloudEventBatch.events: a message body is the encoding of
 // one chipingress.pb.CloudEventBatch, so a sink may concatenate bodies as they are.
 const batchEventsField = 1
-
-// CloudEvent.attributes, and the fields of its map entries and values.
-const (
-	attributesField = 5
-	entryKeyField   = 1
-	entryValueField = 2
-	ceStringField   = 3
-)
 
 // appendEvent appends one element of a message body: encoded with its seqnum attribute,
 // as an element of CloudEventBatch.events. Nothing is decoded.

@@ -28,18 +28,24 @@ type Scan struct {
 	text            []byte // id, source and type, to make one string of
 }
 
-// CloudEvent's other fields, those of its values, of Any and of Timestamp.
+// Fields of io.cloudevents.v1.CloudEvent, of the entries of its attributes and of their values, of
+// google.protobuf.Any and of google.protobuf.Timestamp.
 const (
 	idField          = 1
 	sourceField      = 2
 	specVersionField = 3
 	typeField        = 4
+	attributesField  = 5
 	binaryDataField  = 6
 	textDataField    = 7
 	protoDataField   = 8
 
+	entryKeyField   = 1
+	entryValueField = 2
+
 	ceBooleanField   = 1
 	ceIntegerField   = 2
+	ceStringField    = 3
 	ceBytesField     = 4
 	ceURIField       = 5
 	ceURIRefField    = 6

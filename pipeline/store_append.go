@@ -119,7 +119,7 @@ func (f *flush) appended(meta []batchMeta) *appended {
 		out.batches[i] = Batch{
 			ID: BatchID{Number: b.number, Token: b.token}, Lane: b.lane,
 			AcceptedAt: meta[i].queuedAt, QueuedAt: meta[i].queuedAt, ExpiresAt: meta[i].expiresAt,
-			count: len(b.members),
+			count: len(b.members), traced: f.traced(b),
 		}
 	}
 	return out

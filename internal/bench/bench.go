@@ -37,7 +37,7 @@ func Scenarios() []Scenario {
 		{"slow-sink", "an endpoint that answers after 50 ms and after 1 s", runSlowSink},
 		{"scale", "1, 2 and 4 forwarders against an endpoint that answers after 50 ms", runScale},
 		{"propagation", "from the transaction to a consumer of the queue: p50, p95, p99", runPropagation},
-		{"latency", "from acceptance to the endpoint, at low and at moderate rates", runLatency},
+		{"latency", "from acceptance to each sink, at low and at moderate rates, taken apart into stages by traces", runLatency},
 		{"heads", "16 writers race for the head row of one key, then of 10,000: forks and gaps (none), waits, rate", runHeads},
 		{"statements", "each SQL statement of the store alone, with 10,000 and 1 million rows (--pending), with stale and with fresh statistics", runStatements},
 		{"store", "the tables under churn with 10,000 to 1 million events waiting (--pending): HOT, size, vacuum, fillfactor, sleepers, a held-open transaction; --for is the time of all parts", runStore},
@@ -125,10 +125,15 @@ func (b *Bench) warn(format string, args ...any) {
 	b.config.Say("note: " + line)
 }
 
-// figure adds a figure to the report.
+// figure adds a figure to the report, and says it.
 func (b *Bench) figure(kind Kind, name string, value float64, unit string) {
-	b.report.Figures = append(b.report.Figures, Figure{Name: name, Value: value, Unit: unit, Kind: kind})
+	b.quietFigure(kind, name, value, unit)
 	b.config.Say(fmt.Sprintf("%s: %s %s", name, formatValue(value), unit))
+}
+
+// quietFigure adds a figure to the report.
+func (b *Bench) quietFigure(kind Kind, name string, value float64, unit string) {
+	b.report.Figures = append(b.report.Figures, Figure{Name: name, Value: value, Unit: unit, Kind: kind})
 }
 
 // with starts a system, lets f use it, and checks and stops it.

@@ -62,7 +62,9 @@ func (in *Intake) submit(front string, started time.Time, items []item, held *re
 	events := validEvents(items)
 	var err error
 	if len(events) > 0 {
+		accepting := in.config.Tracing.Accept(front, started, events)
 		err = <-in.accepter.Submit(events)
+		accepting.Answered(err)
 	}
 	held.release()
 	in.metrics.answered(front, started, items, err)

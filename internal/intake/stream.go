@@ -90,7 +90,8 @@ type arrival struct {
 // waiting is a request whose answer is to come.
 type waiting struct {
 	arrival
-	answer <-chan error
+	answer    <-chan error
+	accepting *pipeline.Accepting
 }
 
 // read brings requests to run until the stream ends or ctx does. Waiting for the budget is
@@ -237,11 +238,13 @@ func endOf(err error) error {
 }
 
 func (s *stream) submit(a arrival) {
-	answer := answered
+	w := waiting{arrival: a, answer: answered}
 	if a.items[0].fault == nil {
-		answer = s.intake.accepter.Submit([]pipeline.Event{a.items[0].event})
+		events := []pipeline.Event{a.items[0].event}
+		w.accepting = s.intake.config.Tracing.Accept(frontStream, a.started, events)
+		w.answer = s.intake.accepter.Submit(events)
 	}
-	s.waiting = append(s.waiting, waiting{arrival: a, answer: answer})
+	s.waiting = append(s.waiting, w)
 }
 
 // answered is the answer channel of an event that was not submitted: it says what there
@@ -260,6 +263,7 @@ func (s *stream) answer(err error) {
 	s.waiting = s.waiting[1:]
 	it := &first.items[0]
 	s.intake.metrics.answered(frontStream, first.started, first.items, err)
+	first.accepting.Answered(err)
 	if s.gone {
 		first.held.release()
 		return
