@@ -51,12 +51,8 @@ func readHeads(ctx context.Context, conn *pgx.Conn) (*HeadsVerdict, error) {
 }
 
 // judgeHeads compares what writers were told with what Postgres has.
-func judgeHeads(ctx context.Context, url, name string, l *ledger) (Verdict, error) {
-	conn, err := connectTo(ctx, url)
-	if err != nil {
-		return Verdict{}, err
-	}
-	defer func() { _ = conn.Close(ctx) }() // it only reads
+func judgeHeads(ctx context.Context, conn *pgx.Conn, name string, l *ledger) (Verdict, error) {
+	l.unmark(isPending)
 	twice, err := l.markRows(ctx, conn, isPending, `SELECT event_id FROM waybill.events`)
 	if err != nil {
 		return Verdict{}, err

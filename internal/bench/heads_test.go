@@ -40,10 +40,13 @@ func mustRace(t *testing.T, url string) *headRace {
 	return r
 }
 
-func TestHeadsHaveNeitherForksNorGaps(t *testing.T) {
+// TestHeadsAreJudged: what writers leave behind has neither forks nor gaps, and whatever is wrong with
+// it is found.
+func TestHeadsAreJudged(t *testing.T) {
 	url := pgtest.New(t)
 	r := mustRace(t, url)
-	v, err := judgeHeads(t.Context(), url, "race", r.ledger)
+	conn := mustConnect(t, url)
+	v, err := judgeHeads(t.Context(), conn, "race", r.ledger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,38 +60,44 @@ func TestHeadsHaveNeitherForksNorGaps(t *testing.T) {
 	if _, looked := row.Values["writers waiting"]; !looked {
 		t.Errorf("nobody looked who waits: %+v", row)
 	}
+	for name, test := range wrongHeads {
+		test.mustBeFound(t, name, conn, r.ledger)
+	}
 }
 
-// TestHeadsAreJudged: whatever is wrong with the seqnums is found, and the run is not OK.
-func TestHeadsAreJudged(t *testing.T) {
-	for name, test := range map[string]struct {
-		sql                        string
-		forks, gaps, lost, doubled int64
-	}{
-		"a gap at the end":     {`DELETE FROM waybill.events WHERE position = (SELECT max(position) FROM waybill.events)`, 0, 1, 1, 0},
-		"a fork":               {`UPDATE waybill.events SET seqnum = 1 WHERE position = (SELECT position FROM waybill.events WHERE seqnum = 2 ORDER BY position LIMIT 1)`, 1, 1, 0, 0},
-		"a head that was left": {`UPDATE waybill.key_heads SET seqnum = seqnum - 1 WHERE (source, type) = (SELECT source, type FROM waybill.key_heads LIMIT 1)`, 1, 0, 0, 0},
-		"a head that ran":      {`UPDATE waybill.key_heads SET seqnum = seqnum + 2 WHERE (source, type) = (SELECT source, type FROM waybill.key_heads LIMIT 1)`, 0, 2, 0, 0},
-		"a lost head":          {`DELETE FROM waybill.key_heads`, -1, 0, 0, 0}, // each seqnum may be given out again
-		"an event that is stored twice": {`INSERT INTO waybill.events SELECT 0, source, type, event_id, seqnum, event FROM waybill.events
+// wrongHead is something that is wrong with the seqnums.
+type wrongHead struct {
+	sql                        string
+	forks, gaps, lost, doubled int64 // forks -1: one of each event
+}
+
+var wrongHeads = map[string]wrongHead{
+	"a gap at the end":     {`DELETE FROM waybill.events WHERE position = (SELECT max(position) FROM waybill.events)`, 0, 1, 1, 0},
+	"a fork":               {`UPDATE waybill.events SET seqnum = 1 WHERE position = (SELECT position FROM waybill.events WHERE seqnum = 2 ORDER BY position LIMIT 1)`, 1, 1, 0, 0},
+	"a head that was left": {`UPDATE waybill.key_heads SET seqnum = seqnum - 1 WHERE (source, type) = (SELECT source, type FROM waybill.key_heads LIMIT 1)`, 1, 0, 0, 0},
+	"a head that ran":      {`UPDATE waybill.key_heads SET seqnum = seqnum + 2 WHERE (source, type) = (SELECT source, type FROM waybill.key_heads LIMIT 1)`, 0, 2, 0, 0},
+	"a lost head":          {`DELETE FROM waybill.key_heads`, -1, 0, 0, 0}, // each seqnum may be given out again
+	"an event that is stored twice": {`INSERT INTO waybill.events SELECT 0, source, type, event_id, seqnum, event FROM waybill.events
 			WHERE position = (SELECT max(position) FROM waybill.events)`, 1, 0, 0, 1},
-	} {
-		url := pgtest.New(t)
-		r := mustRace(t, url)
-		mustRun(t, mustConnect(t, url), test.sql)
-		v, err := judgeHeads(t.Context(), url, "race", r.ledger)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if test.forks < 0 {
-			test.forks = v.Accepted
-		}
-		if v.OK() || v.Heads.Forks != test.forks || v.Heads.Gaps != test.gaps || v.Lost != test.lost || v.Doubled != test.doubled {
-			t.Errorf("%s: %v", name, v)
-		}
-		if !strings.Contains(v.String(), "NOT OK") || !strings.Contains(v.String(), v.Heads.String()) {
-			t.Errorf("%s: %s", name, v)
-		}
+}
+
+// mustBeFound breaks the rows for a moment: it is found, and the run is not OK.
+func (w wrongHead) mustBeFound(t *testing.T, name string, conn *pgx.Conn, l *ledger) {
+	t.Helper()
+	mustRun(t, conn, "BEGIN", w.sql)
+	defer mustRun(t, conn, "ROLLBACK")
+	v, err := judgeHeads(t.Context(), conn, "race", l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.forks < 0 {
+		w.forks = v.Accepted
+	}
+	if v.OK() || v.Heads.Forks != w.forks || v.Heads.Gaps != w.gaps || v.Lost != w.lost || v.Doubled != w.doubled {
+		t.Errorf("%s: %v", name, v)
+	}
+	if !strings.Contains(v.String(), "NOT OK") || !strings.Contains(v.String(), v.Heads.String()) {
+		t.Errorf("%s: %s", name, v)
 	}
 }
 

@@ -45,7 +45,7 @@ type Report struct {
 	Targets     []TargetResult `json:"targets,omitempty"`
 	Figures     []Figure       `json:"figures,omitempty"`
 	Tables      []*Table       `json:"tables,omitempty"`
-	Series      []*Series      `json:"-"` // in files of their own
+	Timelines   []*Timeline    `json:"-"` // in files of their own
 	Stages      []*Stage       `json:"stages,omitempty"`
 	Missing     []string       `json:"missing,omitempty"` // what could not be measured
 	Notes       []string       `json:"notes,omitempty"`
@@ -116,7 +116,7 @@ func (r *Report) Write(dir string) error {
 	for _, t := range r.Tables {
 		files[t.Name+".csv"] = encodeCSV(t.rows())
 	}
-	for _, s := range r.Series {
+	for _, s := range r.Timelines {
 		files[s.Name+".csv"] = encodeCSV(s.rows())
 	}
 	for name, content := range files {

@@ -99,7 +99,12 @@ func (b *Bench) race(ctx context.Context, load Load, url string) (TableRow, erro
 	if err := r.run(ctx); err != nil {
 		return TableRow{}, err
 	}
-	v, err := judgeHeads(ctx, url, load.Name, r.ledger)
+	conn, err := connectTo(ctx, url)
+	if err != nil {
+		return TableRow{}, err
+	}
+	defer func() { _ = conn.Close(ctx) }() // it only reads
+	v, err := judgeHeads(ctx, conn, load.Name, r.ledger)
 	if err != nil {
 		return TableRow{}, err
 	}

@@ -32,8 +32,8 @@ func runStore(ctx context.Context, b *Bench) error {
 		Note: fmt.Sprintf("Each part %v. Two ingests append flushes, and a janitor settles as many batches as were appended, the oldest first. "+
 			"Half and end are sizes at those times of the part; a turnover replaces all that waits once.", m.length.Round(time.Second)),
 	})
-	m.series = newStoreSeries()
-	b.report.Series = append(b.report.Series, m.series)
+	m.timeline = newStoreTimeline()
+	b.report.Timelines = append(b.report.Timelines, m.timeline)
 	nap := naptime(m.length)
 	if nap < defaultNaptime {
 		b.warn("autovacuum looks for work every %v instead of every %v, so that it does so %d times in a part: heap sizes are smaller than with the default, "+
@@ -56,19 +56,19 @@ func runStore(ctx context.Context, b *Bench) error {
 	return err
 }
 
-func newStoreSeries() *Series {
-	return &Series{
+func newStoreTimeline() *Timeline {
+	return &Timeline{
 		Name: "store_series", Title: "The tables over time",
-		Columns: append([]SeriesColumn{{"events", "events/s", Absolute}, {"settled", "events", ""}, {"survey", "ms", Absolute}}, tableColumns()...),
+		Columns: append([]TimelineColumn{{"events", "events/s", Absolute}, {"settled", "events", ""}, {"survey", "ms", Absolute}}, tableColumns()...),
 	}
 }
 
 // storeMeasure is what was measured so far.
 type storeMeasure struct {
-	bench  *Bench
-	length time.Duration
-	table  *Table
-	series *Series
+	bench    *Bench
+	length   time.Duration
+	table    *Table
+	timeline *Timeline
 
 	hot, growth []float64 // of the parts whose name tells how many wait
 	lost        []float64 // with a transaction that was held open
@@ -91,7 +91,7 @@ func (m *storeMeasure) part(ctx context.Context, url string, part storePart) (er
 	set(&load.events, b.config.Settings.Events)
 	set(&load.keys, b.config.Settings.Keys)
 	set(&load.bytes, b.config.Settings.Bytes)
-	r := &storeRun{part: part, length: time.Duration(part.weight * float64(m.length)), probe: probe, series: m.series}
+	r := &storeRun{part: part, length: time.Duration(part.weight * float64(m.length)), probe: probe, timeline: m.timeline}
 	if err := r.prepare(ctx, probe.conn, load); err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func (m *storeMeasure) part(ctx context.Context, url string, part storePart) (er
 
 // report makes figures of a part.
 func (m *storeMeasure) report(ctx context.Context, r *storeRun, rates []float64) error {
-	points := m.series.of(r.part.name)
+	points := m.timeline.of(r.part.name)
 	row := summarise(r.part.name, points, int(r.fillEvents), rates[0])
 	if free, known, err := r.probe.freeSpace(ctx, "batches"); err != nil {
 		return err

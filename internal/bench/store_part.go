@@ -104,15 +104,15 @@ func naptime(length time.Duration) time.Duration {
 
 // storeRun is a part while it is measured.
 type storeRun struct {
-	part   storePart
-	load   churnLoad
-	length time.Duration
-	churn  *churn
-	probe  *tableProbe
-	series *Series
-	began  time.Time
+	part     storePart
+	load     churnLoad
+	length   time.Duration
+	churn    *churn
+	probe    *tableProbe
+	timeline *Timeline
+	began    time.Time
 	// before is the newest point, for rates.
-	before      SeriesPoint
+	before      TimelinePoint
 	appended    int64
 	fillEvents  int64 // in the tables before
 	readIndexes bool  // at the next look
@@ -229,7 +229,7 @@ func (r *storeRun) phase(ctx context.Context, url string, phase int, ended <-cha
 	return float64(r.churn.appended.Load()-before) / time.Since(began).Seconds(), nil
 }
 
-// look adds a point to the series.
+// look adds a point to the timeline.
 func (r *storeRun) look(ctx context.Context) error {
 	values, err := r.probe.look(ctx, r.readIndexes)
 	if err != nil {
@@ -242,7 +242,7 @@ func (r *storeRun) look(ctx context.Context) error {
 	}
 	values["settled"], values["survey"] = float64(r.churn.settled.Load()), float64(r.churn.surveying.Load())/1e6
 	r.appended = appended
-	r.before = SeriesPoint{Group: r.part.group, Part: r.part.name, Seconds: now, Values: values}
-	r.series.Points = append(r.series.Points, r.before)
+	r.before = TimelinePoint{Group: r.part.group, Part: r.part.name, Seconds: now, Values: values}
+	r.timeline.Points = append(r.timeline.Points, r.before)
 	return nil
 }

@@ -41,7 +41,7 @@ var storeColumns = []Column{
 }
 
 // summarise makes a row of a part's points.
-func summarise(name string, points []SeriesPoint, pending int, rate float64) TableRow {
+func summarise(name string, points []TimelinePoint, pending int, rate float64) TableRow {
 	row := TableRow{Name: name, Values: map[string]float64{"events": rate}}
 	if len(points) < 3 {
 		return row
@@ -79,7 +79,7 @@ func summarise(name string, points []SeriesPoint, pending int, rate float64) Tab
 }
 
 // newestValue is the last of a column that is known.
-func newestValue(points []SeriesPoint, column string) (value float64, known bool) {
+func newestValue(points []TimelinePoint, column string) (value float64, known bool) {
 	for _, p := range points {
 		if v, here := p.Values[column]; here {
 			value, known = v, true
@@ -104,8 +104,8 @@ func settledDown(row TableRow) bool {
 
 // growth is how much more the peak of a sum of columns is in the last third than in the middle one, in
 // relation to that: sizes go up and down from one vacuum to the next.
-func growth(points []SeriesPoint, columns ...string) float64 {
-	peak := func(points []SeriesPoint) (most float64) {
+func growth(points []TimelinePoint, columns ...string) float64 {
+	peak := func(points []TimelinePoint) (most float64) {
 		for _, p := range points {
 			sum := 0.0
 			for _, c := range columns {
@@ -121,7 +121,7 @@ func growth(points []SeriesPoint, columns ...string) float64 {
 
 // doubles is how long it takes until an index is twice what it is, at the pace at which its peak grows;
 // 0: it is level.
-func doubles(points []SeriesPoint, table string) time.Duration {
+func doubles(points []TimelinePoint, table string) time.Duration {
 	grew := growth(points, table+" index")
 	if 100*grew <= levelGrowth {
 		return 0
@@ -132,7 +132,7 @@ func doubles(points []SeriesPoint, table string) time.Duration {
 
 // rebuild builds the indexes anew, adds to a row what that says, and how often it would be needed: an
 // index that is level needs none, however much of it is free.
-func (r *storeRun) rebuild(ctx context.Context, row *TableRow, points []SeriesPoint) error {
+func (r *storeRun) rebuild(ctx context.Context, row *TableRow, points []TimelinePoint) error {
 	remarks := nonEmpty(row.Remark)
 	for _, table := range []string{"batches", "events"} {
 		before, after, took, err := r.probe.reindex(ctx, table)

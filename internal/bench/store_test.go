@@ -16,8 +16,8 @@ func mustMeasureStore(t *testing.T, length time.Duration, parts ...storePart) *s
 	t.Helper()
 	b := &Bench{config: Config{Say: func(string) {}}, report: newReport(Scenario{Name: "store"}, Config{})}
 	m := &storeMeasure{bench: b, length: length, table: b.table(Table{Name: "store", Columns: storeColumns})}
-	m.series = newStoreSeries()
-	b.report.Series = append(b.report.Series, m.series)
+	m.timeline = newStoreTimeline()
+	b.report.Timelines = append(b.report.Timelines, m.timeline)
 	for _, part := range parts {
 		if err := m.part(t.Context(), pgtest.New(t), part); err != nil {
 			t.Fatal(err)
@@ -55,7 +55,7 @@ func TestStoreIsMeasured(t *testing.T) {
 		if !strings.Contains(row.Remark, "too short to tell of levels") {
 			t.Errorf("%s: %s", row.Name, row.Remark)
 		}
-		points := m.series.of(row.Name)
+		points := m.timeline.of(row.Name)
 		if first, last := points[0], points[len(points)-1]; len(points) < 4 || last.Seconds < 0.8 || last.Values["batches updates"] <= first.Values["batches updates"] {
 			t.Errorf("%s: %d points, the last at %v s", row.Name, len(points), points[len(points)-1].Seconds)
 		}
@@ -76,8 +76,8 @@ func TestStoreIsMeasured(t *testing.T) {
 	r.finish(nil)
 	file := mustWrite(t, r)
 	rows, err := csv.NewReader(bytes.NewReader(file("store_series.csv"))).ReadAll()
-	if err != nil || len(rows) != 1+len(m.series.Points) {
-		t.Errorf("store_series.csv has %d rows of %d points: %v", len(rows), len(m.series.Points), err)
+	if err != nil || len(rows) != 1+len(m.timeline.Points) {
+		t.Errorf("store_series.csv has %d rows of %d points: %v", len(rows), len(m.timeline.Points), err)
 	}
 	if page := string(file("report.html")); !strings.Contains(page, "sleepers: batches heap") || !strings.Contains(page, "<svg ") {
 		t.Error("the page lacks a chart of a group")
@@ -130,10 +130,10 @@ func TestSleepersStay(t *testing.T) {
 	}
 }
 
-func points(index ...float64) []SeriesPoint {
-	var out []SeriesPoint
+func points(index ...float64) []TimelinePoint {
+	var out []TimelinePoint
 	for i, v := range index {
-		out = append(out, SeriesPoint{Seconds: float64(i), Values: map[string]float64{
+		out = append(out, TimelinePoint{Seconds: float64(i), Values: map[string]float64{
 			"batches index": v, "batches heap": 2 * v, "events heap": 10, "events index": 1, "settled": 100 * float64(i),
 			"batches updates": 200 * float64(i), "batches HOT updates": 150 * float64(i), "batches dead tuples": 7 - v, "xids": 5 * float64(i),
 			"batches autovacuums": 3 + float64(i),

@@ -38,19 +38,19 @@ func newTableProbe(ctx context.Context, url string) (*tableProbe, error) {
 }
 
 // tableColumns are what look finds, for each of the tables.
-func tableColumns() []SeriesColumn {
-	out := []SeriesColumn{{"xids", "", ""}}
+func tableColumns() []TimelineColumn {
+	out := []TimelineColumn{{"xids", "", ""}}
 	for _, t := range watchedTables {
 		kind := Shape
 		if t == "key_heads" {
 			kind = ""
 		}
 		out = append(out,
-			SeriesColumn{t + " heap", "MiB", kind}, SeriesColumn{t + " index", "MiB", kind},
-			SeriesColumn{t + " live tuples", "", ""}, SeriesColumn{t + " dead tuples", "", kind},
-			SeriesColumn{t + " updates", "", ""}, SeriesColumn{t + " HOT updates", "", ""},
-			SeriesColumn{t + " autovacuums", "", ""}, SeriesColumn{t + " xid age", "", ""},
-			SeriesColumn{t + " leaf density", "%", ""}, SeriesColumn{t + " leaf fragmentation", "%", ""})
+			TimelineColumn{t + " heap", "MiB", kind}, TimelineColumn{t + " index", "MiB", kind},
+			TimelineColumn{t + " live tuples", "", ""}, TimelineColumn{t + " dead tuples", "", kind},
+			TimelineColumn{t + " updates", "", ""}, TimelineColumn{t + " HOT updates", "", ""},
+			TimelineColumn{t + " autovacuums", "", ""}, TimelineColumn{t + " xid age", "", ""},
+			TimelineColumn{t + " leaf density", "%", ""}, TimelineColumn{t + " leaf fragmentation", "%", ""})
 	}
 	return out
 }

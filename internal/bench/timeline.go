@@ -2,32 +2,32 @@ package bench
 
 import "slices"
 
-// Series is values over time of several parts, which are put side by side in charts by groups. It is
+// Timeline is values over time of several parts, which are put side by side in charts by groups. It is
 // in the file NAME.csv.
-type Series struct {
+type Timeline struct {
 	Name    string
 	Title   string
-	Columns []SeriesColumn
-	Points  []SeriesPoint
+	Columns []TimelineColumn
+	Points  []TimelinePoint
 }
 
-// SeriesColumn is a value that the points have.
-type SeriesColumn struct {
+// TimelineColumn is a value that the points have.
+type TimelineColumn struct {
 	Name, Unit string
 	// Kind of its chart; empty: it has none.
 	Kind Kind
 }
 
-// SeriesPoint is what was seen at one moment of a part. What is not known is not in Values.
-type SeriesPoint struct {
+// TimelinePoint is what was seen at one moment of a part. What is not known is not in Values.
+type TimelinePoint struct {
 	Group, Part string
 	Seconds     float64            // since the part began
 	Values      map[string]float64 // by column
 }
 
 // of returns the points of a part, in order.
-func (s *Series) of(part string) []SeriesPoint {
-	var out []SeriesPoint
+func (s *Timeline) of(part string) []TimelinePoint {
+	var out []TimelinePoint
 	for _, p := range s.Points {
 		if p.Part == part {
 			out = append(out, p)
@@ -37,7 +37,7 @@ func (s *Series) of(part string) []SeriesPoint {
 }
 
 // rows are those of the file.
-func (s *Series) rows() [][]string {
+func (s *Timeline) rows() [][]string {
 	header := []string{"group", "part", "seconds"}
 	for _, c := range s.Columns {
 		name := c.Name
@@ -58,7 +58,7 @@ func (s *Series) rows() [][]string {
 }
 
 // Charts are one per group and column, with a line per part.
-func (s *Series) Charts() []chart {
+func (s *Timeline) Charts() []chart {
 	var groups []string
 	for _, p := range s.Points {
 		if !slices.Contains(groups, p.Group) {
