@@ -10,6 +10,7 @@ import (
 
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/waybillhq/waybill/internal/pgtest"
 )
@@ -105,10 +106,15 @@ func benchAppend(b *testing.B, url func(string) string, size int) {
 	b.ReportMetric(0, "ns/op")
 }
 
-func mustExec(b *testing.B, conn *pgx.Conn, sql string) {
-	b.Helper()
-	if _, err := conn.Exec(b.Context(), sql); err != nil {
-		b.Fatal(err)
+// execer is a connection, or a pool of them.
+type execer interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
+func mustExec(t testing.TB, db execer, sql string) {
+	t.Helper()
+	if _, err := db.Exec(t.Context(), sql); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -191,7 +191,7 @@ const conflicts = 3
 // exec runs a statement that is a transaction of its own.
 func (s *Store) exec(ctx context.Context, sql string, args ...any) (tag pgconn.CommandTag, err error) {
 	for range conflicts {
-		tag, err = s.pool.Exec(ctx, sql, args...)
+		tag, err = s.pool.Exec(ctx, sql, append([]any{planAnew}, args...)...)
 		if !isDeadlock(err) {
 			break
 		}

@@ -4,8 +4,24 @@ import (
 	"embed"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
+
+	"github.com/jackc/pgx/v5"
 )
+
+// planAnew has a statement planned for each execution. It is for those that look rows up by lists of
+// keys in tables that are mostly empty and seldom searched: a plan that was made then, and kept,
+// walks over the whole index of a table that has grown since, once for each key. A plan is made
+// for the size that the table has, whatever its statistics say.
+const planAnew = pgx.QueryExecModeCacheDescribe
+
+// plannedAnew are the statements that are executed so, by their files' names.
+var plannedAnew = []string{"purge_dead_letters", "purge_letters", "read_letters", "requeue", "settle_late", "settle_late_requeued", "split_damaged"}
+
+// PlannedAnew reports whether the store has the statement of a file in sql/ planned for each
+// execution. Connections keep the plans of all others.
+func PlannedAnew(name string) bool { return slices.Contains(plannedAnew, name) }
 
 //go:embed sql/*.sql
 var statementFiles embed.FS

@@ -71,12 +71,14 @@ func damageOf(source, typ, id string, encoded []byte) string {
 // split takes a damaged batch apart, in the transaction that claimed it: what is damaged
 // becomes dead letters, what is sound waits alone.
 func (r *rows) split(ctx context.Context, tx pgx.Tx, number int64) error {
+	if len(r.damaged) > 0 {
+		if _, err := tx.Exec(ctx, splitDamagedSQL, planAnew, number, r.damaged, r.reasons); err != nil {
+			return fmt.Errorf("take the damaged batch %d apart: %w", number, err)
+		}
+	}
 	b := &pgx.Batch{}
 	if len(r.sound) > 0 {
 		b.Queue(splitSoundSQL, number, r.sound)
-	}
-	if len(r.damaged) > 0 {
-		b.Queue(splitDamagedSQL, number, r.damaged, r.reasons)
 	}
 	b.Queue(deleteBatchesSQL, []int64{number})
 	b.Queue(deleteEventsSQL, []int64{Position(number, 0)}, []int64{Position(number+1, 0)})

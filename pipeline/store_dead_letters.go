@@ -87,7 +87,7 @@ func (s *Store) readLetters(ctx context.Context, found []foundLetter, withEvents
 		return nil, nil
 	}
 	_, positions, tokens, sinks := keyArgs(found)
-	rows, err := s.pool.Query(ctx, readLettersSQL, positions, tokens, sinks, withEvents)
+	rows, err := s.pool.Query(ctx, readLettersSQL, planAnew, positions, tokens, sinks, withEvents)
 	if err != nil {
 		return nil, fmt.Errorf("read dead letters: %w", err)
 	}
@@ -174,7 +174,7 @@ func (s *Store) Expire(ctx context.Context) (map[string]int, error) {
 
 // PurgeDeadLetters deletes up to limit dead letters older than ttl that were not requeued.
 func (s *Store) PurgeDeadLetters(ctx context.Context, ttl time.Duration, limit int) (int, error) {
-	tag, err := s.pool.Exec(ctx, purgeDeadLettersSQL, ttl.Microseconds(), limit)
+	tag, err := s.pool.Exec(ctx, purgeDeadLettersSQL, planAnew, ttl.Microseconds(), limit)
 	if err != nil {
 		return 0, fmt.Errorf("purge dead letters: %w", err)
 	}

@@ -4,25 +4,20 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
+
+// planCase is a statement as the store runs it, with the types and values of its parameters.
+type planCase struct{ sql, types, args string }
 
 // A plan that was made while the tables were empty, and is kept, must still look rows up by
 // their keys when a million wait: a queue's tables are empty most of the time.
 func TestPlansOfEmptyTables(t *testing.T) {
 	s := mustStore(t)
-	conn, err := s.pool.Acquire(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Release()
-	for _, sql := range []string{`ANALYZE waybill.batches`, `ANALYZE waybill.events`, `ANALYZE waybill.dead_letters`, `SET plan_cache_mode = force_generic_plan`} {
-		if _, err := conn.Exec(t.Context(), sql); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for name, statement := range map[string]struct{ sql, types, args string }{
+	mustExec(t, s.pool, `ANALYZE waybill.batches, waybill.events, waybill.dead_letters`)
+	mustPlan(t, s, "force_generic_plan", map[string]planCase{
 		"read_events":    {readEventsSQL, "bigint[], bigint[]", "'{1}', '{2}'"},
 		"delete_events":  {deleteEventsSQL, "bigint[], bigint[]", "'{1}', '{2}'"},
 		"delete_batches": {deleteBatchesSQL, "bigint[]", "'{1}'"},
@@ -31,10 +26,49 @@ func TestPlansOfEmptyTables(t *testing.T) {
 		"settle_waiting": {settleWaitingSQL, "bigint[], text[]", "'{1}', '{a}'"},
 		"settle_refused": {settleRefusedSQL, "bigint[], text[], text[], text[]", "'{1}', '{a}', '{c}', '{r}'"},
 		"expire":         {expireSQL, "integer, bigint", "1, 2"},
-		"settle_late":    {settleLateSQL, "bigint[], bigint[], text[], text[]", "'{1}', '{2}', '{a}', '{\"{}\"}'"},
 		"requeued":       {settleRequeuedSQL, "bigint[], bigint[], text[]", "'{1}', '{2}', '{a}'"},
+		"unlink":         {unlinkRequeuedSQL, "bigint[]", "'{1}'"},
 		"late_requeued":  {settleLateRequeuedSQL, "bigint[], bigint[], text[], text[]", "'{1}', '{2}', '{a}', '{\"{}\"}'"},
-	} {
+	})
+}
+
+// What is planned anew must look rows up by their keys in tables that have grown since they were
+// last analysed.
+func TestPlansOfGrownTables(t *testing.T) {
+	s := mustStore(t)
+	for _, table := range []string{"batches", "events", "dead_letters"} {
+		mustExec(t, s.pool, `ALTER TABLE waybill.`+table+` SET (autovacuum_enabled = off)`)
+	}
+	mustExec(t, s.pool, `ANALYZE waybill.batches, waybill.events, waybill.dead_letters`)
+	mustExec(t, s.pool, `INSERT INTO waybill.batches (batch, token, lane, events, bytes, waiting_for)
+		SELECT i, i, 1, 1, 1, '{ingress}' FROM generate_series(1, 20000) i`)
+	mustExec(t, s.pool, `INSERT INTO waybill.events (position, source, type, event_id, seqnum, event)
+		SELECT i << 12, '/s', 't', 'id', i, 'e' FROM generate_series(1, 20000) i`)
+	mustExec(t, s.pool, `INSERT INTO waybill.dead_letters (position, token, sink, code, reason, accepted_at, lane, source, type, event_id, seqnum, event)
+		SELECT i << 12, i, 'ingress', 'expired', '', now(), 1, '/s', 't', 'id', i, 'e' FROM generate_series(1, 20000) i`)
+	mustPlan(t, s, "force_custom_plan", map[string]planCase{
+		"settle_late":   {settleLateSQL, "bigint[], bigint[], text[], text[]", "'{1,2}', '{1,2}', '{ingress,ingress}', '{\"{}\",\"{}\"}'"},
+		"split_damaged": {splitDamagedSQL, "bigint, bigint[], text[]", "1, '{4096,4097}', '{r,r}'"},
+		"read_letters":  {readLettersSQL, "bigint[], bigint[], text[], boolean", "'{4096,8192}', '{1,2}', '{ingress,ingress}', true"},
+		"requeue": {
+			requeueSQL, "timestamptz[], bigint[], bigint[], text[], smallint[], bigint",
+			"'{now,now}', '{4096,8192}', '{1,2}', '{ingress,ingress}', '{1,1}', 1",
+		},
+		"purge_letters": {purgeLettersSQL, "timestamptz[], bigint[], bigint[], text[]", "'{now,now}', '{4096,8192}', '{1,2}', '{ingress,ingress}'"},
+		"purge_old":     {purgeDeadLettersSQL, "bigint, integer", "1, 5000"},
+	})
+}
+
+// mustPlan wants each statement's plan to look rows up by their keys.
+func mustPlan(t *testing.T, s *Store, mode string, statements map[string]planCase) {
+	t.Helper()
+	conn, err := s.pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	mustExec(t, conn, `SET plan_cache_mode = `+mode)
+	for name, statement := range statements {
 		if _, err := conn.Exec(t.Context(), fmt.Sprintf("PREPARE %s (%s) AS %s", name, statement.types, statement.sql)); err != nil {
 			t.Fatal(name, err)
 		}
@@ -50,19 +84,90 @@ func TestPlansOfEmptyTables(t *testing.T) {
 	}
 }
 
+// leading are the columns that the indexes of the large tables begin with: without a condition on
+// that one, an index is walked from end to end.
+var leading = map[string]string{
+	"batches_pkey": "batch", "events_pkey": `"position"`, "dead_letters_pkey": `"position"`,
+	"dead_letters_by_failure": "failed_at", "dead_letters_failed_at": "failed_at", "dead_letters_requeued": "requeued_batch",
+}
+
 // mustLookUp wants each look into the large tables to be by a key, but for those that a LIMIT
 // ends.
 func mustLookUp(t *testing.T, name string, plan []string) {
 	t.Helper()
 	for i, line := range plan {
 		large := strings.Contains(line, " on batches") || strings.Contains(line, " on events") || strings.Contains(line, " on dead_letters")
-		if !large || !strings.Contains(line, "Scan") {
+		if !large || !strings.Contains(line, "Scan") || strings.Contains(line, "Bitmap Heap Scan") {
 			continue
 		}
 		limited := i > 0 && strings.Contains(plan[i-1], "Limit")
-		keyed := i+1 < len(plan) && (strings.Contains(plan[i+1], "Index Cond") || strings.Contains(plan[i+1], "TID Cond"))
+		keyed := i+1 < len(plan) && (strings.Contains(plan[i+1], "TID Cond") || byLeading(line, plan[i+1]))
 		if !keyed && !limited {
 			t.Errorf("%s walks over a whole table:\n%s", name, strings.Join(plan, "\n"))
+		}
+	}
+}
+
+// byLeading reports whether the condition of an index scan is on the index's leading column.
+func byLeading(scan, condition string) bool {
+	_, rest, found := strings.Cut(scan, " using ")
+	if !found {
+		_, rest, _ = strings.Cut(scan, "Bitmap Index Scan on ")
+	}
+	index, _, _ := strings.Cut(rest, " ")
+	column, known := leading[index]
+	return known && strings.Contains(condition, "Index Cond") && strings.Contains(condition, "("+column+" ")
+}
+
+// What must be planned anew has no plan that a connection keeps.
+func TestPlannedAnew(t *testing.T) {
+	s := mustStore(t)
+	damaged := mustAppend(t, s, mustEvents(t, 1, 1)).batches[0]
+	mustExec(t, s.pool, `UPDATE waybill.events SET event = ''`)
+	if _, found, err := mustClaim(t, s, damaged.Lane, 100, staleFor{"ingress", time.Now().Add(time.Minute)}); err != nil || len(found) != 1 {
+		t.Fatalf("damaged: %v, %v", found, err)
+	}
+	if done := mustSettle(t, s, receiptFor("ingress", damaged)); done.Late != 1 {
+		t.Fatalf("late: %+v", done)
+	}
+	mustExec(t, s.pool, `UPDATE waybill.dead_letters SET delivered_late_at = NULL`)
+	if n := mustPurge(t, s, LetterFilter{Sink: "archive"}); n != 1 {
+		t.Fatalf("purged %d", n)
+	}
+	if letter := mustListOne(t, s, LetterFilter{}); letter.Sink != "ingress" {
+		t.Fatalf("%+v", letter)
+	}
+	if n := mustRequeue(t, s, LetterFilter{}); n != 1 {
+		t.Fatalf("requeued %d", n)
+	}
+	if _, err := s.PurgeDeadLetters(t.Context(), time.Hour, 1); err != nil {
+		t.Fatal(err)
+	}
+	kept := map[string]bool{}
+	for _, conn := range s.pool.AcquireAllIdle(t.Context()) {
+		defer conn.Release()
+		rows, err := conn.Query(t.Context(), `SELECT statement FROM pg_prepared_statements`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		statements, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, sql := range statements {
+			kept[sql] = true
+		}
+	}
+	if !kept[settleLockSQL] {
+		t.Error("no plan of settle_lock is kept, so that nothing is compared")
+	}
+	texts, err := Statements()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range plannedAnew {
+		if sql, ok := texts[name]; !ok || kept[sql] {
+			t.Errorf("a connection keeps a plan of %s, or there is none (%v)", name, ok)
 		}
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
@@ -258,27 +257,27 @@ func (r *settleRows) addRange(batch int64) {
 	r.past = append(r.past, Position(batch+1, 0))
 }
 
-// apply runs the statements that there is work for, in one round trip. Dead letters come
-// before the rows they are copied from are deleted.
+// apply runs the statements that there is work for, in one round trip but for late receipts. Dead
+// letters come before the rows they are copied from are deleted.
 func (w *settlement) apply(ctx context.Context, tx pgx.Tx, done *Settled) error {
 	r := w.sort(done)
-	b := &pgx.Batch{}
-	queue := func(rows int, sql string, args ...any) *pgx.QueuedQuery {
-		if rows == 0 {
-			return nil
+	if len(r.lateBatches) > 0 {
+		for _, sql := range []string{settleLateSQL, settleLateRequeuedSQL} {
+			tag, err := tx.Exec(ctx, sql, planAnew, r.lateBatches, r.lateTokens, r.lateSinks, r.lateRefused)
+			if err != nil {
+				return fmt.Errorf("apply late receipts: %w", err)
+			}
+			done.Late += int(tag.RowsAffected())
 		}
-		return b.Queue(sql, args...)
+	}
+	b := &pgx.Batch{}
+	queue := func(rows int, sql string, args ...any) {
+		if rows > 0 {
+			b.Queue(sql, args...)
+		}
 	}
 	queue(len(r.refusedPositions), settleRefusedSQL, r.refusedPositions, r.refusedSinks, r.refusedCodes, r.refusedReasons)
 	queue(len(r.requeuedBatches), settleRequeuedSQL, r.requeuedBatches, r.requeuedTokens, r.requeuedSinks)
-	for _, sql := range []string{settleLateSQL, settleLateRequeuedSQL} {
-		if q := queue(len(r.lateBatches), sql, r.lateBatches, r.lateTokens, r.lateSinks, r.lateRefused); q != nil {
-			q.Exec(func(tag pgconn.CommandTag) error {
-				done.Late += int(tag.RowsAffected())
-				return nil
-			})
-		}
-	}
 	for remaining, batches := range r.waiting() {
 		queue(len(batches), settleWaitingSQL, batches, strings.Split(remaining, ","))
 	}

@@ -81,6 +81,9 @@ func (s *statementSession) explain(ctx context.Context, c statementCase, rows in
 	}
 	defer func() { _ = tx.Rollback(ctx) }() // ends what was begun, or the connection has ended
 	settings := c.local
+	if pipeline.PlannedAnew(c.file) {
+		settings += "; SET LOCAL plan_cache_mode = force_custom_plan"
+	}
 	if c.scan {
 		settings += "; SET LOCAL statement_timeout = 0"
 	}
