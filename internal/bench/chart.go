@@ -5,6 +5,7 @@ import (
 	"html"
 	"html/template"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -45,9 +46,11 @@ func (c *chart) add(name string, x, y float64) {
 	c.lines = append(c.lines, chartLine{name, []float64{x}, []float64{y}})
 }
 
-// draw makes the SVG and reports whether there is anything in it.
+// draw makes the SVG and reports whether there is anything in it. A line of one point cannot be
+// seen and is left out, of the legend too.
 func (c *chart) draw() bool {
-	if len(c.lines) == 0 || len(c.lines[0].x) < 2 {
+	c.lines = slices.DeleteFunc(c.lines, func(l chartLine) bool { return len(l.x) < 2 })
+	if len(c.lines) == 0 {
 		return false
 	}
 	maxX, minY, maxY := 0.0, math.Inf(1), 0.0

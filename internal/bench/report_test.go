@@ -135,6 +135,22 @@ func TestPageIsSelfContained(t *testing.T) {
 	}
 }
 
+// TestChartLeavesOutWhatCannotBeSeen: a line of one point, and a chart of such lines.
+func TestChartLeavesOutWhatCannotBeSeen(t *testing.T) {
+	var c chart
+	c.add("point", 0, 3)
+	if c.draw() {
+		t.Error("a chart of one point is drawn")
+	}
+	c.add("point", 0, 3)
+	for x := range 2 {
+		c.add("line", float64(x), 1)
+	}
+	if !c.draw() || strings.Contains(string(c.SVG), "point<") || strings.Count(string(c.SVG), "line</") != 2 {
+		t.Errorf("want the line alone, with its name and its legend: %s", c.SVG)
+	}
+}
+
 func TestCommandHasNoPassword(t *testing.T) {
 	got := quoteCommand([]string{"--database-url=postgres://u:secret@h/d?x=1", "--nats-url", "nats://u:secret@h", "--out", "a=b", ""})
 	if want := "'--database-url=postgres://u:xxxxx@h/d?x=1' --nats-url nats://u:xxxxx@h --out a=b ''"; got != want {
