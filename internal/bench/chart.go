@@ -59,7 +59,7 @@ func (c *chart) draw() bool {
 			maxX, minY, maxY = max(maxX, l.x[i]), min(minY, l.y[i]), max(maxY, l.y[i])
 		}
 	}
-	if maxY == 0 {
+	if maxX == 0 || maxY == 0 { // an axis would have no length
 		return false
 	}
 	toX := func(x float64) float64 { return marginLeft + x/maxX*plotWidth }
