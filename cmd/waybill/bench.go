@@ -31,6 +31,9 @@ type benchCommand struct {
 
 	Runs *int `env:"-" placeholder:"5" help:"Scenarios that compare things measure each so often, in turn, and take the median."`
 
+	Trace string   `type:"path" env:"-" placeholder:"FILE" help:"What trace-file replays: CSV with the header time,key,size and a row an event."`
+	Speed *float64 `env:"-" placeholder:"1" help:"Let trace-file replay so many times as fast."`
+
 	HTTPAddr     string `name:"http-addr" env:"-" placeholder:"URL" help:"Measure an existing system: URL of its ingest, such as http://10.0.0.5:8080."`
 	GRPCAddr     string `name:"grpc-addr" env:"-" placeholder:"HOST:PORT" help:"The same ingest's gRPC address."`
 	DatabaseURL  string `name:"database-url" env:"-" placeholder:"URL" help:"Its Postgres; without it: nothing of what is pending, nor of WAL."`
@@ -56,6 +59,9 @@ func (c *benchCommand) Run(ctx context.Context, con *console) error {
 	}
 	if c.Rate != nil && c.Closed != nil {
 		return errors.New("--rate and --closed: give one of them")
+	}
+	if c.Scenario != "trace-file" && (c.Trace != "" || c.Speed != nil) {
+		return errors.New("--trace and --speed: only trace-file replays a file")
 	}
 	config, err := c.config(con)
 	if err != nil {
@@ -86,6 +92,7 @@ func (c *benchCommand) config(con *console) (bench.Config, error) {
 	config.Command = append([]string{"waybill"}, os.Args[1:]...)
 	config.Settings = bench.Settings{
 		For: c.For, WarmUp: c.WarmUp, Rate: c.Rate, Callers: c.Closed, Bytes: c.Bytes, Events: c.Events, Keys: c.Keys, Runs: c.Runs,
+		Trace: c.Trace, Speed: c.Speed,
 	}
 	given := bench.Given{
 		HTTPURL: c.HTTPAddr, GRPCAddr: c.GRPCAddr, DatabaseURL: c.DatabaseURL, NATSURL: c.NATSURL, EndpointAddr: c.EndpointAddr,

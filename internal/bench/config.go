@@ -37,6 +37,10 @@ type Settings struct {
 	Rate                *float64
 	Callers             *int
 	Runs                *int // of scenarios that compare things in turn
+	// Trace is the CSV file of trace-file, empty: a sample; Speed is how many times as fast it
+	// is replayed.
+	Trace string
+	Speed *float64
 }
 
 // Given is an existing system. What is empty cannot be measured; see docs/benchmarks.md.
@@ -71,6 +75,9 @@ func (c Config) Validate() error {
 		if d.value != nil && *d.value < d.least {
 			return fmt.Errorf("%s: %v; want at least %v", d.name, *d.value, d.least)
 		}
+	}
+	if v := c.Settings.Speed; v != nil && !(*v > 0) {
+		return fmt.Errorf("--speed: %v; want more than 0, such as 2 for twice as fast", *v)
 	}
 	if r := c.Settings.Runs; r != nil && *r < 1 {
 		return fmt.Errorf("--runs: %d; want at least 1", *r)
