@@ -70,6 +70,69 @@ func TestBenchQuick(t *testing.T) {
 	}
 }
 
+// mustBench runs a scenario and returns the summary of its report, which must be OK.
+func mustBench(t *testing.T, dir string, args ...string) bench.Report {
+	t.Helper()
+	_, status := waybill(t, dir, nil, append([]string{"bench", "--out", "report"}, args...)...)
+	if status != 0 {
+		t.Fatalf("status %d", status)
+	}
+	summary, err := os.ReadFile(filepath.Join(dir, "report", "summary.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var report bench.Report
+	if err := json.Unmarshal(summary, &report); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range report.Correctness {
+		if v.Unchecked != "" || v.Accepted == 0 || v.Accepted != v.Delivered {
+			t.Errorf("%v", v)
+		}
+	}
+	return report
+}
+
+// figureOf is the value of a figure, which must be there.
+func figureOf(t *testing.T, report bench.Report, name string) float64 {
+	t.Helper()
+	for _, f := range report.Figures {
+		if f.Name == name {
+			return f.Value
+		}
+	}
+	t.Errorf("there is no figure %q in %v", name, report.Figures)
+	return 0
+}
+
+// TestBenchReplay reads back what a real system keeps, from both places.
+func TestBenchReplay(t *testing.T) {
+	report := mustBench(t, t.TempDir(), "replay", "--for", "300ms", "--runs", "2")
+	if len(report.Correctness) != 5 || len(report.Series) != 1 || len(report.Series[0].Lines) != 3 {
+		t.Errorf("%d verdicts, series %+v; want those of three readers and two sinks", len(report.Correctness), report.Series)
+	}
+	for _, reader := range []string{"queue replay", "archive replay, 1 at once", "archive replay, 4 at once"} {
+		if rate := figureOf(t, report, reader+", median"); rate < 100 {
+			t.Errorf("%s: %v events/s", reader, rate)
+		}
+	}
+}
+
+// TestBenchTraceFile replays a file on a real system.
+func TestBenchTraceFile(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "t.csv"), []byte("time,key,size\n0,a,10\n0,b,0\n1,a,5000\n4,b,10\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	report := mustBench(t, dir, "trace-file", "--trace", "t.csv", "--speed", "4")
+	if len(report.Stages) != 1 || report.Stages[0].Accepted != 4 || report.Stages[0].Seconds < 1 || report.Stages[0].Load.Keys != 2 {
+		t.Fatalf("%+v", report.Stages)
+	}
+	if peak := figureOf(t, report, "most arrivals within a second"); peak != 3 {
+		t.Errorf("%v arrivals within a second; want 3", peak)
+	}
+}
+
 // ingestAddrs finds an ingest's addresses in what `waybill dev` prints.
 var ingestAddrs = regexp.MustCompile(`http (\S+), grpc (\S+), admin`)
 

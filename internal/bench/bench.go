@@ -38,6 +38,7 @@ func Scenarios() []Scenario {
 		{"scale", "1, 2 and 4 forwarders against an endpoint that answers after 50 ms", runScale},
 		{"propagation", "from the transaction to a consumer of the queue: p50, p95, p99", runPropagation},
 		{"latency", "from acceptance to the endpoint, at low and at moderate rates", runLatency},
+		{"replay", "200,000 events read back from the stream and from the archive, in turn: rates, each event once, the live path as it was", runReplay},
 		{"trace-file", "the arrival pattern of a CSV file (time, key, size) at its own times, for --trace FILE and --speed N; without a file a sample of 20 s", runTraceFile},
 		{"quick", "under two minutes, correctness first: for CI and for comparing two commits", runQuick},
 		{"targets", "the project's targets, a line each, in under eight minutes; exit status 1 when one is short", runTargets},

@@ -63,12 +63,7 @@ func (s *System) drainArrivals(ctx context.Context) error {
 // verdicts compares what was accepted with what the sinks have and what waits for them.
 func (s *System) verdicts(ctx context.Context) ([]Verdict, error) {
 	var out []Verdict
-	var retransmits int64
-	if s.stack != nil {
-		s.prober.mu.Lock() // the stack answers one at a time
-		retransmits = s.stack.Counters(ctx).Retransmits
-		s.prober.mu.Unlock()
-	}
+	retransmits := s.retransmits(ctx)
 	for _, sink := range []string{ingressSink, archiveSink} {
 		why, err := s.look(ctx, sink)
 		if err != nil {
@@ -82,6 +77,16 @@ func (s *System) verdicts(ctx context.Context) ([]Verdict, error) {
 		out = append(out, v)
 	}
 	return out, nil
+}
+
+// retransmits is how many events the janitors have published again; 0 where that is not known.
+func (s *System) retransmits(ctx context.Context) int64 {
+	if s.stack == nil {
+		return 0
+	}
+	s.prober.mu.Lock() // the stack answers one at a time
+	defer s.prober.mu.Unlock()
+	return s.stack.Counters(ctx).Retransmits
 }
 
 // look marks what a sink has, and what waits for it. It returns why it cannot, if it cannot.

@@ -44,6 +44,7 @@ type Report struct {
 	Correctness []Verdict      `json:"correctness"`
 	Targets     []TargetResult `json:"targets,omitempty"`
 	Figures     []Figure       `json:"figures,omitempty"`
+	Series      []Series       `json:"series,omitempty"`
 	Stages      []*Stage       `json:"stages,omitempty"`
 	Missing     []string       `json:"missing,omitempty"` // what could not be measured
 	Notes       []string       `json:"notes,omitempty"`

@@ -21,7 +21,9 @@ type page struct {
 	ScrollWidth float64    `json:"scrollWidth"`
 	Headings    []heading  `json:"headings"`
 	Correctness [][]string `json:"correctness"` // cells, row by row, without the head
-	Sections    []section  `json:"sections"`
+	// Series are the charts of the whole run, those of its stages are in the sections.
+	Series   []chart   `json:"series"`
+	Sections []section `json:"sections"`
 	// Charts and Images are all of the document, in sections or not.
 	Charts int `json:"charts"`
 	Images int `json:"images"`
@@ -73,6 +75,9 @@ type summary struct {
 		Delivered int64  `json:"delivered"`
 		Unchecked string `json:"unchecked"`
 	} `json:"correctness"`
+	Series []struct {
+		Title string `json:"title"`
+	} `json:"series"`
 	Stages []struct {
 		System string `json:"system"`
 		Load   struct {
@@ -101,6 +106,14 @@ func (p page) faults(want summary) []string {
 	}
 	out = append(out, p.headingFaults(want)...)
 	out = append(out, p.correctnessFaults(want)...)
+	if len(p.Series) != len(want.Series) {
+		fault("charts: %d of the whole run; want %d", len(p.Series), len(want.Series))
+	}
+	for _, c := range p.Series {
+		for _, what := range c.faults() {
+			fault("chart %q: %s", c.Caption, what)
+		}
+	}
 	if len(p.Sections) != len(want.Stages) {
 		fault("sections: %d; want one for each of %d stages", len(p.Sections), len(want.Stages))
 		return out
