@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/waybillhq/waybill/internal/bench"
+	"github.com/waybillhq/waybill/internal/process"
 )
 
 // benchCommand measures a system.
@@ -39,6 +40,11 @@ type benchCommand struct {
 	DatabaseURL  string `name:"database-url" env:"-" placeholder:"URL" help:"Its Postgres; without it: nothing of what is pending, nor of WAL."`
 	NATSURL      string `name:"nats-url" env:"-" placeholder:"URL" help:"Its NATS servers; without them: no depth of the queue."`
 	EndpointAddr string `name:"endpoint-addr" env:"-" placeholder:"HOST:PORT" help:"Where to listen for its forwarders, which must deliver here; without it: nothing of deliveries."`
+
+	process.S3
+	S3PutPrice     float64 `name:"s3-put-price" env:"-" default:"${s3_put_price}" help:"US dollars of 1,000 PUT or LIST requests, for what s3 reckons. Default: Amazon's, us-east-1."`
+	S3GetPrice     float64 `name:"s3-get-price" env:"-" default:"${s3_get_price}" help:"US dollars of 1,000 GET requests."`
+	S3StoragePrice float64 `name:"s3-storage-price" env:"-" default:"${s3_storage_price}" help:"US dollars of a gigabyte for a month."`
 }
 
 // Help lists the scenarios below the command's own line.
@@ -62,6 +68,9 @@ func (c *benchCommand) Run(ctx context.Context, con *console) error {
 	}
 	if c.Scenario != "trace-file" && (c.Trace != "" || c.Speed != nil) {
 		return errors.New("--trace and --speed: only trace-file replays a file")
+	}
+	if c.Scenario != "s3" && (c.S3Endpoint != "" || c.S3Bucket != "") {
+		return errors.New("--s3-endpoint and --s3-bucket (WAYBILL_S3_ENDPOINT, WAYBILL_S3_BUCKET): only s3 measures a server that exists; leave them out")
 	}
 	config, err := c.config(con)
 	if err != nil {
@@ -94,11 +103,16 @@ func (c *benchCommand) config(con *console) (bench.Config, error) {
 		For: c.For, WarmUp: c.WarmUp, Rate: c.Rate, Callers: c.Closed, Bytes: c.Bytes, Events: c.Events, Keys: c.Keys, Runs: c.Runs,
 		Trace: c.Trace, Speed: c.Speed,
 	}
+	config.S3 = c.S3
+	config.S3Prices = bench.S3Prices{Puts: c.S3PutPrice, Gets: c.S3GetPrice, Storage: c.S3StoragePrice}
 	given := bench.Given{
 		HTTPURL: c.HTTPAddr, GRPCAddr: c.GRPCAddr, DatabaseURL: c.DatabaseURL, NATSURL: c.NATSURL, EndpointAddr: c.EndpointAddr,
 	}
 	if given != (bench.Given{}) {
 		config.Given = &given
+		return config, nil
+	}
+	if c.Scenario == "s3" { // it starts no system that could take up with others' servers
 		return config, nil
 	}
 	return config, refuseForeignServers(os.LookupEnv)

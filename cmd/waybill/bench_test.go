@@ -209,15 +209,19 @@ func TestBenchHelpNamesEveryScenario(t *testing.T) {
 
 func TestBenchRefusesWhatCannotBe(t *testing.T) {
 	for name, args := range map[string][]string{
-		"must be one of":  {"nothing"},
-		"give one of":     {"quick", "--rate", "10", "--closed", "1"},
-		"give both":       {"quick", "--http-addr", "http://127.0.0.1:1"},
-		"of their own":    {"targets", "--http-addr", "http://127.0.0.1:1", "--grpc-addr", "127.0.0.1:1"},
-		"want at least":   {"quick", "--for=-1s"},
-		"only trace-file": {"quick", "--speed", "2"},
-		"leave --rate":    {"trace-file", "--rate", "10"},
-		"twice as fast":   {"trace-file", "--speed", "0"},
-		"nowhere.csv":     {"trace-file", "--trace", "nowhere.csv"},
+		"must be one of":   {"nothing"},
+		"give one of":      {"quick", "--rate", "10", "--closed", "1"},
+		"give both":        {"quick", "--http-addr", "http://127.0.0.1:1"},
+		"of their own":     {"targets", "--http-addr", "http://127.0.0.1:1", "--grpc-addr", "127.0.0.1:1"},
+		"want at least":    {"quick", "--for=-1s"},
+		"only trace-file":  {"quick", "--speed", "2"},
+		"leave --rate":     {"trace-file", "--rate", "10"},
+		"twice as fast":    {"trace-file", "--speed", "0"},
+		"only s3 measures": {"quick", "--s3-endpoint", "http://127.0.0.1:1"},
+		"want dollars":     {"s3", "--s3-put-price=-1"},
+		"leave --closed":   {"s3", "--keys", "3"},
+		"server alone":     {"s3", "--http-addr", "http://127.0.0.1:1", "--grpc-addr", "127.0.0.1:1"},
+		"nowhere.csv":      {"trace-file", "--trace", "nowhere.csv"},
 	} {
 		if out, status := waybill(t, t.TempDir(), nil, append([]string{"bench"}, args...)...); status == 0 || !strings.Contains(out, name) {
 			t.Errorf("%v: status %d: %s", args, status, out)

@@ -39,6 +39,7 @@ func Scenarios() []Scenario {
 		{"propagation", "from the transaction to a consumer of the queue: p50, p95, p99", runPropagation},
 		{"latency", "from acceptance to the endpoint, at low and at moderate rates", runLatency},
 		{"replay", "200,000 events read back from the stream and from the archive, in turn: rates, each event once, the live path as it was", runReplay},
+		{"s3", "an S3 server alone: PUTs by size and writers, events of an object and what they cost, LIST and GET, consistency, doubles under redelivery; own server, or --s3-endpoint", runS3},
 		{"trace-file", "the arrival pattern of a CSV file (time, key, size) at its own times, for --trace FILE and --speed N; without a file a sample of 20 s", runTraceFile},
 		{"quick", "under two minutes, correctness first: for CI and for comparing two commits", runQuick},
 		{"targets", "the project's targets, a line each, in under eight minutes; exit status 1 when one is short", runTargets},

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/waybillhq/waybill/sinks"
 )
 
 const (
@@ -97,7 +99,11 @@ func (s *System) look(ctx context.Context, sink string) (why string, err error) 
 	case sink == archiveSink && s.stack == nil:
 		return "the archive of an existing system is not read", nil
 	case sink == archiveSink:
-		if err := s.readArchive(ctx); err != nil {
+		reader, err := s.stack.S3.ArchiveReader(ctx)
+		if err != nil {
+			return "", err
+		}
+		if err := s.ledger.readArchive(ctx, reader); err != nil {
 			return "", err
 		}
 	}
@@ -136,26 +142,22 @@ func (s *System) markRows(ctx context.Context, conn *pgx.Conn, mark uint32, sql,
 }
 
 // readArchive marks every event that the archive has, and counts those that it has twice.
-func (s *System) readArchive(ctx context.Context) error {
-	reader, err := s.stack.S3.ArchiveReader(ctx)
-	if err != nil {
-		return err
-	}
+func (l *ledger) readArchive(ctx context.Context, reader *sinks.ArchiveReader) error {
 	lanes, err := reader.Lanes(ctx)
 	if err != nil {
 		return err
 	}
-	s.ledger.doubledArchive.Store(0)
-	s.ledger.unmark(isArchived)
+	l.doubledArchive.Store(0)
+	l.unmark(isArchived)
 	for _, lane := range lanes {
 		for record, err := range reader.Records(ctx, lane, 0) {
 			if err != nil {
 				return err
 			}
-			event, ours := s.ledger.parseID([]byte(record.ID))
-			if ours && s.ledger.mark(event, isArchived) {
-				s.ledger.doubledArchive.Add(1)
-				s.ledger.fault("%s: event %s is there twice", archiveSink, record.ID)
+			event, ours := l.parseID([]byte(record.ID))
+			if ours && l.mark(event, isArchived) {
+				l.doubledArchive.Add(1)
+				l.fault("%s: event %s is there twice", archiveSink, record.ID)
 			}
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/waybillhq/waybill/internal/process"
 )
 
 // Config says what is measured and how. Start from DefaultConfig.
@@ -18,6 +20,10 @@ type Config struct {
 	Command []string
 	// Given is an existing system to measure; nil: own ones are started.
 	Given *Given
+	// S3 is what the scenario s3 measures, with neither endpoint nor bucket an own server; S3Prices
+	// are what it costs.
+	S3       process.S3
+	S3Prices S3Prices
 	// Settings replace those of a scenario's stages.
 	Settings Settings
 	// KeepLogs copies the logs of the processes beside the reports.
@@ -53,7 +59,9 @@ type Given struct {
 }
 
 // DefaultConfig measures own systems. Dir, Executable and Say are missing.
-func DefaultConfig() Config { return Config{} }
+func DefaultConfig() Config {
+	return Config{S3: process.DefaultS3(), S3Prices: DefaultS3Prices()}
+}
 
 // Validate names the first setting that cannot work.
 func (c Config) Validate() error {
@@ -66,6 +74,9 @@ func (c Config) Validate() error {
 		return errors.New("the field Say is missing; give it a function that prints a line")
 	case c.Given != nil && (c.Given.HTTPURL == "" || c.Given.GRPCAddr == ""):
 		return errors.New("an existing system: give both --http-addr and --grpc-addr of its ingest")
+	}
+	if p := c.S3Prices; p.Puts < 0 || p.Gets < 0 || p.Storage < 0 {
+		return fmt.Errorf("--s3-put-price, --s3-get-price and --s3-storage-price: %v, %v, %v; want dollars, 0 or more", p.Puts, p.Gets, p.Storage)
 	}
 	for _, d := range []struct {
 		name  string
