@@ -79,8 +79,9 @@ type summary struct {
 		Title string `json:"title"`
 	} `json:"series"`
 	Stages []struct {
-		System string `json:"system"`
-		Load   struct {
+		System  string  `json:"system"`
+		Seconds float64 `json:"seconds"`
+		Load    struct {
 			Name string `json:"name"`
 		} `json:"load"`
 	} `json:"stages"`
@@ -92,6 +93,8 @@ const (
 	leastWidth, leastHeight = 300, 120
 	leastSpan               = 0.3
 	leastLine               = 0.01
+	// sampledSeconds is how long a window must be to have samples enough for a chart over time.
+	sampledSeconds = 3
 )
 
 // faults compares what a page shows with what was measured.
@@ -123,6 +126,9 @@ func (p page) faults(want summary) []string {
 			fault("section %d: heading %q; want %q", i, s.Heading, name)
 		}
 		out = append(out, s.faults()...)
+		if want.Stages[i].Seconds >= sampledSeconds && !s.has("Throughput") {
+			fault("%s: charts: none with the title Throughput", s.Heading)
+		}
 	}
 	if p.Images != p.Charts {
 		fault("charts: %d captions and %d drawings", p.Charts, p.Images)
@@ -180,10 +186,8 @@ func (s section) faults() []string {
 	if s.Rows < 2 {
 		fault("figures: none")
 	}
-	for _, title := range []string{"Throughput", "Latency by percentile"} {
-		if !slices.ContainsFunc(s.Charts, func(c chart) bool { return strings.HasPrefix(c.Caption, title+" ") }) {
-			fault("charts: none with the title %s", title)
-		}
+	if !s.has("Latency by percentile") {
+		fault("charts: none with the title Latency by percentile")
 	}
 	for _, c := range s.Charts {
 		for _, what := range c.faults() {
@@ -191,6 +195,11 @@ func (s section) faults() []string {
 		}
 	}
 	return out
+}
+
+// has reports whether there is a chart with a title.
+func (s section) has(title string) bool {
+	return slices.ContainsFunc(s.Charts, func(c chart) bool { return strings.HasPrefix(c.Caption, title+" ") })
 }
 
 func (c chart) faults() []string {

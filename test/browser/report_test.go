@@ -80,8 +80,8 @@ func examine(t *testing.T, browser context.Context, html string, want summary) [
 // with its data, complains of nothing and loads nothing.
 func TestReport(t *testing.T) {
 	html, want := mustReport(t)
-	if len(want.Stages) == 0 || len(want.Correctness) == 0 {
-		t.Fatalf("the report has %d stages and %d verdicts; want some of both", len(want.Stages), len(want.Correctness))
+	if len(want.Stages)+len(want.Series) == 0 || len(want.Correctness) == 0 {
+		t.Fatalf("the report has %d stages, %d charts of the whole run and %d verdicts; want something to look at", len(want.Stages), len(want.Series), len(want.Correctness))
 	}
 	for _, what := range examine(t, startBrowser(t), html, want) {
 		t.Error(what)
