@@ -16,6 +16,9 @@ import (
 // benchLimit is far above what a run of a few seconds takes, on a loaded machine too.
 const benchLimit = 5 * time.Minute
 
+// made is the directory of a report that report has had made; empty: none.
+var made string
+
 // report is the directory of a report: of WAYBILL_REPORT, or of a short run of WAYBILL_BIN.
 var report = sync.OnceValues(func() (string, error) {
 	if dir := os.Getenv("WAYBILL_REPORT"); dir != "" {
@@ -25,6 +28,7 @@ var report = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	made = dir
 	ctx, cancel := context.WithTimeout(context.Background(), benchLimit)
 	defer cancel()
 	// Three seconds and the drain behind them are a handful of samples, and so charts.
@@ -35,8 +39,8 @@ var report = sync.OnceValues(func() (string, error) {
 
 func TestMain(m *testing.M) {
 	status := m.Run()
-	if dir, err := report(); err == nil && os.Getenv("WAYBILL_REPORT") == "" {
-		_ = os.RemoveAll(dir) // it is below the system's own temporary directory
+	if made != "" {
+		_ = os.RemoveAll(made) // it is below the system's own temporary directory
 	}
 	os.Exit(status)
 }
