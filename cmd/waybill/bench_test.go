@@ -32,10 +32,7 @@ func TestBenchQuick(t *testing.T) {
 		}
 		return content
 	}
-	var summary bench.Report
-	if err := json.Unmarshal(report("summary.json"), &summary); err != nil {
-		t.Fatal(err)
-	}
+	summary, _ := mustReadSummary(t, dir)
 	if !summary.OK || len(summary.Correctness) != 2 || len(summary.Stages) != 5 {
 		t.Fatalf("OK %v, %d verdicts, %d stages", summary.OK, len(summary.Correctness), len(summary.Stages))
 	}
@@ -70,6 +67,19 @@ func TestBenchQuick(t *testing.T) {
 	}
 }
 
+// mustReadSummary reads the summary of the report in a directory, and its text.
+func mustReadSummary(t *testing.T, dir string) (report bench.Report, text []byte) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, "report", "summary.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &report); err != nil {
+		t.Fatal(err)
+	}
+	return report, text
+}
+
 // mustBench runs a scenario and returns the summary of its report, which must be OK.
 func mustBench(t *testing.T, dir string, args ...string) bench.Report {
 	t.Helper()
@@ -77,14 +87,7 @@ func mustBench(t *testing.T, dir string, args ...string) bench.Report {
 	if status != 0 {
 		t.Fatalf("status %d", status)
 	}
-	summary, err := os.ReadFile(filepath.Join(dir, "report", "summary.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var report bench.Report
-	if err := json.Unmarshal(summary, &report); err != nil {
-		t.Fatal(err)
-	}
+	report, _ := mustReadSummary(t, dir)
 	for _, v := range report.Correctness {
 		if v.Unchecked != "" || v.Accepted == 0 || v.Accepted != v.Delivered {
 			t.Errorf("%v", v)
@@ -173,14 +176,7 @@ func TestBenchGiven(t *testing.T) {
 			t.Errorf("the output lacks %q", want)
 		}
 	}
-	summary, err := os.ReadFile(filepath.Join(dir, "report", "summary.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var report bench.Report
-	if err := json.Unmarshal(summary, &report); err != nil {
-		t.Fatal(err)
-	}
+	report, summary := mustReadSummary(t, dir)
 	for _, st := range report.Stages {
 		_, others := st.CPU["ingest-1"]
 		_, archived := st.DeliverRate["archive"]

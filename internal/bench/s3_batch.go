@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -95,42 +94,32 @@ func (k *s3Kit) measureBatches(ctx context.Context) error {
 // when it is full. The latency of an event is from its arrival until its object is stored.
 func (k *s3Kit) steady(ctx context.Context, o *objects, rate float64, length time.Duration) putRun {
 	due := byRate(Load{Events: o.perObject, Rate: rate})
-	h := newLatencies()
-	var done, failed atomic.Int64
-	var broken atomic.Pointer[error]
+	t := newPutTally()
 	slots := make(chan struct{}, batchInFlight)
 	var wg sync.WaitGroup
-	began := time.Now()
+	between := time.Duration(float64(time.Second) / rate)
 	for n := int64(0); ctx.Err() == nil; n++ {
-		// An object is full when the first event of the next would arrive.
-		full, _ := due(n + 1)
+		first, _ := due(n)
+		full := first + time.Duration(o.perObject-1)*between // when its last event arrives
 		if full > length {
 			break
 		}
-		pause(ctx, time.Until(began.Add(full)))
+		pause(ctx, time.Until(t.began.Add(full)))
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			if err := k.put(ctx, k.client, fmt.Sprintf("steady/%d/%020d", o.perObject, n), o.body(n)); err != nil {
-				failed.Add(1)
-				broken.CompareAndSwap(nil, &err)
-				return
-			}
-			done.Add(1)
-			stored := time.Since(began)
-			first, _ := due(n)
+			err := k.put(ctx, k.client, fmt.Sprintf("steady/%d/%020d", o.perObject, n), o.body(n))
+			stored := time.Since(t.began)
+			t.count(err)
 			for i := range o.perObject {
-				arrived := first + time.Duration(i)*(full-first)/time.Duration(o.perObject)
-				h.record(n, stored-arrived)
+				if err == nil {
+					t.latency.record(n, stored-first-time.Duration(i)*between)
+				}
 			}
 		})
 	}
 	wg.Wait()
-	run := putRun{done: done.Load(), failed: failed.Load(), took: time.Since(began), latency: h.merged()}
-	if err := broken.Load(); err != nil {
-		run.err = *err
-	}
-	return run
+	return t.run()
 }
 
 // objects are what is written: compressed lines, as an archive has them.

@@ -60,37 +60,56 @@ func (k *s3Kit) measurePuts(ctx context.Context) error {
 	return nil
 }
 
+// putTally counts PUTs that are made at once.
+type putTally struct {
+	began        time.Time
+	done, failed atomic.Int64
+	err          atomic.Pointer[error] // the first
+	latency      *latencies
+}
+
+func newPutTally() *putTally { return &putTally{began: time.Now(), latency: newLatencies()} }
+
+func (t *putTally) count(err error) {
+	if err == nil {
+		t.done.Add(1)
+		return
+	}
+	t.failed.Add(1)
+	t.err.CompareAndSwap(nil, &err)
+}
+
+// run is what became of them, once all are answered.
+func (t *putTally) run() putRun {
+	run := putRun{done: t.done.Load(), failed: t.failed.Load(), took: time.Since(t.began), latency: t.latency.merged()}
+	if err := t.err.Load(); err != nil {
+		run.err = *err
+	}
+	return run
+}
+
 // putMany lets writers call put with successive numbers until so many are done or the time is up.
 func putMany(writers int, most int64, length time.Duration, put func(n int64) error) putRun {
-	h := newLatencies()
-	var next, done, failed atomic.Int64
-	var first atomic.Pointer[error]
+	t := newPutTally()
+	var next atomic.Int64
 	var wg sync.WaitGroup
-	began := time.Now()
 	for range writers {
 		wg.Go(func() {
-			for time.Since(began) < length {
+			for time.Since(t.began) < length {
 				n := next.Add(1) - 1
 				if n >= most {
 					return
 				}
 				before := time.Now()
-				if err := put(n); err != nil {
-					failed.Add(1)
-					first.CompareAndSwap(nil, &err)
-					continue
+				err := put(n)
+				if t.count(err); err == nil {
+					t.latency.record(n, time.Since(before))
 				}
-				h.record(n, time.Since(before))
-				done.Add(1)
 			}
 		})
 	}
 	wg.Wait()
-	run := putRun{done: done.Load(), failed: failed.Load(), took: time.Since(began), latency: h.merged()}
-	if err := first.Load(); err != nil {
-		run.err = *err
-	}
-	return run
+	return t.run()
 }
 
 // noteFailed tells of requests that failed; it is an error if none succeeded.

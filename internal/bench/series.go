@@ -1,5 +1,7 @@
 package bench
 
+import "slices"
+
 // Series is a chart of a report beside those of its stages: lines over a common x.
 type Series struct {
 	Title string       `json:"title"`
@@ -20,14 +22,17 @@ type SeriesLine struct {
 }
 
 // add appends a point to a line.
-func (s *Series) add(name string, x, y float64) {
-	for i := range s.Lines {
-		if l := &s.Lines[i]; l.Name == name {
+func (s *Series) add(name string, x, y float64) { s.Lines = addPoint(s.Lines, name, x, y) }
+
+// addPoint appends a point to the line of a name, or begins one.
+func addPoint(lines []SeriesLine, name string, x, y float64) []SeriesLine {
+	for i := range lines {
+		if l := &lines[i]; l.Name == name {
 			l.X, l.Y = append(l.X, x), append(l.Y, y)
-			return
+			return lines
 		}
 	}
-	s.Lines = append(s.Lines, SeriesLine{name, []float64{x}, []float64{y}})
+	return append(lines, SeriesLine{name, []float64{x}, []float64{y}})
 }
 
 // series adds a chart to the report.
@@ -37,9 +42,9 @@ func (b *Bench) series(s Series) { b.report.Series = append(b.report.Series, s) 
 func (r *Report) charts() []chart {
 	var out []chart
 	for _, s := range r.Series {
-		c := chart{Title: s.Title, X: s.X, Y: s.Y, Kind: s.Kind, Note: s.Note, LogY: s.LogY, XNames: s.Names}
-		for _, l := range s.Lines {
-			c.lines = append(c.lines, chartLine{l.Name, l.X, l.Y})
+		c := chart{
+			Title: s.Title, X: s.X, Y: s.Y, Kind: s.Kind, Note: s.Note, LogY: s.LogY, XNames: s.Names,
+			lines: slices.Clone(s.Lines), // drawing leaves some out
 		}
 		if c.draw() {
 			out = append(out, c)
