@@ -189,3 +189,28 @@ func TestPutMany(t *testing.T) {
 		t.Errorf("%d done within %v; want some, and an end after 20 ms", run.done, run.took)
 	}
 }
+
+// TestSteadyCountsFromArrival: a lone event waits for nobody, and the first of three for the third.
+func TestSteadyCountsFromArrival(t *testing.T) {
+	k := mustOpenS3(t, mustStartS3(t))
+	for _, test := range []struct {
+		perObject   int
+		rate        float64
+		length      time.Duration
+		done        int64
+		least, most float64 // ms that the event which waits longest takes
+	}{
+		{1, 2, 1100 * time.Millisecond, 3, 0, 400},
+		{3, 4, 1600 * time.Millisecond, 2, 500, 740},
+	} {
+		o, err := newObjects(test.perObject)
+		if err != nil {
+			t.Fatal(err)
+		}
+		run := k.steady(t.Context(), o, test.rate, test.length)
+		q := quantilesOf(run.latency)
+		if run.done != test.done || run.failed != 0 || q.Count != test.done*int64(test.perObject) || q.Max < test.least || q.Max > test.most {
+			t.Errorf("%d events an object: %+v, latencies %+v; want %d objects, and at most %v to %v ms", test.perObject, run, q, test.done, test.least, test.most)
+		}
+	}
+}
