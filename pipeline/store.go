@@ -89,13 +89,28 @@ func newPool(ctx context.Context, cfg StoreConfig) (*pgxpool.Pool, error) {
 	}
 	pc.MaxConns = int32(cfg.MaxConns)
 	pc.ConnConfig.ConnectTimeout = cfg.LockTimeout
+	for name, value := range cfg.Session() {
+		if _, set := pc.ConnConfig.RuntimeParams[name]; !set || name == "synchronous_commit" {
+			pc.ConnConfig.RuntimeParams[name] = value
+		}
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, pc)
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	return pool, nil
+}
+
+// Session returns the settings of a connection's session, by which its statements are planned
+// and bounded. The URL may say otherwise, but for synchronous_commit.
+func (c StoreConfig) Session() map[string]string {
 	settings := map[string]string{
 		// Accepted means committed, whatever the database's own default is.
 		"synchronous_commit":                  "on",
-		"lock_timeout":                        millis(cfg.LockTimeout),
-		"statement_timeout":                   millis(cfg.StatementTimeout),
-		"idle_in_transaction_session_timeout": millis(cfg.IdleInTransactionTimeout),
-		"tcp_user_timeout":                    millis(cfg.IdleInTransactionTimeout),
+		"lock_timeout":                        millis(c.LockTimeout),
+		"statement_timeout":                   millis(c.StatementTimeout),
+		"idle_in_transaction_session_timeout": millis(c.IdleInTransactionTimeout),
+		"tcp_user_timeout":                    millis(c.IdleInTransactionTimeout),
 		"timezone":                            "UTC",
 		// Every lookup goes by primary key from a short list. With statistics from an
 		// empty table the planner may think a scan cheaper, keep that plan, and be wrong
@@ -106,20 +121,11 @@ func newPool(ctx context.Context, cfg StoreConfig) (*pgxpool.Pool, error) {
 		"jit":              "off",
 		"application_name": "waybill",
 	}
-	if cfg.KeepPlans {
+	if c.KeepPlans {
 		settings["plan_cache_mode"] = "force_generic_plan"
 		settings["enable_bitmapscan"] = "off" // it takes longer to begin
 	}
-	for name, value := range settings {
-		if _, set := pc.ConnConfig.RuntimeParams[name]; !set || name == "synchronous_commit" {
-			pc.ConnConfig.RuntimeParams[name] = value
-		}
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, pc)
-	if err != nil {
-		return nil, fmt.Errorf("open database: %w", err)
-	}
-	return pool, nil
+	return settings
 }
 
 func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }

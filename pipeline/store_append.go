@@ -61,6 +61,15 @@ type appended struct {
 	bodies  [][]byte
 }
 
+// IDs names the batches, as a receipt does.
+func (a *appended) IDs() []BatchID {
+	ids := make([]BatchID, len(a.batches))
+	for i := range a.batches {
+		ids[i] = a.batches[i].ID
+	}
+	return ids
+}
+
 // counts returns when the flush was committed, by Postgres's clock, and how much it was.
 func (a *appended) counts() (at time.Time, events, bytes int64) {
 	for i := range a.batches {

@@ -30,6 +30,10 @@ type benchCommand struct {
 	Events *int           `env:"-" placeholder:"N" help:"Events of a call."`
 	Keys   *int           `env:"-" placeholder:"N" help:"Number of keys, pairs of source and type."`
 
+	Pending *int `env:"-" placeholder:"N" help:"Scenarios of the store: fill its tables with N rows, instead of several sizes in turn."`
+
+	Part *string `env:"-" placeholder:"TEXT" help:"Scenario store: only the parts that have this in their name, such as held."`
+
 	Runs *int `env:"-" placeholder:"5" help:"Scenarios that compare things measure each so often, in turn, and take the median."`
 
 	Trace string   `type:"path" env:"-" placeholder:"FILE" help:"What trace-file replays: CSV with the header time,key,size and a row an event."`
@@ -100,7 +104,7 @@ func (c *benchCommand) config(con *console) (bench.Config, error) {
 	config.KeepLogs, config.Profile = c.KeepLogs, c.Profile
 	config.Command = append([]string{"waybill"}, os.Args[1:]...)
 	config.Settings = bench.Settings{
-		For: c.For, WarmUp: c.WarmUp, Rate: c.Rate, Callers: c.Closed, Bytes: c.Bytes, Events: c.Events, Keys: c.Keys, Runs: c.Runs,
+		For: c.For, WarmUp: c.WarmUp, Rate: c.Rate, Callers: c.Closed, Bytes: c.Bytes, Events: c.Events, Keys: c.Keys, Runs: c.Runs, Pending: c.Pending, Part: c.Part,
 		Trace: c.Trace, Speed: c.Speed,
 	}
 	config.S3 = c.S3

@@ -67,6 +67,70 @@ func TestBenchQuick(t *testing.T) {
 	}
 }
 
+// mustBench runs a scenario and returns its summary, its output and its status, 0 or 1.
+func mustBench(t *testing.T, args ...string) (summary bench.Report, file func(name string) string, status int) {
+	t.Helper()
+	dir := t.TempDir()
+	_, status = waybill(t, dir, nil, append([]string{"bench", "--out", "report"}, args...)...)
+	file = func(name string) string {
+		t.Helper()
+		content, err := os.ReadFile(filepath.Join(dir, "report", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(content)
+	}
+	if err := json.Unmarshal([]byte(file("summary.json")), &summary); err != nil {
+		t.Fatal(err)
+	}
+	if summary.Error != "" {
+		t.Fatalf("status %d: %s", status, summary.Error)
+	}
+	return summary, file, status
+}
+
+// TestBenchHeads: each race is judged, before anything else in the report, and measured.
+func TestBenchHeads(t *testing.T) {
+	summary, file, status := mustBench(t, "heads", "--for", "200ms", "--warm-up", "0s", "--closed", "4", "--keys", "50", "--bytes", "64")
+	if status != 0 || !summary.OK || len(summary.Correctness) != 6 || len(summary.Tables) != 1 || len(summary.Tables[0].Rows) != 6 {
+		t.Fatalf("status %d: %+v", status, summary)
+	}
+	for i, v := range summary.Correctness {
+		if v.Accepted == 0 || v.Pending != v.Accepted || v.Heads == nil || v.Heads.Keys == 0 {
+			t.Errorf("%v", v)
+		}
+		if row := summary.Tables[0].Rows[i]; row.Name != v.System || row.Values["events"] <= 0 || row.Values["p99"] <= 0 {
+			t.Errorf("%+v", row)
+		}
+	}
+	if page := file("report.html"); !strings.Contains(page, "seqnums of 50 keys: forks 0, gaps 0") {
+		t.Error("the page does not say that there are no forks and gaps")
+	}
+	if summary.Versions["postgres"] == "" {
+		t.Errorf("versions: %v", summary.Versions)
+	}
+}
+
+// TestBenchStatements: each statement is measured with stale and with fresh statistics.
+func TestBenchStatements(t *testing.T) {
+	summary, file, status := mustBench(t, "statements", "--pending", "1000", "--for", "1ms")
+	if status != 0 || !summary.OK || len(summary.Tables) != 1 || len(summary.Missing) == 0 {
+		t.Fatalf("status %d: %+v", status, summary)
+	}
+	names := map[string]bool{}
+	for _, row := range summary.Tables[0].Rows {
+		if names[row.Name] || row.Values["p50"] <= 0 || row.Values["p99"] < row.Values["p50"] || row.Remark == "" {
+			t.Errorf("%+v", row)
+		}
+		names[row.Name] = true
+	}
+	for _, want := range []string{"survey (all batches), 1000 rows, stale", "append_lone (1 event), 1000 rows, fresh"} {
+		if !names[want] || !strings.Contains(file("report.html"), want) || !strings.Contains(file("statements.csv"), want) {
+			t.Errorf("the report lacks %q", want)
+		}
+	}
+}
+
 // mustReadSummary reads the summary of the report in a directory, and its text.
 func mustReadSummary(t *testing.T, dir string) (report bench.Report, text []byte) {
 	t.Helper()
@@ -80,8 +144,8 @@ func mustReadSummary(t *testing.T, dir string) (report bench.Report, text []byte
 	return report, text
 }
 
-// mustBench runs a scenario and returns the summary of its report, which must be OK.
-func mustBench(t *testing.T, dir string, args ...string) bench.Report {
+// mustBenchOK runs a scenario in a directory and returns the summary of its report, which must be OK.
+func mustBenchOK(t *testing.T, dir string, args ...string) bench.Report {
 	t.Helper()
 	_, status := waybill(t, dir, nil, append([]string{"bench", "--out", "report"}, args...)...)
 	if status != 0 {
@@ -110,7 +174,7 @@ func figureOf(t *testing.T, report bench.Report, name string) float64 {
 
 // TestBenchReplay reads back what a real system keeps, from both places.
 func TestBenchReplay(t *testing.T) {
-	report := mustBench(t, t.TempDir(), "replay", "--for", "300ms", "--runs", "2")
+	report := mustBenchOK(t, t.TempDir(), "replay", "--for", "300ms", "--runs", "2")
 	if len(report.Correctness) != 5 || len(report.Series) != 1 || len(report.Series[0].Lines) != 3 {
 		t.Errorf("%d verdicts, series %+v; want those of three readers and two sinks", len(report.Correctness), report.Series)
 	}
@@ -127,7 +191,7 @@ func TestBenchTraceFile(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "t.csv"), []byte("time,key,size\n0,a,10\n0,b,0\n1,a,5000\n4,b,10\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	report := mustBench(t, dir, "trace-file", "--trace", "t.csv", "--speed", "4")
+	report := mustBenchOK(t, dir, "trace-file", "--trace", "t.csv", "--speed", "4")
 	if len(report.Stages) != 1 || report.Stages[0].Accepted != 4 || report.Stages[0].Seconds < 1 || report.Stages[0].Load.Keys != 2 {
 		t.Fatalf("%+v", report.Stages)
 	}
@@ -205,19 +269,20 @@ func TestBenchHelpNamesEveryScenario(t *testing.T) {
 
 func TestBenchRefusesWhatCannotBe(t *testing.T) {
 	for name, args := range map[string][]string{
-		"must be one of":   {"nothing"},
-		"give one of":      {"quick", "--rate", "10", "--closed", "1"},
-		"give both":        {"quick", "--http-addr", "http://127.0.0.1:1"},
-		"of their own":     {"targets", "--http-addr", "http://127.0.0.1:1", "--grpc-addr", "127.0.0.1:1"},
-		"want at least":    {"quick", "--for=-1s"},
-		"only trace-file":  {"quick", "--speed", "2"},
-		"leave --rate":     {"trace-file", "--rate", "10"},
-		"twice as fast":    {"trace-file", "--speed", "0"},
-		"only s3 measures": {"quick", "--s3-endpoint", "http://127.0.0.1:1"},
-		"want dollars":     {"s3", "--s3-put-price=-1"},
-		"leave --closed":   {"s3", "--keys", "3"},
-		"server alone":     {"s3", "--http-addr", "http://127.0.0.1:1", "--grpc-addr", "127.0.0.1:1"},
-		"nowhere.csv":      {"trace-file", "--trace", "nowhere.csv"},
+		"must be one of":        {"nothing"},
+		"give one of":           {"quick", "--rate", "10", "--closed", "1"},
+		"give both":             {"quick", "--http-addr", "http://127.0.0.1:1"},
+		"of their own":          {"targets", "--http-addr", "http://127.0.0.1:1", "--grpc-addr", "127.0.0.1:1"},
+		"want at least":         {"quick", "--for=-1s"},
+		"only trace-file":       {"quick", "--speed", "2"},
+		"leave --rate":          {"trace-file", "--rate", "10"},
+		"twice as fast":         {"trace-file", "--speed", "0"},
+		"only s3 measures":      {"quick", "--s3-endpoint", "http://127.0.0.1:1"},
+		"want dollars":          {"s3", "--s3-put-price=-1"},
+		"leave --closed":        {"s3", "--keys", "3"},
+		"server alone":          {"s3", "--http-addr", "http://127.0.0.1:1", "--grpc-addr", "127.0.0.1:1"},
+		"nowhere.csv":           {"trace-file", "--trace", "nowhere.csv"},
+		"a Postgres of its own": {"heads", "--http-addr", "http://127.0.0.1:1", "--grpc-addr", "127.0.0.1:1"},
 	} {
 		if out, status := waybill(t, t.TempDir(), nil, append([]string{"bench"}, args...)...); status == 0 || !strings.Contains(out, name) {
 			t.Errorf("%v: status %d: %s", args, status, out)

@@ -116,29 +116,30 @@ func (s *System) look(ctx context.Context, sink string) (why string, err error) 
 		return "", err
 	}
 	defer func() { _ = conn.Close(ctx) }() // it only reads
-	pending := s.markRows(ctx, conn, isPending, `
+	_, pending := s.ledger.markRows(ctx, conn, isPending, `
 		SELECT event_id FROM waybill.events JOIN waybill.batches ON batch = position >> 12
 		WHERE $1 = ANY (waiting_for)`, sink)
-	dead := s.markRows(ctx, conn, isDead, `SELECT event_id FROM waybill.dead_letters WHERE sink = $1`, sink)
+	_, dead := s.ledger.markRows(ctx, conn, isDead, `SELECT event_id FROM waybill.dead_letters WHERE sink = $1`, sink)
 	return "", errors.Join(pending, dead)
 }
 
-func (s *System) markRows(ctx context.Context, conn *pgx.Conn, mark uint32, sql, sink string) error {
-	rows, err := conn.Query(ctx, sql, sink)
+// markRows marks the events whose ids a query returns, and counts those that it returns again.
+func (l *ledger) markRows(ctx context.Context, conn *pgx.Conn, mark uint32, sql string, args ...any) (again int64, err error) {
+	rows, err := conn.Query(ctx, sql, args...)
 	if err != nil {
-		return fmt.Errorf("read what is pending: %w", err)
+		return 0, fmt.Errorf("read what is in Postgres: %w", err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var id string
 		if err := rows.Scan(&id); err != nil {
-			return fmt.Errorf("read what is pending: %w", err)
+			return 0, fmt.Errorf("read what is in Postgres: %w", err)
 		}
-		if event, ours := s.ledger.parseID([]byte(id)); ours {
-			s.ledger.mark(event, mark)
+		if event, ours := l.parseID([]byte(id)); ours && l.mark(event, mark) {
+			again++
 		}
 	}
-	return rows.Err()
+	return again, rows.Err()
 }
 
 // readArchive marks every event that the archive has, and counts those that it has twice.

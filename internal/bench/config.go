@@ -42,7 +42,9 @@ type Settings struct {
 	Bytes, Events, Keys *int
 	Rate                *float64
 	Callers             *int
-	Runs                *int // of scenarios that compare things in turn
+	Runs                *int    // of scenarios that compare things in turn
+	Part                *string // of scenarios of several parts: what the name of those that are wanted has in it
+	Pending             *int    // rows or batches that scenarios of the tables begin with
 	// Trace is the CSV file of trace-file, empty: a sample; Speed is how many times as fast it
 	// is replayed.
 	Trace string
@@ -92,6 +94,9 @@ func (c Config) Validate() error {
 	}
 	if r := c.Settings.Runs; r != nil && *r < 1 {
 		return fmt.Errorf("--runs: %d; want at least 1", *r)
+	}
+	if n := c.Settings.Pending; n != nil && *n < 1 {
+		return fmt.Errorf("--pending: %d; want at least 1", *n)
 	}
 	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // Machine is where a run took place.
@@ -85,10 +87,15 @@ func (s *System) noteVersions(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = conn.Close(ctx) }() // it only reads
+	return noteVersion(ctx, s.bench.report, conn)
+}
+
+// noteVersion asks Postgres for its version and for what makes a commit durable.
+func noteVersion(ctx context.Context, r *Report, conn *pgx.Conn) error {
 	var version, fsync, commit string
 	if err := conn.QueryRow(ctx, `SELECT current_setting('server_version'), current_setting('fsync'), current_setting('synchronous_commit')`).Scan(&version, &fsync, &commit); err != nil {
 		return fmt.Errorf("version of Postgres: %w", err)
 	}
-	s.bench.report.Versions["postgres"] = fmt.Sprintf("%s (fsync %s, synchronous_commit %s)", version, fsync, commit)
+	r.Versions["postgres"] = fmt.Sprintf("%s (fsync %s, synchronous_commit %s)", version, fsync, commit)
 	return nil
 }

@@ -45,6 +45,8 @@ type Report struct {
 	Targets     []TargetResult `json:"targets,omitempty"`
 	Figures     []Figure       `json:"figures,omitempty"`
 	Series      []Series       `json:"series,omitempty"`
+	Tables      []*Table       `json:"tables,omitempty"`
+	Timelines   []*Timeline    `json:"-"` // in files of their own
 	Stages      []*Stage       `json:"stages,omitempty"`
 	Missing     []string       `json:"missing,omitempty"` // what could not be measured
 	Notes       []string       `json:"notes,omitempty"`
@@ -108,10 +110,17 @@ func (r *Report) Write(dir string) error {
 	if err != nil {
 		return err
 	}
-	for name, content := range map[string][]byte{
+	files := map[string][]byte{
 		"summary.json": append(summary, '\n'), "timeseries.csv": encodeCSV(r.timeseries()),
 		"stats.csv": encodeCSV(r.stats()), "report.html": page, "bench.txt": []byte(r.benchLines()),
-	} {
+	}
+	for _, t := range r.Tables {
+		files[t.Name+".csv"] = encodeCSV(t.rows())
+	}
+	for _, s := range r.Timelines {
+		files[s.Name+".csv"] = encodeCSV(s.rows())
+	}
+	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
 			return fmt.Errorf("write the report: %w", err)
 		}
@@ -199,7 +208,7 @@ func (r *Report) stats() [][]string {
 			rows = append(rows, []string{v.System, "", "correctness " + v.Sink + " " + f.name, itoa(f.value), "events", string(Shape)})
 		}
 	}
-	for _, f := range r.Figures {
+	for _, f := range r.allFigures() {
 		rows = append(rows, []string{"", "", f.Name, formatValue(f.Value), f.Unit, string(f.Kind)})
 	}
 	for _, st := range r.Stages {
@@ -208,6 +217,15 @@ func (r *Report) stats() [][]string {
 		}
 	}
 	return rows
+}
+
+// allFigures are those that are not a stage's, the tables' included.
+func (r *Report) allFigures() []Figure {
+	out := slices.Clone(r.Figures)
+	for _, t := range r.Tables {
+		out = append(out, t.figures()...)
+	}
+	return out
 }
 
 // figures are those of a stage.
@@ -277,7 +295,7 @@ func (r *Report) benchLines() string {
 		}
 		fmt.Fprintf(&b, " %.3f cpu-us/event %.1f wal-B/event\n", st.TotalCPU(), st.WAL)
 	}
-	for _, f := range r.Figures {
+	for _, f := range r.allFigures() {
 		fmt.Fprintf(&b, "Benchmark%s/%s 1 %s %s\n", scenario, benchName(f.Name), formatValue(f.Value), strings.ReplaceAll(f.Unit, " ", "-"))
 	}
 	return b.String()

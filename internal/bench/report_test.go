@@ -169,6 +169,8 @@ func TestReportIsNotOK(t *testing.T) {
 		"error":  func(*Report) error { return errors.New("broken") },
 		"lost":   func(r *Report) error { r.Correctness[0].Lost = 1; return nil },
 		"double": func(r *Report) error { r.Correctness[0].Doubled = 1; return nil },
+		"fork":   func(r *Report) error { r.Correctness[0].Heads = &HeadsVerdict{Forks: 1}; return nil },
+		"gap":    func(r *Report) error { r.Correctness[0].Heads = &HeadsVerdict{Gaps: 1}; return nil },
 		"short":  func(r *Report) error { r.Targets = []TargetResult{{Name: "t"}}; return nil },
 	} {
 		r := sampleReport()

@@ -180,9 +180,5 @@ func (s *System) keepLogs() error {
 
 // postgres opens a connection; the caller closes it.
 func (s *System) postgres(ctx context.Context) (*pgx.Conn, error) {
-	conn, err := pgx.Connect(ctx, s.databaseURL)
-	if err != nil {
-		return nil, fmt.Errorf("connect to Postgres for measuring: %w", err)
-	}
-	return conn, nil
+	return connectTo(ctx, s.databaseURL)
 }

@@ -40,6 +40,8 @@ type Verdict struct {
 	// Misjudged counts events that ingest refused although they are valid, or accepted
 	// although they are not.
 	Misjudged int64 `json:"misjudged"`
+	// Heads is what the seqnums are like, where the scenario looks at them.
+	Heads *HeadsVerdict `json:"heads,omitempty"`
 	// Unchecked says why the sink could not be looked at; empty: it was.
 	Unchecked string `json:"unchecked,omitempty"`
 	// Examples are the first few faults, for people.
@@ -47,13 +49,13 @@ type Verdict struct {
 }
 
 // OK reports whether nothing is lost, judged wrongly, delivered in spite of a refusal, or
-// doubled without a reason.
+// doubled without a reason, and seqnums have neither forks nor gaps.
 func (v Verdict) OK() bool {
 	explained := int64(0)
 	if v.Sink == ingressSink || v.Sink == queueReplay {
 		explained = v.Retransmits
 	}
-	return v.Lost == 0 && v.Doubled <= explained && v.Surprising == 0 && v.Misjudged == 0
+	return v.Lost == 0 && v.Doubled <= explained && v.Surprising == 0 && v.Misjudged == 0 && v.Heads.OK()
 }
 
 // String is the line of a report.
@@ -75,6 +77,9 @@ func (v Verdict) String() string {
 	}
 	if v.Unknown+v.Refused > 0 {
 		line += fmt.Sprintf("; unknown %d (%d delivered), refused %d (%d delivered)", v.Unknown, v.Stored, v.Refused, v.Surprising)
+	}
+	if v.Heads != nil {
+		line += "; " + v.Heads.String()
 	}
 	if len(v.Examples) > 0 {
 		line += "\n  " + strings.Join(v.Examples, "\n  ")

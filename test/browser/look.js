@@ -29,7 +29,7 @@
 		scrollWidth: document.documentElement.scrollWidth,
 		headings: headings.map(h => ({ text: text(h), box: size(h) })),
 		correctness: [...document.querySelectorAll("#correctness + table tr")].slice(1).map(r => [...r.cells].map(text)),
-		series: [...document.querySelectorAll("#series figure")].map(chart),
+		whole: [...document.querySelectorAll("figure")].filter(f => !f.closest("section")).map(chart),
 		sections: [...document.querySelectorAll("section")].map(s => ({
 			heading: text(s.querySelector("h2")),
 			rows: s.querySelectorAll("table tr").length,

@@ -1,0 +1,114 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Of scenario heads, unless they are set otherwise.
+const (
+	headWriters = 16
+	headsSpread = 10_000 // keys that the same load is spread over
+	headsBatch  = 100    // events of a flush that is not a lone event's
+)
+
+// headsLoads are what the writers do: all of them move one head, which one of them does alone
+// before, and then many heads. First with lone events, then with batches.
+func headsLoads(s Settings) []Load {
+	writers, keys := headWriters, headsSpread
+	set(&writers, s.Callers)
+	set(&keys, s.Keys)
+	var out []Load
+	for _, events := range []int{1, headsBatch} {
+		for _, part := range []struct{ writers, keys int }{{1, 1}, {writers, 1}, {writers, keys}} {
+			load := Load{
+				Name:  fmt.Sprintf("writers %d, heads %d, flushes of %d", part.writers, part.keys, events),
+				Bytes: 256, Events: events, Keys: part.keys, Callers: part.writers, WarmUp: time.Second, For: 5 * time.Second,
+			}
+			set(&load.Bytes, s.Bytes)
+			set(&load.WarmUp, s.WarmUp)
+			set(&load.For, s.For)
+			out = append(out, load)
+		}
+	}
+	return out
+}
+
+// runHeads lets writers race for the head of one key, then for those of many.
+func runHeads(ctx context.Context, b *Bench) error {
+	if b.config.Settings.Rate != nil || b.config.Settings.Events != nil {
+		return errors.New("heads is a closed loop with flushes of its own: leave --rate and --events out")
+	}
+	table := b.table(Table{
+		Name: "heads", Title: "Heads",
+		Note: "Closed loop. Each writer is a store of its own, which appends one flush after another, as ingests do; " +
+			"\"writers waiting\" is how many wait for a lock that another has, on average.",
+		Columns: []Column{
+			{"writers", "", Shape},
+			{"keys", "", Shape},
+			{"events of a flush", "", Shape},
+			{"flushes", "1/s", Absolute},
+			{"events", "events/s", Absolute},
+			{"p50", "ms", Absolute},
+			{"p99", "ms", Absolute},
+			{"max", "ms", Absolute},
+			{"writers waiting", "", Shape},
+			{"failed flushes", "", Shape},
+			{"deadlocks", "", Shape},
+		},
+	})
+	rates := map[string]float64{}
+	loads := headsLoads(b.config.Settings)
+	err := b.withPostgres(ctx, nil, func(d *database) error {
+		for i, load := range loads {
+			err := d.with(ctx, fmt.Sprintf("heads_%d", i), func(url string) error {
+				row, err := b.race(ctx, load, url)
+				if err == nil {
+					b.add(table, row)
+					rates[load.Name] = row.Values["events"]
+				}
+				return err
+			})
+			if err != nil {
+				return fmt.Errorf("%s: %w", load.Name, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i := 0; i < len(loads); i += 3 {
+		alone, one, many := rates[loads[i].Name], rates[loads[i+1].Name], rates[loads[i+2].Name]
+		what := fmt.Sprintf("flushes of %d: ", loads[i].Events)
+		b.figure(Shape, what+fmt.Sprintf("%d writers on one head by one writer", loads[i+1].Callers), one/alone, "ratio")
+		b.figure(Shape, what+fmt.Sprintf("%d heads by one head", loads[i+2].Keys), many/one, "ratio")
+	}
+	return nil
+}
+
+// race runs one load and judges what it left behind.
+func (b *Bench) race(ctx context.Context, load Load, url string) (TableRow, error) {
+	b.live(load.Name)
+	r, err := newHeadRace(load, url)
+	if err != nil {
+		return TableRow{}, err
+	}
+	if err := r.run(ctx); err != nil {
+		return TableRow{}, err
+	}
+	conn, err := connectTo(ctx, url)
+	if err != nil {
+		return TableRow{}, err
+	}
+	defer func() { _ = conn.Close(ctx) }() // it only reads
+	v, err := judgeHeads(ctx, conn, load.Name, r.ledger)
+	if err != nil {
+		return TableRow{}, err
+	}
+	b.report.Correctness = append(b.report.Correctness, v)
+	b.config.Say("correctness: " + v.String())
+	return r.row(), nil
+}
