@@ -107,13 +107,19 @@ func validateContentType(value *pb.CloudEventAttributeValue) error {
 	if !ok {
 		return invalid("datacontenttype", "must be a string")
 	}
-	if text.CeString == "application/json" || text.CeString == "application/protobuf" {
-		return nil // the usual ones, without the cost of parsing
-	}
-	if _, _, err := mime.ParseMediaType(text.CeString); err != nil {
+	if !isMediaType(text.CeString) {
 		return invalid("datacontenttype", "is not a media type as of RFC 2046, such as application/json")
 	}
 	return nil
+}
+
+// isMediaType reports whether text is a media type as of RFC 2046.
+func isMediaType(text string) bool {
+	if text == "application/json" || text == "application/protobuf" {
+		return true // the usual ones, without the cost of parsing
+	}
+	_, _, err := mime.ParseMediaType(text)
+	return err == nil
 }
 
 func validateSchema(value *pb.CloudEventAttributeValue) error {

@@ -96,6 +96,9 @@ type Batch struct {
 
 	// count is the number of events, known before a body is split.
 	count int
+
+	traced []tracedMember // where it is published: its sampled events
+	hop    string         // where it comes in: its message's traceparent; empty: nobody traces it
 }
 
 // Origin says which event of which earlier batch a requeued one is.

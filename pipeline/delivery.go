@@ -15,6 +15,7 @@ var errMismatch = errors.New("the sink returned a result for other than each ite
 // deliver sends a request until every event has a final result, and stores its receipt.
 // An error means that the messages are not to be acked: they come again.
 func (w *worker) deliver(ctx context.Context, r *request) error {
+	defer w.cfg.Tracing.processed(w.out.sink.Name(), w.lane, r)
 	pauses := newBackoff(w.cfg.BackoffMin, w.cfg.BackoffMax)
 	var pending []int
 	for first := true; len(r.items) > 0; first = false {
@@ -146,6 +147,7 @@ func (w *worker) send(ctx context.Context, r *request, pending []int) ([]Result,
 		}
 	}
 	w.out.metrics.sent(status, time.Since(start), len(items), bytes)
+	w.cfg.Tracing.sent(w.out.sink.Name(), r, pending, start, results, err)
 	return results, err
 }
 

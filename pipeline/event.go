@@ -41,6 +41,8 @@ type Event struct {
 	// Fingerprint is of (Source, ID) unless IdentifyBy made it another: events with the same
 	// one are one event.
 	Fingerprint Fingerprint
+
+	traced *tracedEvent // nil: not sampled, or not traced at all
 }
 
 // NewEvent checks ce and encodes it. maxBytes bounds the encoding. The error is an
@@ -133,33 +135,15 @@ func validateAttribute(name string, value *pb.CloudEventAttributeValue) error {
 // one chipingress.pb.CloudEventBatch, so a sink may concatenate bodies as they are.
 const batchEventsField = 1
 
-// CloudEvent.attributes, and the fields of its map entries and values.
-const (
-	attributesField = 5
-	entryKeyField   = 1
-	entryValueField = 2
-	ceStringField   = 3
-)
-
 // appendEvent appends one element of a message body: encoded with its seqnum attribute,
-// as an element of CloudEventBatch.events. A map entry may follow all other fields, so
-// nothing is decoded.
+// as an element of CloudEventBatch.events. Nothing is decoded.
 func appendEvent(dst, encoded []byte, seqnum int64) []byte {
 	var digits [20]byte
 	number := strconv.AppendInt(digits[:0], seqnum, 10)
-	value := 2 + len(number)                      // ce_string: tag, length, digits
-	entry := 2 + len(SeqnumAttribute) + 2 + value // key and value: tag, length, content
 	dst = protowire.AppendTag(dst, batchEventsField, protowire.BytesType)
-	dst = protowire.AppendVarint(dst, uint64(len(encoded)+2+entry))
+	dst = protowire.AppendVarint(dst, uint64(len(encoded)+TextSize(SeqnumAttribute, string(number))))
 	dst = append(dst, encoded...)
-	dst = protowire.AppendTag(dst, attributesField, protowire.BytesType)
-	dst = protowire.AppendVarint(dst, uint64(entry))
-	dst = protowire.AppendTag(dst, entryKeyField, protowire.BytesType)
-	dst = protowire.AppendString(dst, SeqnumAttribute)
-	dst = protowire.AppendTag(dst, entryValueField, protowire.BytesType)
-	dst = protowire.AppendVarint(dst, uint64(value))
-	dst = protowire.AppendTag(dst, ceStringField, protowire.BytesType)
-	return protowire.AppendBytes(dst, number)
+	return AppendText(dst, SeqnumAttribute, string(number))
 }
 
 // maxEventOverhead is what appendEvent adds to an encoding at most: two tags and

@@ -42,6 +42,8 @@ type ForwarderConfig struct {
 	// BreakerMax bound the pause, which doubles, between probes.
 	BreakerFailures        int
 	BreakerMin, BreakerMax time.Duration
+	// Tracing makes spans of the sampled events that ingest traced; nil: none.
+	Tracing *Tracing
 	// RebalanceEvery is the pause between looks at who is alive.
 	RebalanceEvery time.Duration
 	// CheckEvery is the pause between comparisons of a worker with its consumer.

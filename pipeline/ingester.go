@@ -39,6 +39,8 @@ type IngesterConfig struct {
 	// has a dedupe window: 15 to 19 bytes each. When it is full, the oldest are forgotten
 	// before the window is over.
 	DedupeBytes int
+	// Tracing makes spans of the events that Tracing.Accept marked; nil: none.
+	Tracing *Tracing
 	// FlushTimeout bounds one transaction.
 	FlushTimeout time.Duration
 	// StopTimeout bounds how long Run goes on after its context ended, to commit and
@@ -132,6 +134,7 @@ func NewIngester(cfg IngesterConfig, store *Store, queue *Queue, log *slog.Logge
 		wake:      make(chan struct{}, 1),
 		dedupe:    newDeduper(store, cfg.DedupeBytes),
 	}
+	in.publisher.tracing = cfg.Tracing
 	return in, errors.Join(observeFill(meter, in), observeDedupe(meter, in.dedupe))
 }
 
@@ -331,6 +334,7 @@ func (in *Ingester) commit(ctx context.Context, units []*unit) error {
 	began := time.Now()
 	done, stored, err := in.append(ctx, events)
 	in.metrics.flushed(stored, time.Since(began), err)
+	in.cfg.Tracing.committed(events, began, err)
 	if err != nil {
 		return err
 	}

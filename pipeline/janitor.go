@@ -41,6 +41,8 @@ type JanitorConfig struct {
 	ExpireEvery time.Duration
 	// DeadLetterTTL is how long dead letters are kept. 0: for ever.
 	DeadLetterTTL time.Duration
+	// Tracing makes spans of what is settled and retransmitted; nil: none.
+	Tracing *Tracing
 }
 
 // DefaultJanitorConfig returns the settings of a janitor.

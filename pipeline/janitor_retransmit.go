@@ -321,8 +321,11 @@ func (r *retransmitter) chunk(ctx context.Context, numbers []int64, stale []stal
 		}
 		c := &batches[i]
 		o := outgoing{msg: c.batch.message(c.body), id: c.batch.ID, events: c.batch.count, deadline: deadline}
+		o.hop = r.cfg.Tracing.republishing(&c.batch, c.body, o.msg)
 		failpoint.Hit("janitor/before-publish")
-		switch err := failpoint.Err("janitor/after-publish", r.queue.publishOnce(ctx, o)); {
+		err := failpoint.Err("janitor/after-publish", r.queue.publishOnce(ctx, o))
+		o.hop.stored(err)
+		switch {
 		case isTooLarge(err):
 			// Of this batch alone: those behind it must not wait for it.
 			r.metrics.unpublishable()

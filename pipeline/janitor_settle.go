@@ -189,6 +189,7 @@ func (j *Janitor) commit(ctx context.Context, receipts []Receipt) error {
 		done, err := bounded(ctx, func(ctx context.Context) (Settled, error) { return j.store.Settle(ctx, receipts) })
 		j.metrics.settled(done, len(receipts), time.Since(start), err)
 		if err == nil {
+			j.cfg.Tracing.settled(receipts, start)
 			j.note("settle", nil)
 			return nil
 		}

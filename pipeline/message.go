@@ -100,6 +100,7 @@ func parseHeaders(h nats.Header) (*Batch, error) {
 	if p.err != nil {
 		return nil, p.err
 	}
+	b.hop = h.Get(headerTrace)
 	if s := h.Get(headerSinks); s != "" {
 		b.Sinks = strings.Split(s, ",")
 	}

@@ -28,6 +28,7 @@ type Publisher struct {
 	queue    *Queue
 	log      *slog.Logger
 	metrics  *publisherMetrics
+	tracing  *Tracing // may be nil
 	maxBytes int64
 	grace    time.Duration
 	lanes    []publishLane
@@ -48,6 +49,7 @@ type outgoing struct {
 	id       BatchID
 	events   int
 	deadline time.Time
+	hop      *hop
 }
 
 // NewPublisher returns a publisher for the lanes of a pipeline that holds at most
@@ -64,6 +66,7 @@ func NewPublisher(q *Queue, lanes int, grace time.Duration, maxBytes int64, log 
 // to the janitor. began is when the batch's transaction began.
 func (p *Publisher) Enqueue(b *Batch, body []byte, began time.Time) {
 	o := outgoing{msg: b.message(body), id: b.ID, events: b.count, deadline: began.Add(p.grace / 2)}
+	o.hop = p.tracing.publishing(b, o.msg)
 	lane := &p.lanes[b.Lane]
 	p.mu.Lock()
 	full := p.bytes+int64(len(body)) > p.maxBytes
@@ -132,7 +135,9 @@ func (p *Publisher) take(lane *publishLane) (outgoing, bool) {
 
 // deliver publishes one message or leaves it to the janitor, which needs no word of it.
 func (p *Publisher) deliver(ctx context.Context, o outgoing) {
-	if err := p.publish(ctx, o); err != nil {
+	err := p.publish(ctx, o)
+	o.hop.stored(err)
+	if err != nil {
 		p.metrics.left(o.events, "failed")
 		p.log.Debug("batch left to the janitor", "batch", o.id.String(), "error", err)
 	}

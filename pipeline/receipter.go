@@ -244,7 +244,7 @@ func encodeBatchReceipt(b BatchReceipt) ([]byte, error) {
 		for i, r := range b.Refused {
 			shorter[i] = Refusal{Index: r.Index, Code: r.Code, Reason: plainText(r.Reason, longest)}
 		}
-		b.Refused = shorter
+		b.Refused, b.Traced = shorter, nil
 	}
 }
 

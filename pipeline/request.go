@@ -10,6 +10,8 @@ type request struct {
 	bytes   int    // of items
 	memory  int    // bytes of held, as held.memory counts them
 	known   int    // batches that need a receipt only
+
+	traced []tracedItem // the sampled ones of items, in their order
 }
 
 // requestBatch is what became of a batch of a request.
@@ -86,6 +88,7 @@ func (r *request) receipts() []BatchReceipt {
 	for i, h := range r.held {
 		receipts[i] = BatchReceipt{ID: h.batch.ID, Refused: r.batches[i].refused}
 	}
+	r.nameTraced(receipts)
 	return receipts
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
@@ -118,7 +119,7 @@ func (f *flush) appended(meta []batchMeta) *appended {
 		out.batches[i] = Batch{
 			ID: BatchID{Number: b.number, Token: b.token}, Lane: b.lane,
 			AcceptedAt: meta[i].queuedAt, QueuedAt: meta[i].queuedAt, ExpiresAt: meta[i].expiresAt,
-			count: len(b.members),
+			count: len(b.members), traced: f.traced(b),
 		}
 	}
 	return out
@@ -346,26 +347,27 @@ func (f *flush) readHeads(rows pgx.Rows) ([]batchMeta, error) {
 	meta := make([]batchMeta, len(f.batches))
 	heads := make([]int64, len(f.keys))
 	found := 0
+	// Of a row in turn: a flush of many keys has one for each.
+	var n, number, seqnum pgtype.Int8
+	var queued, expires pgtype.Timestamptz
+	var source, typ pgtype.DriverBytes
 	for rows.Next() {
-		var n, number, seqnum *int64
-		var queued, expires *time.Time
-		var source, typ *string
 		if err := rows.Scan(&n, &number, &queued, &expires, &source, &typ, &seqnum); err != nil {
 			return nil, err
 		}
 		found++
-		if n == nil {
-			k, ok := keyIndex[keyName{*source, *typ}]
+		if !n.Valid {
+			k, ok := keyIndex[keyName{string(source), string(typ)}]
 			if !ok {
-				return nil, fmt.Errorf("moved a head that is not in the flush: %q %q", *source, *typ)
+				return nil, fmt.Errorf("moved a head that is not in the flush: %q %q", source, typ)
 			}
-			heads[k] = *seqnum
+			heads[k] = seqnum.Int64
 			continue
 		}
-		f.batches[*n-1].number = *number
-		meta[*n-1].queuedAt = queued.UTC()
-		if expires != nil {
-			meta[*n-1].expiresAt = expires.UTC()
+		f.batches[n.Int64-1].number = number.Int64
+		meta[n.Int64-1].queuedAt = queued.Time.UTC()
+		if expires.Valid {
+			meta[n.Int64-1].expiresAt = expires.Time.UTC()
 		}
 	}
 	if err := rows.Err(); err != nil {

@@ -203,6 +203,7 @@ func (w *worker) fill(r *request) (full bool, err error) {
 				return true, nil
 			}
 			r.add(h, true)
+			w.cfg.Tracing.took(r)
 			w.status.holds(h.batch)
 		case receiptIt:
 			r.add(h, false)

@@ -37,7 +37,7 @@ func Scenarios() []Scenario {
 		{"slow-sink", "an endpoint that answers after 50 ms and after 1 s", runSlowSink},
 		{"scale", "1, 2 and 4 forwarders against an endpoint that answers after 50 ms", runScale},
 		{"propagation", "from the transaction to a consumer of the queue: p50, p95, p99", runPropagation},
-		{"latency", "from acceptance to the endpoint, at low and at moderate rates", runLatency},
+		{"latency", "from acceptance to each sink, at low and at moderate rates, taken apart into stages by traces", runLatency},
 		{"replay", "200,000 events read back from the stream and from the archive, in turn: rates, each event once, the live path as it was", runReplay},
 		{"s3", "an S3 server alone: PUTs by size and writers, events of an object and what they cost, LIST and GET, consistency, doubles under redelivery; own server, or --s3-endpoint", runS3},
 		{"trace-file", "the arrival pattern of a CSV file (time, key, size) at its own times, for --trace FILE and --speed N; without a file a sample of 20 s", runTraceFile},
@@ -128,10 +128,15 @@ func (b *Bench) warn(format string, args ...any) {
 	b.config.Say("note: " + line)
 }
 
-// figure adds a figure to the report.
+// figure adds a figure to the report, and says it.
 func (b *Bench) figure(kind Kind, name string, value float64, unit string) {
-	b.report.Figures = append(b.report.Figures, Figure{Name: name, Value: value, Unit: unit, Kind: kind})
+	b.quietFigure(kind, name, value, unit)
 	b.config.Say(fmt.Sprintf("%s: %s %s", name, formatValue(value), unit))
+}
+
+// quietFigure adds a figure to the report.
+func (b *Bench) quietFigure(kind Kind, name string, value float64, unit string) {
+	b.report.Figures = append(b.report.Figures, Figure{Name: name, Value: value, Unit: unit, Kind: kind})
 }
 
 // with starts a system, lets f use it, and checks and stops it.

@@ -197,6 +197,14 @@ func (l *ledger) each(first, past int64, visit func(event int64, due, accepted, 
 	}
 }
 
+// times are when an event was due, accepted and first came to the endpoint; 0: never.
+type times struct{ due, accepted, arrived tick }
+
+func (l *ledger) timesOf(event int64) times {
+	c, slot := l.at(event)
+	return times{tick(c.due[slot].Load()), tick(c.accepted[slot].Load()), tick(c.arrived[slot].Load())}
+}
+
 // mark adds to what is known of an event and reports whether all of it was known before.
 func (l *ledger) mark(event int64, marks uint32) (before bool) {
 	c, slot := l.at(event)

@@ -137,23 +137,6 @@ func runBurst(ctx context.Context, b *Bench) error {
 	})
 }
 
-// runLatency measures from acceptance to arrival at low and at moderate rates.
-func runLatency(ctx context.Context, b *Bench) error {
-	return b.with(ctx, "latency", nil, func(s *System) error {
-		for _, part := range []struct {
-			rate   float64
-			events int
-		}{{25, 1}, {1000, 1}, {10_000, 10}} {
-			load := standard(fmt.Sprintf("%.0f/s in calls of %d", part.rate, part.events))
-			load.Rate, load.Events, load.Bytes, load.For = part.rate, part.events, 1<<10, 15*time.Second
-			if _, err := s.Run(ctx, load); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
 // runRealistic sends what a web site sends.
 func runRealistic(ctx context.Context, b *Bench) error {
 	return b.with(ctx, "realistic", nil, func(s *System) error {

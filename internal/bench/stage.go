@@ -57,7 +57,12 @@ type Stage struct {
 	Samples []Sample `json:"samples"`
 
 	acceptCurve, ingressCurve *hdrhistogram.Histogram
+
+	from, to tick // of the window
 }
+
+// inWindow reports whether what was due then is of the window.
+func (st *Stage) inWindow(due tick) bool { return due >= st.from && due <= st.to }
 
 // markTries is how often a stage's beginning and end are looked at until that succeeds.
 const markTries = 3
@@ -214,12 +219,12 @@ func (s *System) evaluate(g *generator, began, end, drained mark) (*Stage, error
 
 // latencies counts the events that were due in the window, and how long they took.
 func (s *System) latencies(st *Stage, began, end mark) {
-	from, to := s.ledger.tickOf(began.at), s.ledger.tickOf(end.at)
+	st.from, st.to = s.ledger.tickOf(began.at), s.ledger.tickOf(end.at)
 	endToEnd := newHistogram()
 	st.ingressCurve = newHistogram()
 	s.ledger.each(0, s.ledger.reserved.Load(), func(_ int64, due, accepted, arrived tick, _ uint32) {
 		switch {
-		case due < from || due > to:
+		case !st.inWindow(due):
 			return
 		case accepted == 0:
 			st.Offered++

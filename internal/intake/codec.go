@@ -14,22 +14,64 @@ import (
 	"github.com/waybillhq/waybill/schemas/chipingress"
 )
 
-// codec is grpc's for protobuf, but for batches, which it reads event by event: put together
-// and decoded all at once, a batch takes three times its size, and one of eight million
-// empty events a gigabyte before anybody could count them.
+// codec is grpc's for protobuf, but for events, which it turns into items without decoding
+// them where that can be, and batches, which it reads event by event: put together and decoded
+// all at once, a batch takes three times its size, and one of eight million empty events a
+// gigabyte before anybody could count them.
 type codec struct{ grpcencoding.CodecV2 }
 
 func newCodec() codec { return codec{grpcencoding.GetCodecV2(protoencoding.Name)} }
 
 // Unmarshal implements encoding.CodecV2. What is wrong with a batch is in it.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
-	batch, ok := v.(*batchRequest)
-	if !ok {
-		return c.CodecV2.Unmarshal(data, v)
+	switch request := v.(type) {
+	case *batchRequest:
+		reader := data.Reader()
+		request.err = request.read(reader)
+		return reader.Close()
+	case *eventRequest:
+		message := data.MaterializeToBuffer(mem.DefaultBufferPool())
+		defer message.Free()
+		return request.read(message.ReadOnlyData())
 	}
-	reader := data.Reader()
-	batch.err = batch.read(reader)
-	return reader.Close()
+	return c.CodecV2.Unmarshal(data, v)
+}
+
+// eventRequest is an io.cloudevents.v1.CloudEvent, or the chipingress.pb.StreamEventsRequest
+// around one, that is turned into an item as it is read.
+type eventRequest struct {
+	encoder *encoder
+	wrapped bool // in a StreamEventsRequest
+
+	item item
+}
+
+func (r *eventRequest) read(message []byte) error {
+	event, ok := message, true
+	if r.wrapped {
+		event, ok = onlyEvent(message)
+	}
+	if ok {
+		r.item = r.encoder.protobuf(event)
+		return nil
+	}
+	request := new(chipingress.StreamEventsRequest)
+	if err := proto.Unmarshal(message, request); err != nil {
+		return err
+	}
+	r.item = r.encoder.item(request.GetEvent(), nil)
+	return nil
+}
+
+// onlyEvent returns the event of a StreamEventsRequest in which nothing else is.
+func onlyEvent(message []byte) ([]byte, bool) {
+	const eventField = 1
+	number, kind, n := protowire.ConsumeTag(message)
+	if n < 0 || number != eventField || kind != protowire.BytesType {
+		return nil, false
+	}
+	event, m := protowire.ConsumeBytes(message[n:])
+	return event, m == len(message)-n
 }
 
 // batchRequest is a chipingress.pb.CloudEventBatch that is turned into items as it is read.
@@ -57,6 +99,7 @@ type byteReader interface {
 }
 
 func (b *batchRequest) read(r byteReader) error {
+	b.encoder.arena.expected = r.Remaining()
 	var scratch []byte // of one event at a time; items keep none of it
 	for r.Remaining() > 0 {
 		tag, err := binary.ReadUvarint(r)

@@ -74,6 +74,9 @@ type Config struct {
 
 	// Meter makes the instruments.
 	Meter metric.Meter
+
+	// Tracing makes the spans of accepted events; nil: none.
+	Tracing *pipeline.Tracing
 }
 
 // DefaultConfig returns the limits of docs/api.md, and no metrics.

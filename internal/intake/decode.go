@@ -7,9 +7,7 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/proto"
 )
 
 // mode is how a request carries its events.
@@ -101,15 +99,6 @@ func decodeJSONBatch(body []byte, limit int, e *encoder) ([]item, error) {
 	return items, nil
 }
 
-// protobuf reads one event in the CloudEvents protobuf format.
-func (e *encoder) protobuf(encoded []byte) item {
-	ce := new(pb.CloudEvent)
-	if err := proto.Unmarshal(encoded, ce); err != nil {
-		return item{fault: faultOf("event", "is not a valid encoding of io.cloudevents.v1.CloudEvent")}
-	}
-	return e.item(ce, nil)
-}
-
 // decodeProtobufBatch reads an io.cloudevents.v1.CloudEventBatch event by event, so that
 // one that cannot be read has its own fault.
 func decodeProtobufBatch(body []byte, limit int, e *encoder) ([]item, error) {
@@ -118,6 +107,7 @@ func decodeProtobufBatch(body []byte, limit int, e *encoder) ([]item, error) {
 		return nil, err
 	}
 	items := make([]item, 0, len(encoded))
+	e.arena.expected = len(body)
 	for _, event := range encoded {
 		items = append(items, e.protobuf(event))
 	}

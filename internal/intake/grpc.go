@@ -8,7 +8,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -55,14 +54,14 @@ func (g *GRPC) Drain() { g.drainOnce.Do(func() { close(g.draining) }) }
 func (g *GRPC) Wait() { g.helpers.Wait() }
 
 // publishOne makes one event durable. A bad one is INVALID_ARGUMENT, with BadRequest details.
-func (g *GRPC) publishOne(in *incoming, ce *pb.CloudEvent) (*chipingress.PublishResponse, error) {
+func (g *GRPC) publishOne(in *incoming, one *eventRequest) (*chipingress.PublishResponse, error) {
 	started := time.Now()
-	items := []item{g.encoder(in.Context()).item(ce, nil)}
+	items := []item{one.item}
 	if items[0].fault != nil {
 		g.intake.metrics.refusedAll(items)
 		return nil, invalidArgument("the event is not valid", items, "")
 	}
-	return g.publish(in, started, items)
+	return g.publish(in, started, items, one.encoder.held(items))
 }
 
 // publishBatch makes the events of a batch durable, in one transaction. results[i] answers
@@ -86,12 +85,13 @@ func (g *GRPC) publishBatch(in *incoming, batch *batchRequest) (*chipingress.Pub
 			fmt.Sprintf("%d of %d events are not valid and the batch is transactional; nothing was stored", faults, len(items)),
 			items, "events")
 	}
-	return g.publish(in, started, items)
+	return g.publish(in, started, items, batch.encoder.held(items))
 }
 
-// publish submits the valid ones of items, waits for the commit and answers for each.
-func (g *GRPC) publish(in *incoming, started time.Time, items []item) (*chipingress.PublishResponse, error) {
-	held, ok := in.hold(heldBytes(items))
+// publish submits the valid ones of items, which keep bytes of memory, waits for the commit and
+// answers for each.
+func (g *GRPC) publish(in *incoming, started time.Time, items []item, bytes int64) (*chipingress.PublishResponse, error) {
+	held, ok := in.hold(bytes)
 	if !ok {
 		return nil, in.refuse()
 	}

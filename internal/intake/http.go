@@ -164,7 +164,7 @@ func (h *httpFront) read(w http.ResponseWriter, r *http.Request, m mode, held *r
 	case err != nil:
 		return nil, newProblem(http.StatusBadRequest, "malformed-body", "Malformed body", "%v; nothing was stored", err)
 	}
-	if !held.resize(heldBytes(items) + requestOverhead) {
+	if !held.resize(e.held(items) + requestOverhead) {
 		return nil, h.intake.overBudget().problem()
 	}
 	return items, nil

@@ -62,7 +62,9 @@ func (in *Intake) submit(front string, started time.Time, items []item, held *re
 	events := validEvents(items)
 	var err error
 	if len(events) > 0 {
+		accepting := in.config.Tracing.Accept(front, started, events)
 		err = <-in.accepter.Submit(events)
+		accepting.Answered(err)
 	}
 	held.release()
 	in.metrics.answered(front, started, items, err)
@@ -79,9 +81,9 @@ func validEvents(items []item) []pipeline.Event {
 	return events
 }
 
-// heldBytes is what the items keep in memory until they are answered for.
-func heldBytes(items []item) int64 {
-	var n int64
+// held is what the items made by e keep in memory until they are answered for.
+func (e *encoder) held(items []item) int64 {
+	n := e.arena.unused
 	for i := range items {
 		n += int64(len(items[i].event.Encoded))
 	}

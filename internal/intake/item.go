@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/waybillhq/waybill/pipeline"
 )
@@ -21,6 +22,9 @@ type encoder struct {
 	maxEventBytes   int
 	dedupeAttribute string // "": none
 	trace           traceContext
+
+	scan  pipeline.Scan
+	arena arena // of the events that are kept as they came
 }
 
 // item checks and encodes ce. A fault found while ce was read comes first.
@@ -40,6 +44,47 @@ func (e *encoder) item(ce *pb.CloudEvent, fault *pipeline.InvalidEventError) ite
 	}
 	it.event = event
 	return it
+}
+
+// protobuf reads one event in the CloudEvents protobuf format. The item keeps nothing of
+// encoded.
+func (e *encoder) protobuf(encoded []byte) item {
+	if it, ok := e.kept(encoded); ok {
+		return it
+	}
+	ce := new(pb.CloudEvent)
+	if err := proto.Unmarshal(encoded, ce); err != nil {
+		return item{fault: faultOf("event", "is not a valid encoding of io.cloudevents.v1.CloudEvent")}
+	}
+	return e.item(ce, nil)
+}
+
+// kept returns the item of an event that can be stored as it came, which costs much less than
+// to decode it and to encode it again. It is false for all others, valid or not.
+func (e *encoder) kept(encoded []byte) (item, bool) {
+	if !e.scan.Read(encoded) {
+		return item{}, false
+	}
+	parent, state := e.trace.missing(&e.scan)
+	size := len(encoded)
+	if parent != "" {
+		size += pipeline.TextSize(traceParent, parent)
+	}
+	if state != "" {
+		size += pipeline.TextSize(traceState, state)
+	}
+	event, ok := e.scan.Event(e.dedupeAttribute)
+	if !ok || size > e.maxEventBytes {
+		return item{}, false
+	}
+	event.Encoded = append(e.arena.take(size), encoded...)
+	if parent != "" {
+		event.Encoded = pipeline.AppendText(event.Encoded, traceParent, parent)
+	}
+	if state != "" {
+		event.Encoded = pipeline.AppendText(event.Encoded, traceState, state)
+	}
+	return item{id: event.ID, event: event}, true
 }
 
 func asFault(err error) *pipeline.InvalidEventError {

@@ -3,8 +3,6 @@ package intake
 import (
 	"google.golang.org/grpc"
 
-	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
-
 	"github.com/waybillhq/waybill/schemas/chipingress"
 )
 
@@ -33,11 +31,11 @@ func alone(handle func(*GRPC, *incoming) error) grpc.StreamHandler {
 }
 
 func (g *GRPC) handlePublish(in *incoming) error {
-	ce := new(pb.CloudEvent)
-	if err := in.RecvMsg(ce); err != nil {
+	one := &eventRequest{encoder: g.encoder(in.Context())}
+	if err := in.RecvMsg(one); err != nil {
 		return err
 	}
-	response, err := g.publishOne(in, ce)
+	response, err := g.publishOne(in, one)
 	return respond(in, response, err)
 }
 

@@ -6,7 +6,6 @@ import (
 	"io"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -17,8 +16,6 @@ import (
 // statusOK answers an event that is durable. Every other status of StreamEvents is the
 // name of a gRPC code, a colon and what is wrong.
 const statusOK = "OK"
-
-type eventStream = grpc.BidiStreamingServer[chipingress.StreamEventsRequest, chipingress.StreamEventsResponse]
 
 // maxStatusBytes bounds what an answer says of an event that is not valid: its attributes'
 // names and values can be as long as a message.
@@ -51,8 +48,7 @@ func (g *GRPC) streamEvents(in *incoming) error {
 // to the goroutine of run.
 type stream struct {
 	intake   *Intake
-	in       *incoming // of the reader
-	rpc      eventStream
+	in       *incoming // RecvMsg is the reader's, SendMsg the writer's
 	encoder  *encoder
 	draining <-chan struct{}
 
@@ -75,7 +71,6 @@ type stream struct {
 func newStream(g *GRPC, in *incoming) *stream {
 	s := &stream{
 		intake: g.intake, in: in, encoder: g.encoder(in.Context()), draining: g.draining,
-		rpc:      &grpc.GenericServerStream[chipingress.StreamEventsRequest, chipingress.StreamEventsResponse]{ServerStream: in},
 		arrivals: make(chan arrival),
 		answers:  make(chan *chipingress.StreamEventsResponse, g.intake.config.StreamInFlight),
 		sent:     make(chan error, g.intake.config.StreamInFlight),
@@ -95,7 +90,8 @@ type arrival struct {
 // waiting is a request whose answer is to come.
 type waiting struct {
 	arrival
-	answer <-chan error
+	answer    <-chan error
+	accepting *pipeline.Accepting
 }
 
 // read brings requests to run until the stream ends or ctx does. Waiting for the budget is
@@ -103,14 +99,12 @@ type waiting struct {
 func (s *stream) read(ctx context.Context) {
 	defer close(s.arrivals)
 	for {
-		request, err := s.rpc.Recv()
-		if err != nil {
-			s.readErr = err
+		request := eventRequest{encoder: s.encoder, wrapped: true}
+		if s.readErr = s.in.RecvMsg(&request); s.readErr != nil {
 			return
 		}
-		a := arrival{started: time.Now(), items: []item{answerable(s.encoder.item(request.GetEvent(), nil))}}
-		if a.held, err = s.hold(ctx, heldBytes(a.items)+answerBytes(&a.items[0])); err != nil {
-			s.readErr = err
+		a := arrival{started: time.Now(), items: []item{answerable(request.item)}}
+		if a.held, s.readErr = s.hold(ctx, s.encoder.held(a.items)+answerBytes(&a.items[0])); s.readErr != nil {
 			return
 		}
 		select {
@@ -163,7 +157,7 @@ func answerBytes(it *item) int64 {
 // write sends what run hands over, until run ends or the client takes no more.
 func (s *stream) write() {
 	for response := range s.answers {
-		err := s.rpc.Send(response)
+		err := s.in.SendMsg(response)
 		s.sent <- err
 		if err != nil {
 			return
@@ -244,11 +238,13 @@ func endOf(err error) error {
 }
 
 func (s *stream) submit(a arrival) {
-	answer := answered
+	w := waiting{arrival: a, answer: answered}
 	if a.items[0].fault == nil {
-		answer = s.intake.accepter.Submit([]pipeline.Event{a.items[0].event})
+		events := []pipeline.Event{a.items[0].event}
+		w.accepting = s.intake.config.Tracing.Accept(frontStream, a.started, events)
+		w.answer = s.intake.accepter.Submit(events)
 	}
-	s.waiting = append(s.waiting, waiting{arrival: a, answer: answer})
+	s.waiting = append(s.waiting, w)
 }
 
 // answered is the answer channel of an event that was not submitted: it says what there
@@ -267,6 +263,7 @@ func (s *stream) answer(err error) {
 	s.waiting = s.waiting[1:]
 	it := &first.items[0]
 	s.intake.metrics.answered(frontStream, first.started, first.items, err)
+	first.accepting.Answered(err)
 	if s.gone {
 		first.held.release()
 		return

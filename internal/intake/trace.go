@@ -5,6 +5,8 @@ import (
 
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 	"go.opentelemetry.io/otel/propagation"
+
+	"github.com/waybillhq/waybill/pipeline"
 )
 
 const (
@@ -42,6 +44,17 @@ func (t traceContext) addTo(ce *pb.CloudEvent) {
 	if _, has := ce.Attributes[traceState]; !has && t.state != "" {
 		ce.Attributes[traceState] = stringValue(t.state)
 	}
+}
+
+// missing returns what addTo would add to the event that was scanned, empty for nothing.
+func (t traceContext) missing(event *pipeline.Scan) (parent, state string) {
+	if t.parent == "" || event.Has(traceParent) {
+		return "", ""
+	}
+	if event.Has(traceState) {
+		return t.parent, ""
+	}
+	return t.parent, t.state
 }
 
 func stringValue(s string) *pb.CloudEventAttributeValue {

@@ -39,6 +39,11 @@ func (c *Forwarder) Run(ctx context.Context) error {
 
 func (c *Forwarder) run(ctx context.Context, adm *admin, log *slog.Logger) error {
 	id := c.name()
+	spans, stopTracing, err := startTracing(ctx, pipeline.KindForwarder, id, log)
+	if err != nil {
+		return err
+	}
+	defer stopTracing()
 	queue, nc, err := c.connect("waybill-forwarder-"+id, log)
 	if err != nil {
 		return err
@@ -50,7 +55,7 @@ func (c *Forwarder) run(ctx context.Context, adm *admin, log *slog.Logger) error
 		return err
 	}
 	cfg := pipeline.DefaultForwarderConfig()
-	cfg.ID, cfg.Version, cfg.Lanes = id, version(), c.Lanes.Lanes
+	cfg.ID, cfg.Version, cfg.Lanes, cfg.Tracing = id, version(), c.Lanes.Lanes, spans
 	for _, d := range destinations {
 		cfg.Sinks = append(cfg.Sinks, d)
 	}

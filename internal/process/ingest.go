@@ -84,6 +84,12 @@ func (c *Ingest) Run(ctx context.Context) error {
 }
 
 func (c *Ingest) run(ctx context.Context, adm *admin, log *slog.Logger) error {
+	id := c.name()
+	spans, stopTracing, err := startTracing(ctx, pipeline.KindIngest, id, log)
+	if err != nil {
+		return err
+	}
+	defer stopTracing()
 	config := c.Database.config()
 	config.KeepPlans = true
 	store, err := openStore(ctx, config, c.Lanes.Lanes, log)
@@ -91,17 +97,18 @@ func (c *Ingest) run(ctx context.Context, adm *admin, log *slog.Logger) error {
 		return err
 	}
 	defer store.Close()
-	id := c.name()
 	queue, nc, err := c.connect("waybill-ingest-"+id, log)
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	ingester, err := pipeline.NewIngester(c.ingester(), store, queue, log, adm.meter("waybill/ingest"))
+	engineConfig := c.ingester()
+	engineConfig.Tracing = spans
+	ingester, err := pipeline.NewIngester(engineConfig, store, queue, log, adm.meter("waybill/ingest"))
 	if err != nil {
 		return err
 	}
-	servers, err := c.listen(ingester, adm)
+	servers, err := c.listen(ingester, adm, spans)
 	if err != nil {
 		return err
 	}
@@ -143,9 +150,9 @@ type ingestServers struct {
 	health     *health.Server
 }
 
-func (c *Ingest) listen(ingester *pipeline.Ingester, adm *admin) (*ingestServers, error) {
+func (c *Ingest) listen(ingester *pipeline.Ingester, adm *admin, spans *pipeline.Tracing) (*ingestServers, error) {
 	front := c.front()
-	front.Meter = adm.meter("waybill/intake")
+	front.Meter, front.Tracing = adm.meter("waybill/intake"), spans
 	in, err := intake.New(front, ingester)
 	if err != nil {
 		return nil, err

@@ -50,12 +50,17 @@ func (c *Janitor) Run(ctx context.Context) error {
 }
 
 func (c *Janitor) run(ctx context.Context, adm *admin, log *slog.Logger) error {
+	id := c.name()
+	spans, stopTracing, err := startTracing(ctx, pipeline.KindJanitor, id, log)
+	if err != nil {
+		return err
+	}
+	defer stopTracing()
 	store, err := openStore(ctx, c.Database.config(), c.Lanes.Lanes, log)
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	id := c.name()
 	queue, nc, err := c.connect("waybill-janitor-"+id, log)
 	if err != nil {
 		return err
@@ -65,7 +70,9 @@ func (c *Janitor) run(ctx context.Context, adm *admin, log *slog.Logger) error {
 	if err := queue.Check(ctx, c.Lanes.Lanes, 0); err != nil && !errors.Is(err, pipeline.ErrNotReady) {
 		return err
 	}
-	janitor, err := pipeline.NewJanitor(c.config(), store, queue, log, adm.meter("waybill/janitor"))
+	cfg := c.config()
+	cfg.Tracing = spans
+	janitor, err := pipeline.NewJanitor(cfg, store, queue, log, adm.meter("waybill/janitor"))
 	if err != nil {
 		return err
 	}

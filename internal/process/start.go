@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"runtime/debug"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/waybillhq/waybill/internal/tracing"
 	"github.com/waybillhq/waybill/pipeline"
 )
 
@@ -40,6 +42,16 @@ func withAdmin(ctx context.Context, addr string, log *slog.Logger, run func(cont
 		log.Info("stopped")
 	}
 	return err
+}
+
+// startTracing returns what makes the process's spans, nil where the environment asks for none,
+// and what ends it.
+func startTracing(ctx context.Context, kind, id string, log *slog.Logger) (*pipeline.Tracing, func(), error) {
+	p, err := tracing.Start(ctx, tracing.FromEnv(os.Getenv), tracing.Process{Kind: kind, ID: id, Version: version()}, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	return p.Pipeline(), p.Stop, nil
 }
 
 // openStore opens the store, waiting for a Postgres that is still starting.
