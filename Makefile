@@ -12,6 +12,8 @@ export CGO_ENABLED := 0
 # Linters, generators and the S3 server of development are of a module of their own.
 TOOLS   := internal/tools
 TOOL    := go tool -modfile=$(TOOLS)/go.mod
+# What drives a browser is of another one.
+BROWSER := test/browser
 # What this machine's containers are composed with.
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 # Everything but what tools generate.
@@ -21,6 +23,8 @@ GOFILES  = $(wildcard $(shell git ls-files --cached --others --exclude-standard 
 ARGS      ?=
 TESTFLAGS ?=
 PKGS      ?= ./...
+# REPORT= names the directory of the report that make test-browser opens, instead of a new one.
+REPORT    ?=
 # RACE= runs the tests without the race detector, which needs a C compiler.
 RACE      ?= -race
 
@@ -40,6 +44,11 @@ run: need-postgres build bin/versitygw ## Run the whole system on this machine (
 test: need-postgres need-cc need-faketime bin/versitygw ## Run all tests (some: PKGS=./pipeline TESTFLAGS='-run Settle')
 	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw RACE='$(RACE)' TESTFLAGS='$(TESTFLAGS)' scripts/test $(PKGS)
 
+.PHONY: test-browser
+test-browser: need-postgres need-chromium build bin/versitygw ## Open a report in Chromium and look at what it shows (another: REPORT=.waybill/bench/quick)
+	WAYBILL_BIN=$(CURDIR)/bin/waybill WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw WAYBILL_REPORT=$(abspath $(REPORT)) \
+		go test -C $(BROWSER) -count=1 -timeout 15m $(TESTFLAGS) ./...
+
 .PHONY: build
 build: need-go ## Build ingest, forwarder, janitor and waybill into bin/
 	go build -o bin/ ./cmd/...
@@ -50,13 +59,14 @@ bin/versitygw: $(TOOLS)/go.mod $(TOOLS)/go.sum | need-go
 	@touch $@
 
 .PHONY: deps
-deps: need-go need-postgres need-cc need-faketime ## Install what is missing, where that is allowed, and download the modules
+deps: need-go need-postgres need-cc need-faketime need-chromium ## Install what is missing, where that is allowed, and download the modules
 	go list -deps -test ./... >/dev/null
 	go list -modfile=$(TOOLS)/go.mod -deps tool >/dev/null
+	go list -C $(BROWSER) -deps -test ./... >/dev/null
 
-.PHONY: need-go need-postgres need-cc need-faketime
-need-postgres need-cc need-faketime: need-go
-need-go need-postgres need-cc need-faketime: need-%:
+.PHONY: need-go need-postgres need-cc need-faketime need-chromium
+need-postgres need-cc need-faketime need-chromium: need-go
+need-go need-postgres need-cc need-faketime need-chromium: need-%:
 	@RACE='$(RACE)' ARGS='$(ARGS)' scripts/need $*
 
 ##@ Check
@@ -71,10 +81,12 @@ lint: fmt-check vet staticcheck script-check generate-check mod-check ## Run all
 .PHONY: vet
 vet: need-go ## Look for mistakes with go vet
 	go vet ./...
+	go vet -C $(BROWSER) ./...
 
 .PHONY: staticcheck
 staticcheck: need-go ## Look for mistakes with staticcheck
 	$(TOOL) staticcheck ./...
+	cd $(BROWSER) && go tool -modfile=$(CURDIR)/$(TOOLS)/go.mod staticcheck ./...
 
 .PHONY: fmt
 fmt: need-go ## Format the Go code
@@ -92,6 +104,7 @@ script-check: ## Fail if a shell script does not parse
 .PHONY: mod-check
 mod-check: need-go ## Fail if a module file is not tidy or a module's content has changed
 	go mod tidy -diff
+	go mod tidy -C $(BROWSER) -diff
 	go mod verify
 
 .PHONY: mutants

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/waybillhq/waybill/internal/bench"
+	"github.com/waybillhq/waybill/internal/process"
 )
 
 // benchCommand measures a system.
@@ -35,11 +36,19 @@ type benchCommand struct {
 
 	Runs *int `env:"-" placeholder:"5" help:"Scenarios that compare things measure each so often, in turn, and take the median."`
 
+	Trace string   `type:"path" env:"-" placeholder:"FILE" help:"What trace-file replays: CSV with the header time,key,size and a row an event."`
+	Speed *float64 `env:"-" placeholder:"1" help:"Let trace-file replay so many times as fast."`
+
 	HTTPAddr     string `name:"http-addr" env:"-" placeholder:"URL" help:"Measure an existing system: URL of its ingest, such as http://10.0.0.5:8080."`
 	GRPCAddr     string `name:"grpc-addr" env:"-" placeholder:"HOST:PORT" help:"The same ingest's gRPC address."`
 	DatabaseURL  string `name:"database-url" env:"-" placeholder:"URL" help:"Its Postgres; without it: nothing of what is pending, nor of WAL."`
 	NATSURL      string `name:"nats-url" env:"-" placeholder:"URL" help:"Its NATS servers; without them: no depth of the queue."`
 	EndpointAddr string `name:"endpoint-addr" env:"-" placeholder:"HOST:PORT" help:"Where to listen for its forwarders, which must deliver here; without it: nothing of deliveries."`
+
+	process.S3
+	S3PutPrice     float64 `name:"s3-put-price" env:"-" default:"${s3_put_price}" help:"US dollars of 1,000 PUT or LIST requests, for what s3 reckons. Default: Amazon's, us-east-1."`
+	S3GetPrice     float64 `name:"s3-get-price" env:"-" default:"${s3_get_price}" help:"US dollars of 1,000 GET requests."`
+	S3StoragePrice float64 `name:"s3-storage-price" env:"-" default:"${s3_storage_price}" help:"US dollars of a gigabyte for a month."`
 }
 
 // Help lists the scenarios below the command's own line.
@@ -60,6 +69,12 @@ func (c *benchCommand) Run(ctx context.Context, con *console) error {
 	}
 	if c.Rate != nil && c.Closed != nil {
 		return errors.New("--rate and --closed: give one of them")
+	}
+	if c.Scenario != "trace-file" && (c.Trace != "" || c.Speed != nil) {
+		return errors.New("--trace and --speed: only trace-file replays a file")
+	}
+	if c.Scenario != "s3" && (c.S3Endpoint != "" || c.S3Bucket != "") {
+		return errors.New("--s3-endpoint and --s3-bucket (WAYBILL_S3_ENDPOINT, WAYBILL_S3_BUCKET): only s3 measures a server that exists; leave them out")
 	}
 	config, err := c.config(con)
 	if err != nil {
@@ -90,12 +105,18 @@ func (c *benchCommand) config(con *console) (bench.Config, error) {
 	config.Command = append([]string{"waybill"}, os.Args[1:]...)
 	config.Settings = bench.Settings{
 		For: c.For, WarmUp: c.WarmUp, Rate: c.Rate, Callers: c.Closed, Bytes: c.Bytes, Events: c.Events, Keys: c.Keys, Runs: c.Runs, Pending: c.Pending, Part: c.Part,
+		Trace: c.Trace, Speed: c.Speed,
 	}
+	config.S3 = c.S3
+	config.S3Prices = bench.S3Prices{Puts: c.S3PutPrice, Gets: c.S3GetPrice, Storage: c.S3StoragePrice}
 	given := bench.Given{
 		HTTPURL: c.HTTPAddr, GRPCAddr: c.GRPCAddr, DatabaseURL: c.DatabaseURL, NATSURL: c.NATSURL, EndpointAddr: c.EndpointAddr,
 	}
 	if given != (bench.Given{}) {
 		config.Given = &given
+		return config, nil
+	}
+	if c.Scenario == "s3" { // it starts no system that could take up with others' servers
 		return config, nil
 	}
 	return config, refuseForeignServers(os.LookupEnv)

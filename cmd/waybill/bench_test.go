@@ -32,10 +32,7 @@ func TestBenchQuick(t *testing.T) {
 		}
 		return content
 	}
-	var summary bench.Report
-	if err := json.Unmarshal(report("summary.json"), &summary); err != nil {
-		t.Fatal(err)
-	}
+	summary, _ := mustReadSummary(t, dir)
 	if !summary.OK || len(summary.Correctness) != 2 || len(summary.Stages) != 5 {
 		t.Fatalf("OK %v, %d verdicts, %d stages", summary.OK, len(summary.Correctness), len(summary.Stages))
 	}
@@ -134,6 +131,75 @@ func TestBenchStatements(t *testing.T) {
 	}
 }
 
+// mustReadSummary reads the summary of the report in a directory, and its text.
+func mustReadSummary(t *testing.T, dir string) (report bench.Report, text []byte) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, "report", "summary.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &report); err != nil {
+		t.Fatal(err)
+	}
+	return report, text
+}
+
+// mustBenchOK runs a scenario in a directory and returns the summary of its report, which must be OK.
+func mustBenchOK(t *testing.T, dir string, args ...string) bench.Report {
+	t.Helper()
+	_, status := waybill(t, dir, nil, append([]string{"bench", "--out", "report"}, args...)...)
+	if status != 0 {
+		t.Fatalf("status %d", status)
+	}
+	report, _ := mustReadSummary(t, dir)
+	for _, v := range report.Correctness {
+		if v.Unchecked != "" || v.Accepted == 0 || v.Accepted != v.Delivered {
+			t.Errorf("%v", v)
+		}
+	}
+	return report
+}
+
+// figureOf is the value of a figure, which must be there.
+func figureOf(t *testing.T, report bench.Report, name string) float64 {
+	t.Helper()
+	for _, f := range report.Figures {
+		if f.Name == name {
+			return f.Value
+		}
+	}
+	t.Errorf("there is no figure %q in %v", name, report.Figures)
+	return 0
+}
+
+// TestBenchReplay reads back what a real system keeps, from both places.
+func TestBenchReplay(t *testing.T) {
+	report := mustBenchOK(t, t.TempDir(), "replay", "--for", "300ms", "--runs", "2")
+	if len(report.Correctness) != 5 || len(report.Series) != 1 || len(report.Series[0].Lines) != 3 {
+		t.Errorf("%d verdicts, series %+v; want those of three readers and two sinks", len(report.Correctness), report.Series)
+	}
+	for _, reader := range []string{"queue replay", "archive replay, 1 at once", "archive replay, 4 at once"} {
+		if rate := figureOf(t, report, reader+", median"); rate < 100 {
+			t.Errorf("%s: %v events/s", reader, rate)
+		}
+	}
+}
+
+// TestBenchTraceFile replays a file on a real system.
+func TestBenchTraceFile(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "t.csv"), []byte("time,key,size\n0,a,10\n0,b,0\n1,a,5000\n4,b,10\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	report := mustBenchOK(t, dir, "trace-file", "--trace", "t.csv", "--speed", "4")
+	if len(report.Stages) != 1 || report.Stages[0].Accepted != 4 || report.Stages[0].Seconds < 1 || report.Stages[0].Load.Keys != 2 {
+		t.Fatalf("%+v", report.Stages)
+	}
+	if peak := figureOf(t, report, "most arrivals within a second"); peak != 3 {
+		t.Errorf("%v arrivals within a second; want 3", peak)
+	}
+}
+
 // ingestAddrs finds an ingest's addresses in what `waybill dev` prints.
 var ingestAddrs = regexp.MustCompile(`http (\S+), grpc (\S+), admin`)
 
@@ -174,14 +240,7 @@ func TestBenchGiven(t *testing.T) {
 			t.Errorf("the output lacks %q", want)
 		}
 	}
-	summary, err := os.ReadFile(filepath.Join(dir, "report", "summary.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var report bench.Report
-	if err := json.Unmarshal(summary, &report); err != nil {
-		t.Fatal(err)
-	}
+	report, summary := mustReadSummary(t, dir)
 	for _, st := range report.Stages {
 		_, others := st.CPU["ingest-1"]
 		_, archived := st.DeliverRate["archive"]
@@ -214,8 +273,16 @@ func TestBenchRefusesWhatCannotBe(t *testing.T) {
 		"give one of":           {"quick", "--rate", "10", "--closed", "1"},
 		"give both":             {"quick", "--http-addr", "http://127.0.0.1:1"},
 		"of their own":          {"targets", "--http-addr", "http://127.0.0.1:1", "--grpc-addr", "127.0.0.1:1"},
-		"a Postgres of its own": {"heads", "--http-addr", "http://127.0.0.1:1", "--grpc-addr", "127.0.0.1:1"},
 		"want at least":         {"quick", "--for=-1s"},
+		"only trace-file":       {"quick", "--speed", "2"},
+		"leave --rate":          {"trace-file", "--rate", "10"},
+		"twice as fast":         {"trace-file", "--speed", "0"},
+		"only s3 measures":      {"quick", "--s3-endpoint", "http://127.0.0.1:1"},
+		"want dollars":          {"s3", "--s3-put-price=-1"},
+		"leave --closed":        {"s3", "--keys", "3"},
+		"server alone":          {"s3", "--http-addr", "http://127.0.0.1:1", "--grpc-addr", "127.0.0.1:1"},
+		"nowhere.csv":           {"trace-file", "--trace", "nowhere.csv"},
+		"a Postgres of its own": {"heads", "--http-addr", "http://127.0.0.1:1", "--grpc-addr", "127.0.0.1:1"},
 	} {
 		if out, status := waybill(t, t.TempDir(), nil, append([]string{"bench"}, args...)...); status == 0 || !strings.Contains(out, name) {
 			t.Errorf("%v: status %d: %s", args, status, out)

@@ -113,8 +113,11 @@ func isTerminal(f *os.File) bool {
 
 // defaults are the values behind ${…} in this package's tags.
 func defaults() kong.Vars {
-	stack := devrun.DefaultConfig()
+	stack, prices := devrun.DefaultConfig(), bench.DefaultS3Prices()
+	price := func(dollars float64) string { return strconv.FormatFloat(dollars, 'f', -1, 64) }
 	return kong.Vars{
+		"s3_put_price": price(prices.Puts), "s3_get_price": price(prices.Gets), "s3_storage_price": price(prices.Storage),
+
 		"sinks":     strings.Join(pipeline.DefaultSpec().Sinks, ","),
 		"http_addr": stack.HTTPAddr, "grpc_addr": stack.GRPCAddr, "emit_to": "http://" + stack.HTTPAddr,
 		"endpoint_addr": "127.0.0.1:50052", "endpoint_admin_addr": "127.0.0.1:9092",

@@ -5,6 +5,7 @@ import (
 	"html"
 	"html/template"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -27,36 +28,25 @@ type chart struct {
 	XNames            []string // of x = 0, 1, …; nil: numbers
 	SVG               template.HTML
 
-	lines []chartLine
+	lines []SeriesLine
 }
 
-type chartLine struct {
-	name string
-	x, y []float64
-}
+func (c *chart) add(name string, x, y float64) { c.lines = addPoint(c.lines, name, x, y) }
 
-func (c *chart) add(name string, x, y float64) {
-	for i := range c.lines {
-		if l := &c.lines[i]; l.name == name {
-			l.x, l.y = append(l.x, x), append(l.y, y)
-			return
-		}
-	}
-	c.lines = append(c.lines, chartLine{name, []float64{x}, []float64{y}})
-}
-
-// draw makes the SVG and reports whether there is anything in it.
+// draw makes the SVG and reports whether there is anything in it. A line of one point cannot be
+// seen and is left out, of the legend too.
 func (c *chart) draw() bool {
-	if len(c.lines) == 0 || len(c.lines[0].x) < 2 {
+	c.lines = slices.DeleteFunc(c.lines, func(l SeriesLine) bool { return len(l.X) < 2 })
+	if len(c.lines) == 0 {
 		return false
 	}
 	maxX, minY, maxY := 0.0, math.Inf(1), 0.0
 	for _, l := range c.lines {
-		for i := range l.x {
-			maxX, minY, maxY = max(maxX, l.x[i]), min(minY, l.y[i]), max(maxY, l.y[i])
+		for i := range l.X {
+			maxX, minY, maxY = max(maxX, l.X[i]), min(minY, l.Y[i]), max(maxY, l.Y[i])
 		}
 	}
-	if maxY == 0 {
+	if maxX == 0 || maxY == 0 { // an axis would have no length
 		return false
 	}
 	toX := func(x float64) float64 { return marginLeft + x/maxX*plotWidth }
@@ -81,16 +71,16 @@ func (c *chart) draw() bool {
 	}
 	c.drawX(&b, maxX, toX)
 	for i, l := range c.lines {
-		points := make([]string, len(l.x))
-		for j := range l.x {
-			points[j] = fmt.Sprintf("%.1f,%.1f", toX(l.x[j]), toY(l.y[j]))
+		points := make([]string, len(l.X))
+		for j := range l.X {
+			points[j] = fmt.Sprintf("%.1f,%.1f", toX(l.X[j]), toY(l.Y[j]))
 		}
 		fmt.Fprintf(&b, `<polyline fill="none" stroke="%s" stroke-width="1.8" points="%s"><title>%s</title></polyline>`,
-			lineColours[i%len(lineColours)], strings.Join(points, " "), html.EscapeString(l.name))
+			lineColours[i%len(lineColours)], strings.Join(points, " "), html.EscapeString(l.Name))
 	}
 	b.WriteString(`</svg><div class="legend">`)
 	for i, l := range c.lines {
-		fmt.Fprintf(&b, `<span><i style="background:%s"></i>%s</span>`, lineColours[i%len(lineColours)], html.EscapeString(l.name))
+		fmt.Fprintf(&b, `<span><i style="background:%s"></i>%s</span>`, lineColours[i%len(lineColours)], html.EscapeString(l.Name))
 	}
 	b.WriteString(`</div>`)
 	c.SVG = template.HTML(b.String()) // names are escaped above

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/waybillhq/waybill/sinks"
 )
 
 const (
@@ -63,12 +65,7 @@ func (s *System) drainArrivals(ctx context.Context) error {
 // verdicts compares what was accepted with what the sinks have and what waits for them.
 func (s *System) verdicts(ctx context.Context) ([]Verdict, error) {
 	var out []Verdict
-	var retransmits int64
-	if s.stack != nil {
-		s.prober.mu.Lock() // the stack answers one at a time
-		retransmits = s.stack.Counters(ctx).Retransmits
-		s.prober.mu.Unlock()
-	}
+	retransmits := s.retransmits(ctx)
 	for _, sink := range []string{ingressSink, archiveSink} {
 		why, err := s.look(ctx, sink)
 		if err != nil {
@@ -84,6 +81,16 @@ func (s *System) verdicts(ctx context.Context) ([]Verdict, error) {
 	return out, nil
 }
 
+// retransmits is how many events the janitors have published again; 0 where that is not known.
+func (s *System) retransmits(ctx context.Context) int64 {
+	if s.stack == nil {
+		return 0
+	}
+	s.prober.mu.Lock() // the stack answers one at a time
+	defer s.prober.mu.Unlock()
+	return s.stack.Counters(ctx).Retransmits
+}
+
 // look marks what a sink has, and what waits for it. It returns why it cannot, if it cannot.
 func (s *System) look(ctx context.Context, sink string) (why string, err error) {
 	switch {
@@ -92,7 +99,11 @@ func (s *System) look(ctx context.Context, sink string) (why string, err error) 
 	case sink == archiveSink && s.stack == nil:
 		return "the archive of an existing system is not read", nil
 	case sink == archiveSink:
-		if err := s.readArchive(ctx); err != nil {
+		reader, err := s.stack.S3.ArchiveReader(ctx)
+		if err != nil {
+			return "", err
+		}
+		if err := s.ledger.readArchive(ctx, reader); err != nil {
 			return "", err
 		}
 	}
@@ -132,26 +143,22 @@ func (l *ledger) markRows(ctx context.Context, conn *pgx.Conn, mark uint32, sql 
 }
 
 // readArchive marks every event that the archive has, and counts those that it has twice.
-func (s *System) readArchive(ctx context.Context) error {
-	reader, err := s.stack.S3.ArchiveReader(ctx)
-	if err != nil {
-		return err
-	}
+func (l *ledger) readArchive(ctx context.Context, reader *sinks.ArchiveReader) error {
 	lanes, err := reader.Lanes(ctx)
 	if err != nil {
 		return err
 	}
-	s.ledger.doubledArchive.Store(0)
-	s.ledger.unmark(isArchived)
+	l.doubledArchive.Store(0)
+	l.unmark(isArchived)
 	for _, lane := range lanes {
 		for record, err := range reader.Records(ctx, lane, 0) {
 			if err != nil {
 				return err
 			}
-			event, ours := s.ledger.parseID([]byte(record.ID))
-			if ours && s.ledger.mark(event, isArchived) {
-				s.ledger.doubledArchive.Add(1)
-				s.ledger.fault("%s: event %s is there twice", archiveSink, record.ID)
+			event, ours := l.parseID([]byte(record.ID))
+			if ours && l.mark(event, isArchived) {
+				l.doubledArchive.Add(1)
+				l.fault("%s: event %s is there twice", archiveSink, record.ID)
 			}
 		}
 	}

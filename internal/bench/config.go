@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/waybillhq/waybill/internal/process"
 )
 
 // Config says what is measured and how. Start from DefaultConfig.
@@ -18,6 +20,10 @@ type Config struct {
 	Command []string
 	// Given is an existing system to measure; nil: own ones are started.
 	Given *Given
+	// S3 is what the scenario s3 measures, with neither endpoint nor bucket an own server; S3Prices
+	// are what it costs.
+	S3       process.S3
+	S3Prices S3Prices
 	// Settings replace those of a scenario's stages.
 	Settings Settings
 	// KeepLogs copies the logs of the processes beside the reports.
@@ -39,6 +45,10 @@ type Settings struct {
 	Runs                *int    // of scenarios that compare things in turn
 	Part                *string // of scenarios of several parts: what the name of those that are wanted has in it
 	Pending             *int    // rows or batches that scenarios of the tables begin with
+	// Trace is the CSV file of trace-file, empty: a sample; Speed is how many times as fast it
+	// is replayed.
+	Trace string
+	Speed *float64
 }
 
 // Given is an existing system. What is empty cannot be measured; see docs/benchmarks.md.
@@ -51,7 +61,9 @@ type Given struct {
 }
 
 // DefaultConfig measures own systems. Dir, Executable and Say are missing.
-func DefaultConfig() Config { return Config{} }
+func DefaultConfig() Config {
+	return Config{S3: process.DefaultS3(), S3Prices: DefaultS3Prices()}
+}
 
 // Validate names the first setting that cannot work.
 func (c Config) Validate() error {
@@ -65,6 +77,9 @@ func (c Config) Validate() error {
 	case c.Given != nil && (c.Given.HTTPURL == "" || c.Given.GRPCAddr == ""):
 		return errors.New("an existing system: give both --http-addr and --grpc-addr of its ingest")
 	}
+	if p := c.S3Prices; p.Puts < 0 || p.Gets < 0 || p.Storage < 0 {
+		return fmt.Errorf("--s3-put-price, --s3-get-price and --s3-storage-price: %v, %v, %v; want dollars, 0 or more", p.Puts, p.Gets, p.Storage)
+	}
 	for _, d := range []struct {
 		name  string
 		value *time.Duration
@@ -73,6 +88,9 @@ func (c Config) Validate() error {
 		if d.value != nil && *d.value < d.least {
 			return fmt.Errorf("%s: %v; want at least %v", d.name, *d.value, d.least)
 		}
+	}
+	if v := c.Settings.Speed; v != nil && !(*v > 0) {
+		return fmt.Errorf("--speed: %v; want more than 0, such as 2 for twice as fast", *v)
 	}
 	if r := c.Settings.Runs; r != nil && *r < 1 {
 		return fmt.Errorf("--runs: %d; want at least 1", *r)

@@ -31,6 +31,7 @@ const (
 	isArchived             // the archive has it
 	isPending              // it waits in Postgres for the sink that is judged
 	isDead                 // it is a dead letter of the sink that is judged
+	isReplayed             // it was read back
 )
 
 // chunk is what is known of some events, 16 bytes each.

@@ -35,6 +35,10 @@ type Load struct {
 	// is the share of events, 0 to 1, that ingest must refuse; only calls of several have any.
 	Mix     bool    `json:"mix,omitempty"`
 	Invalid float64 `json:"invalid,omitempty"`
+	// Trace names the recorded pattern whose rows the calls are, one event each and Speed times as
+	// fast; Rate is then their mean, and Bytes and Keys say what the pattern has.
+	Trace string  `json:"trace,omitempty"`
+	Speed float64 `json:"speed,omitempty"`
 	// Rate is events/s of an open loop; 0: a closed loop of Callers.
 	Rate    float64 `json:"rate"`
 	Callers int     `json:"callers"`
@@ -45,6 +49,8 @@ type Load struct {
 	// WarmUp and For are the lengths of the warm-up and of the measured window.
 	WarmUp time.Duration `json:"warm_up_ns"`
 	For    time.Duration `json:"for_ns"`
+
+	trace *trace // nil: calls at equal intervals
 }
 
 // Validate names the first setting that cannot work.
@@ -62,6 +68,8 @@ func (l Load) Validate() error {
 		return fmt.Errorf("invalid: %v; want a share from 0 to 1", l.Invalid)
 	case l.Rate < 0 || (l.Rate == 0) != (l.Callers > 0):
 		return fmt.Errorf("rate: %v, callers: %d; want a rate for an open loop, or callers and no rate for a closed one", l.Rate, l.Callers)
+	case l.trace != nil && (l.Transport != overGRPC || l.Events != 1 || l.Rate == 0 || l.Speed <= 0):
+		return fmt.Errorf("a trace over %s, %d events a call, at %v events/s, %v times as fast; want grpc, 1 event, and a positive rate and speed", l.Transport, l.Events, l.Rate, l.Speed)
 	case l.For <= 0 || l.WarmUp < 0:
 		return fmt.Errorf("for: %v, warm-up: %v; want a positive and a non-negative duration", l.For, l.WarmUp)
 	}
@@ -90,13 +98,16 @@ type generator struct {
 	ledger   *ledger
 	sender   sender
 	messages []message
+	trace    *traceCalls // nil: the messages, one after another
 
 	accept *latencies // from when a call was due, of the window
 	lag    *latencies // of the generator itself
 	full   atomic.Int64
 	calls  atomic.Int64
-	// window is when the measured part began, in nanoseconds of Unix time; 0: not yet.
+	// window is when the measured part began, in nanoseconds of Unix time; 0: not yet. opened is
+	// closed then.
 	window atomic.Int64
+	opened chan struct{}
 	// taken counts the events of the window, where their number is fixed; exhausted is
 	// closed when that is reached.
 	taken     atomic.Int64
@@ -112,7 +123,7 @@ func newGenerator(load Load, l *ledger, httpURL, grpcAddr string) (*generator, e
 	if err := load.Validate(); err != nil {
 		return nil, fmt.Errorf("stage %s: %w", load.Name, err)
 	}
-	g := &generator{load: load, ledger: l, accept: newLatencies(), lag: newLatencies(), errs: map[string]int64{}, exhausted: make(chan struct{})}
+	g := &generator{load: load, ledger: l, accept: newLatencies(), lag: newLatencies(), errs: map[string]int64{}, opened: make(chan struct{}), exhausted: make(chan struct{})}
 	var encode encode
 	var err error
 	switch load.Transport {
@@ -141,47 +152,81 @@ func newGenerator(load Load, l *ledger, httpURL, grpcAddr string) (*generator, e
 	if err != nil {
 		return nil, fmt.Errorf("stage %s: %w", load.Name, err)
 	}
-	calls, err := load.content().deal(l.run)
-	if err != nil {
+	if err := g.makeMessages(encode); err != nil {
 		return nil, errors.Join(fmt.Errorf("stage %s: %w", load.Name, err), g.sender.close())
-	}
-	for _, events := range calls {
-		g.messages = append(g.messages, encode(events))
 	}
 	return g, nil
 }
 
+func (g *generator) makeMessages(encode encode) (err error) {
+	if g.load.trace != nil {
+		g.trace, err = newTraceCalls(g.load.trace, g.ledger.run)
+		return err
+	}
+	calls, err := g.load.content().deal(g.ledger.run)
+	for _, events := range calls {
+		g.messages = append(g.messages, encode(events))
+	}
+	return err
+}
+
 // openWindow lets what is due from now on be measured.
-func (g *generator) openWindow(at time.Time) { g.window.Store(at.UnixNano()) }
+func (g *generator) openWindow(at time.Time) {
+	g.window.Store(at.UnixNano())
+	close(g.opened)
+}
 
 // run makes calls until stop is closed or ctx ends, and returns when all are answered.
 func (g *generator) run(ctx context.Context, stop <-chan struct{}) {
 	switch {
+	case g.trace != nil:
+		select { // a pattern begins with the window
+		case <-g.opened:
+			g.open(ctx, stop, byRows(g.trace.rows, g.load.Speed))
+			g.exhaust.Do(func() { close(g.exhausted) })
+		case <-stop:
+		case <-ctx.Done():
+		}
 	case g.load.Rate > 0:
-		g.open(ctx, stop)
+		g.open(ctx, stop, byRate(g.load))
 	default:
 		g.closed(ctx, stop)
 	}
 }
 
-// schedule says when the calls of an open loop are due.
-type schedule struct {
-	start    time.Time
-	interval time.Duration
+// schedule says how long after the first a call of an open loop is due, and whether there is one.
+type schedule func(call int64) (since time.Duration, more bool)
+
+// byRate is calls at equal intervals, without an end.
+func byRate(l Load) schedule {
+	interval := time.Duration(float64(time.Second) * float64(l.Events) / l.Rate)
+	return func(call int64) (time.Duration, bool) { return time.Duration(call) * interval, true }
 }
 
-func (s schedule) due(call int64) time.Time { return s.start.Add(time.Duration(call) * s.interval) }
+// byRows is a call a row of a trace, at its time.
+func byRows(rows []arrival, speed float64) schedule {
+	return func(call int64) (time.Duration, bool) {
+		if call >= int64(len(rows)) {
+			return 0, false
+		}
+		return time.Duration(float64(rows[call].at) / speed), true
+	}
+}
 
 // open makes each call at its time, whatever became of the earlier ones.
-func (g *generator) open(ctx context.Context, stop <-chan struct{}) {
-	s := schedule{time.Now(), time.Duration(float64(time.Second) * float64(g.load.Events) / g.load.Rate)}
+func (g *generator) open(ctx context.Context, stop <-chan struct{}, s schedule) {
+	start := time.Now()
 	slots := make(chan struct{}, maxInFlight)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for i := int64(0); ; i++ {
-		due := s.due(i)
+		since, more := s(i)
+		if !more {
+			return
+		}
+		due := start.Add(since)
 		if wait := time.Until(due); wait > 0 {
 			timer.Reset(wait)
 			select {
@@ -232,8 +277,13 @@ func (g *generator) begin(ctx context.Context, i int64, due time.Time, done func
 }
 
 func (g *generator) prepare(i int64, due time.Time) *call {
-	t := &g.messages[i%int64(len(g.messages))]
-	return &call{message: t, ledger: g.ledger, first: g.ledger.reserve(len(t.ids), due)}
+	var m *message
+	if g.trace != nil {
+		m = g.trace.message(i)
+	} else {
+		m = &g.messages[i%int64(len(g.messages))]
+	}
+	return &call{message: m, ledger: g.ledger, first: g.ledger.reserve(len(m.ids), due)}
 }
 
 // answered takes note of the end of a call that was due at a time.

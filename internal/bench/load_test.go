@@ -37,7 +37,7 @@ func mustGenerator(t *testing.T, load Load, s sender) *generator {
 	}
 	return &generator{
 		load: load, ledger: l, sender: s, messages: []message{encodeBatch(calls[0])},
-		accept: newLatencies(), lag: newLatencies(), errs: map[string]int64{}, exhausted: make(chan struct{}),
+		accept: newLatencies(), lag: newLatencies(), errs: map[string]int64{}, opened: make(chan struct{}), exhausted: make(chan struct{}),
 	}
 }
 

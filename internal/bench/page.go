@@ -28,8 +28,9 @@ func (r *Report) page() ([]byte, error) {
 	}
 	view := struct {
 		*Report
+		Charts     []chart
 		StageViews []stageView
-	}{Report: r}
+	}{Report: r, Charts: r.charts()}
 	for _, st := range r.Stages {
 		view.StageViews = append(view.StageViews, stageView{st, st.figures(), st.charts()})
 	}

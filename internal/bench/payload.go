@@ -48,10 +48,7 @@ const idAt = 2
 func (c content) deal(run string) ([][]event, error) {
 	calls := max((c.keys+c.perCall-1)/c.perCall, min(64, messageBytes/(c.perCall*(c.bytes+200))), 1)
 	r := rand.New(rand.NewPCG(uint64(c.bytes), uint64(c.keys))) // the same in every run
-	noise := make([]byte, max(4*c.bytes, 1<<20))
-	for i := range noise {
-		noise[i] = "abcdefghijklmnopqrstuvwxyz0123456789"[r.IntN(36)]
-	}
+	noise := noiseOf(r, max(4*c.bytes, 1<<20))
 	order := r.Perm(c.keys)
 	out := make([][]event, calls)
 	for i := range out {
@@ -70,6 +67,15 @@ func (c content) deal(run string) ([][]event, error) {
 		}
 	}
 	return out, nil
+}
+
+// noiseOf makes random letters and digits.
+func noiseOf(r *rand.Rand, n int) []byte {
+	noise := make([]byte, n)
+	for i := range noise {
+		noise[i] = "abcdefghijklmnopqrstuvwxyz0123456789"[r.IntN(36)]
+	}
+	return noise
 }
 
 // newEvent makes an event of text. A bad one has no type.

@@ -44,6 +44,7 @@ type Report struct {
 	Correctness []Verdict      `json:"correctness"`
 	Targets     []TargetResult `json:"targets,omitempty"`
 	Figures     []Figure       `json:"figures,omitempty"`
+	Series      []Series       `json:"series,omitempty"`
 	Tables      []*Table       `json:"tables,omitempty"`
 	Timelines   []*Timeline    `json:"-"` // in files of their own
 	Stages      []*Stage       `json:"stages,omitempty"`

@@ -38,6 +38,12 @@ func sampleReport() *Report {
 	r.Stages = append(r.Stages, st)
 	r.Figures = append(r.Figures, Figure{"COPY of rows", 123456, "rows/s", Absolute})
 	r.Correctness = append(r.Correctness, Verdict{System: "one", Sink: ingressSink, Accepted: 300, Delivered: 300})
+	lines := Series{Title: "Lines", X: "pass", Y: "rows/s", Kind: Shape}
+	for x := range 3 {
+		lines.add("up", float64(x), float64(x))
+		lines.add("down", float64(x), float64(3-x))
+	}
+	r.Series = append(r.Series, lines)
 	r.finish(nil)
 	return r
 }
@@ -65,7 +71,7 @@ func TestReportFilesParseBack(t *testing.T) {
 	if err := json.Unmarshal(file("summary.json"), &back); err != nil {
 		t.Fatal(err)
 	}
-	if !back.OK || len(back.Stages) != 1 || back.Stages[0].CPU["ingest-1"] != 5.25 || back.Correctness[0].Accepted != 300 || back.Command != "waybill bench sample --out 'a b'" {
+	if !back.OK || len(back.Stages) != 1 || back.Stages[0].CPU["ingest-1"] != 5.25 || back.Correctness[0].Accepted != 300 || len(back.Series) != 1 || back.Series[0].Lines[1].Y[2] != 1 || back.Command != "waybill bench sample --out 'a b'" {
 		t.Errorf("summary.json: %+v", back)
 	}
 	series, err := csv.NewReader(bytes.NewReader(file("timeseries.csv"))).ReadAll()
@@ -127,11 +133,27 @@ func TestPageIsSelfContained(t *testing.T) {
 		}
 		before = at
 	}
-	if charts := strings.Count(page, "<svg "); charts != 6 || strings.Count(page, "<figcaption>") != charts {
-		t.Errorf("%d charts, %d captions; want 6 of each", charts, strings.Count(page, "<figcaption>"))
+	if charts := strings.Count(page, "<svg "); charts != 7 || strings.Count(page, "<figcaption>") != charts {
+		t.Errorf("%d charts, %d captions; want 7 of each", charts, strings.Count(page, "<figcaption>"))
 	}
 	if strings.Contains(page, "<no>") {
 		t.Error("an error's text is not escaped")
+	}
+}
+
+// TestChartLeavesOutWhatCannotBeSeen: a line of one point, and a chart of such lines.
+func TestChartLeavesOutWhatCannotBeSeen(t *testing.T) {
+	var c chart
+	c.add("point", 0, 3)
+	if c.draw() {
+		t.Error("a chart of one point is drawn")
+	}
+	c.add("point", 0, 3)
+	for x := range 2 {
+		c.add("line", float64(x), 1)
+	}
+	if !c.draw() || strings.Contains(string(c.SVG), "point<") || strings.Count(string(c.SVG), "line</") != 2 {
+		t.Errorf("want the line alone, with its name and its legend: %s", c.SVG)
 	}
 }
 

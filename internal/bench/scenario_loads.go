@@ -126,7 +126,9 @@ func runBurst(ctx context.Context, b *Bench) error {
 					return err
 				}
 				if part.name == "spike" {
-					b.figure(Absolute, load.Name+": backlog of ingress at its end", float64(st.BacklogGrowth[ingressSink]), "events")
+					// Less than none where events are delivered before their calls are answered.
+					b.figure(Absolute, load.Name+": backlog of ingress at its end", float64(max(0, st.BacklogGrowth[ingressSink])), "events")
+					b.figure(Absolute, load.Name+": most messages queued for ingress", float64(st.MaxQueued[ingressSink]), "messages")
 					b.figure(Absolute, load.Name+": time to drain, the archive's linger included", st.DrainSeconds, "s")
 				}
 			}

@@ -9,6 +9,9 @@ import (
 const (
 	ingressSink = "ingress"
 	archiveSink = "archive"
+
+	// queueReplay is no sink: what the stream keeps of what was accepted.
+	queueReplay = "queue replay"
 )
 
 // Verdict is what one sink has of what a system accepted.
@@ -23,8 +26,8 @@ type Verdict struct {
 	Lost        int64 `json:"lost"`
 	// Doubled counts deliveries beyond the first of an event.
 	Doubled int64 `json:"doubled"`
-	// Retransmits counts the events that janitors published again, which the endpoint may
-	// get twice; nothing else may lead to doubles, and the archive has none.
+	// Retransmits counts the events that janitors published again, which the stream has and the
+	// endpoint may get twice; nothing else may lead to doubles, and the archive has none.
 	Retransmits int64 `json:"retransmits"`
 	// Unknown counts events whose call came to no answer, Stored those of them that the
 	// sink has; none of them is accepted.
@@ -49,7 +52,7 @@ type Verdict struct {
 // doubled without a reason, and seqnums have neither forks nor gaps.
 func (v Verdict) OK() bool {
 	explained := int64(0)
-	if v.Sink == ingressSink {
+	if v.Sink == ingressSink || v.Sink == queueReplay {
 		explained = v.Retransmits
 	}
 	return v.Lost == 0 && v.Doubled <= explained && v.Surprising == 0 && v.Misjudged == 0 && v.Heads.OK()
@@ -87,12 +90,20 @@ func (v Verdict) String() string {
 // judge compares what was accepted with what a sink has. The marks isPending and isDead are
 // those of this sink.
 func (l *ledger) judge(system, sink string) Verdict {
-	v := Verdict{System: system, Sink: sink}
+	has := func(arrived tick, _ uint32) bool { return arrived != 0 }
+	if sink == archiveSink {
+		has = func(_ tick, marks uint32) bool { return marks&isArchived != 0 }
+	}
+	v := l.judgeBy(Verdict{System: system, Sink: sink, Doubled: l.doubledIn(sink)}, has)
+	v.Misjudged = l.misjudged.Load()
+	return v
+}
+
+// judgeBy is judge of what has an event where it says so. It completes v, which names it and
+// says what is doubled.
+func (l *ledger) judgeBy(v Verdict, holds func(arrived tick, marks uint32) bool) Verdict {
 	l.each(0, l.reserved.Load(), func(event int64, _, accepted, arrived tick, marks uint32) {
-		has := arrived != 0
-		if sink == archiveSink {
-			has = marks&isArchived != 0
-		}
+		has := holds(arrived, marks)
 		switch {
 		case accepted != 0:
 			v.Accepted++
@@ -105,7 +116,7 @@ func (l *ledger) judge(system, sink string) Verdict {
 				v.DeadLetters++
 			default:
 				v.Lost++
-				l.fault("%s: event %s was accepted and is lost", sink, l.idOf(event))
+				l.fault("%s: event %s was accepted and is lost", v.Sink, l.idOf(event))
 			}
 		case marks&isUnknown != 0:
 			v.Unknown++
@@ -116,15 +127,14 @@ func (l *ledger) judge(system, sink string) Verdict {
 			v.Refused++
 			if has {
 				v.Surprising++
-				l.fault("%s: event %s was refused and delivered all the same", sink, l.idOf(event))
+				l.fault("%s: event %s was refused and delivered all the same", v.Sink, l.idOf(event))
 			}
 		}
 	})
-	v.Doubled, v.Misjudged = l.doubledIn(sink), l.misjudged.Load()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, fault := range l.faults {
-		if strings.HasPrefix(fault, sink) {
+		if strings.HasPrefix(fault, v.Sink) {
 			v.Examples = append(v.Examples, fault)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/waybillhq/waybill/pipeline"
@@ -38,12 +39,17 @@ func (c S3) config() sinks.S3Config {
 	return s
 }
 
+// Client returns a client of the server. The options come last.
+func (c S3) Client(ctx context.Context, options ...func(*s3.Options)) (*s3.Client, error) {
+	return sinks.NewS3Client(ctx, c.config(), options...)
+}
+
 // ArchiveReader returns a reader of the archive.
 func (c S3) ArchiveReader(ctx context.Context) (*sinks.ArchiveReader, error) {
 	if c.S3Bucket == "" {
 		return nil, errors.New("s3 bucket: is empty; set --s3-bucket or WAYBILL_S3_BUCKET")
 	}
-	client, err := sinks.NewS3Client(ctx, c.config())
+	client, err := c.Client(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +66,7 @@ type Archive struct {
 }
 
 func (c Archive) sink(ctx context.Context, queue *pipeline.Queue, log *slog.Logger, meter metric.Meter) (*sinks.Archive, error) {
-	client, err := sinks.NewS3Client(ctx, c.config())
+	client, err := c.Client(ctx)
 	if err != nil {
 		return nil, err
 	}
