@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"crypto/sha256"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
@@ -18,10 +19,22 @@ const CorrelationAttribute = "correlationid"
 type tracedEvent struct {
 	id, source, typ, correlation string
 
-	trace    trace.TraceID
-	parent   trace.SpanContext // named by its traceparent; invalid: it has none
-	accepted trace.SpanContext // at ingest: the span of its acceptance
-	stored   bool              // at ingest: the transaction stored it, and it was not known before
+	trace  trace.TraceID
+	parent trace.SpanContext // named by its traceparent; invalid: it has none
+
+	// At ingest: the span of its acceptance, or, for an event that has none, its parent; whether
+	// the transaction stored it; and the transaction itself, once it has ended. The last two are
+	// of the goroutine that commits until the event is answered for.
+	accepted trace.SpanContext
+	stored   bool
+	commit   commitTimes
+}
+
+// commitTimes are of a transaction that has ended.
+type commitTimes struct {
+	began, end time.Time
+	events     int
+	err        error
 }
 
 // attributes are those of every span of the event.

@@ -14,7 +14,7 @@ type Accepting struct {
 	tracing *Tracing
 	front   string
 	started time.Time
-	events  []*tracedEvent
+	events  []*tracedEvent // the first ones: the spans of many more would hold up the answer
 	count   int
 }
 
@@ -30,17 +30,22 @@ func (t *Tracing) Accept(front string, started time.Time, events []Event) *Accep
 		if e == nil {
 			continue
 		}
-		e.accepted = newSpanContext(e.trace)
 		events[i].traced = e
 		if a == nil {
 			a = &Accepting{tracing: t, front: front, started: started, count: len(events)}
 		}
+		if len(a.events) == maxTraced {
+			e.accepted = e.parent
+			continue
+		}
+		e.accepted = newSpanContext(e.trace)
 		a.events = append(a.events, e)
 	}
 	return a
 }
 
-// Answered makes the spans: the request has its answer.
+// Answered makes the spans of the acceptance and of the transaction: the request has its answer,
+// which is err.
 func (a *Accepting) Answered(err error) {
 	if a == nil {
 		return
@@ -52,6 +57,9 @@ func (a *Accepting) Answered(err error) {
 			start: a.started, end: end, failure: failureOf(err),
 			attributes: e.attributes("accept", attribute.String("waybill.front", a.front), semconv.MessagingBatchMessageCount(a.count)),
 		})
+		if !e.commit.end.IsZero() {
+			a.tracing.emit(e.committed())
+		}
 	}
 }
 
@@ -63,30 +71,34 @@ func failureOf(err error) string {
 	return reasonOf(err)
 }
 
-// committed makes the spans of a transaction of events that has ended.
+// committed is the span of the transaction that the event went into.
+func (e *tracedEvent) committed() pastSpan {
+	outcome := "stored"
+	switch {
+	case e.commit.err != nil:
+		outcome = "failed"
+	case !e.stored:
+		outcome = "accepted before"
+	}
+	return pastSpan{
+		name: "commit events", kind: trace.SpanKindClient, self: newSpanContext(e.trace), parent: e.accepted,
+		start: e.commit.began, end: e.commit.end, failure: failureOf(e.commit.err),
+		attributes: e.attributes("commit", semconv.DBSystemNamePostgreSQL, semconv.MessagingBatchMessageCount(e.commit.events),
+			attributeOutcome.String(outcome)),
+	}
+}
+
+// committed notes that a transaction of events has ended. Their spans are made by those who wait
+// for the answer, and not here, where all others wait too.
 func (t *Tracing) committed(events []Event, began time.Time, err error) {
 	if t == nil {
 		return
 	}
 	end := time.Now()
 	for i := range events {
-		e := events[i].traced
-		if e == nil {
-			continue
+		if e := events[i].traced; e != nil {
+			e.commit = commitTimes{began: began, end: end, events: len(events), err: err}
 		}
-		outcome := "stored"
-		switch {
-		case err != nil:
-			outcome = "failed"
-		case !e.stored:
-			outcome = "accepted before"
-		}
-		t.emit(pastSpan{
-			name: "commit events", kind: trace.SpanKindClient, self: newSpanContext(e.trace), parent: e.accepted,
-			start: began, end: end, failure: failureOf(err),
-			attributes: e.attributes("commit", semconv.DBSystemNamePostgreSQL, semconv.MessagingBatchMessageCount(len(events)),
-				attributeOutcome.String(outcome)),
-		})
 	}
 }
 

@@ -160,9 +160,15 @@ func TestSpansOfABatchAreKnownFromItsMessage(t *testing.T) {
 			"traceparent": fmt.Sprintf("00-%032x-%016x-%s", i+1, i+1, flags),
 		}))
 	}
-	accepting := tracing.Accept("grpc", time.Now(), events)
-	if len(accepting.events) != 150 {
-		t.Fatalf("%d events are sampled, want 150", len(accepting.events))
+	tracing.Accept("grpc", time.Now(), events)
+	marked := 0
+	for _, e := range events {
+		if e.traced != nil {
+			marked++
+		}
+	}
+	if marked != 150 {
+		t.Fatalf("%d events are sampled, want 150", marked)
 	}
 	f, err := newFlush(events, 1, 1<<20)
 	if err != nil {
@@ -198,6 +204,24 @@ func TestSpansOfABatchAreKnownFromItsMessage(t *testing.T) {
 	}
 	if last := receipts[0].Traced[maxTraced-1]; last.Index != 2*(maxTraced-1) {
 		t.Errorf("the last one that the receipt names is %+v", last)
+	}
+}
+
+// A request of very many events that are all sampled has few spans.
+func TestARequestHasABoundedNumberOfSpans(t *testing.T) {
+	var events []Event
+	for i := range 2 * maxTraced {
+		events = append(events, mustTracedEvent(t, fmt.Sprint(i), map[string]string{"traceparent": someParent}))
+	}
+	accepting := sampling().Accept("grpc", time.Now(), events)
+	if len(accepting.events) != maxTraced {
+		t.Errorf("%d events have spans of their acceptance, want %d", len(accepting.events), maxTraced)
+	}
+	for i, e := range events {
+		// What comes behind hangs under a span that there is.
+		if own := !e.traced.accepted.Equal(e.traced.parent); own != (i < maxTraced) {
+			t.Errorf("event %d: a span of its own: %v", i, own)
+		}
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/waybillhq/waybill/internal/procstat"
 )
 
 // Target 10 of docs/performance.md: what the tables are to be like under churn.
@@ -42,6 +44,7 @@ func runStore(ctx context.Context, b *Bench) error {
 	}
 	settings := map[string]string{"autovacuum_naptime": fmt.Sprintf("%ds", int(nap.Seconds()))}
 	err = b.withPostgres(ctx, settings, func(d *database) error {
+		m.cpu = func() (time.Duration, error) { return procstat.TreeCPU(d.server.PID()) }
 		for i, part := range parts {
 			err := d.with(ctx, fmt.Sprintf("store_%d", i), func(url string) error { return m.part(ctx, url, part) })
 			if err != nil {
@@ -67,6 +70,7 @@ func newStoreTimeline() *Timeline {
 type storeMeasure struct {
 	bench    *Bench
 	length   time.Duration
+	cpu      func() (time.Duration, error) // of Postgres; nil: it is not known
 	table    *Table
 	timeline *Timeline
 
@@ -91,14 +95,14 @@ func (m *storeMeasure) part(ctx context.Context, url string, part storePart) (er
 	set(&load.events, b.config.Settings.Events)
 	set(&load.keys, b.config.Settings.Keys)
 	set(&load.bytes, b.config.Settings.Bytes)
-	r := &storeRun{part: part, length: time.Duration(part.weight * float64(m.length)), probe: probe, timeline: m.timeline}
+	r := &storeRun{part: part, length: time.Duration(part.weight * float64(m.length)), probe: probe, timeline: m.timeline, cpu: m.cpu}
 	if err := r.prepare(ctx, probe.conn, load); err != nil {
 		return err
 	}
 	if r.churn, err = newChurn(ctx, url, r.load); err != nil {
 		return err
 	}
-	rates, err := r.measure(ctx, url)
+	phases, err := r.measure(ctx, url)
 	r.churn.close()
 	if err != nil {
 		return err
@@ -116,13 +120,13 @@ func (m *storeMeasure) part(ctx context.Context, url string, part storePart) (er
 	}
 	b.report.Correctness = append(b.report.Correctness, verdict)
 	b.config.Say("correctness: " + verdict.String())
-	return m.report(ctx, r, rates)
+	return m.report(ctx, r, phases)
 }
 
 // report makes figures of a part.
-func (m *storeMeasure) report(ctx context.Context, r *storeRun, rates []float64) error {
+func (m *storeMeasure) report(ctx context.Context, r *storeRun, phases []phase) error {
 	points := m.timeline.of(r.part.name)
-	row := summarise(r.part.name, points, int(r.fillEvents), rates[0])
+	row := summarise(r.part.name, points, int(r.fillEvents), phases[0])
 	if free, known, err := r.probe.freeSpace(ctx, "batches"); err != nil {
 		return err
 	} else if known {
@@ -140,11 +144,7 @@ func (m *storeMeasure) report(ctx context.Context, r *storeRun, rates []float64)
 	}
 	if r.part.held {
 		m.held = true
-		lost := 100 * (1 - rates[1]/rates[0])
-		m.lost = append(m.lost, lost)
-		m.bench.figure(Absolute, "held-open transaction: before", rates[0], "events/s")
-		m.bench.figure(Absolute, fmt.Sprintf("held-open transaction: meanwhile, %v", r.length.Round(time.Second)), rates[1], "events/s")
-		m.bench.figure(Absolute, "held-open transaction: after", rates[2], "events/s")
+		m.reportHeld(phases)
 	}
 	if r.part.group != "pending" {
 		return nil
@@ -158,6 +158,21 @@ func (m *storeMeasure) report(ctx context.Context, r *storeRun, rates []float64)
 	}
 	m.xidAge(row)
 	return nil
+}
+
+// reportHeld compares what came before a transaction was held open, meanwhile and after.
+func (m *storeMeasure) reportHeld(phases []phase) {
+	before, meanwhile := phases[0], phases[1]
+	m.lost = append(m.lost, 100*(1-meanwhile.rate/before.rate))
+	for i, when := range []string{"before", fmt.Sprintf("meanwhile, %v", m.length.Round(time.Second)), "after"} {
+		m.bench.figure(Absolute, "held-open transaction: "+when, phases[i].rate, "events/s")
+		if phases[i].cpu > 0 {
+			m.bench.figure(Absolute, "held-open transaction: CPU of Postgres, "+when, phases[i].cpu, "µs/event")
+		}
+	}
+	if before.cpu > 0 {
+		m.bench.figure(Shape, "held-open transaction: CPU of Postgres an event, meanwhile by before", meanwhile.cpu/before.cpu, "ratio")
+	}
 }
 
 // Postgres vacuums a table against wraparound when its xid age is this, unless it is set otherwise.

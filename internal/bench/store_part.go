@@ -116,6 +116,14 @@ type storeRun struct {
 	appended    int64
 	fillEvents  int64 // in the tables before
 	readIndexes bool  // at the next look
+	// cpu is what Postgres has used; nil: it is not known.
+	cpu func() (time.Duration, error)
+}
+
+// phase is one length of a part.
+type phase struct {
+	rate float64 // events/s
+	cpu  float64 // of Postgres, microseconds an event; 0: not known
 }
 
 // prepare sets the tables' options and lets events wait.
@@ -173,7 +181,7 @@ func nonEmpty(values ...string) []string {
 
 // measure lets the churn go on for the part's length, or three times that where a transaction is held
 // open in the middle. It returns the events/s of each length.
-func (r *storeRun) measure(ctx context.Context, url string) (rates []float64, err error) {
+func (r *storeRun) measure(ctx context.Context, url string) (phases []phase, err error) {
 	running, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 1)
@@ -183,35 +191,39 @@ func (r *storeRun) measure(ctx context.Context, url string) (rates []float64, er
 		return nil, err
 	}
 	go func() { ended <- r.churn.run(running) }()
-	phases := 1
+	lengths := 1
 	if r.part.held {
-		phases = 3
+		lengths = 3
 	}
-	for phase := range phases {
-		rate, err := r.phase(running, url, phase, ended)
+	for n := range lengths {
+		p, err := r.phase(running, url, n, ended)
 		if err != nil {
 			return nil, err
 		}
-		rates = append(rates, rate)
+		phases = append(phases, p)
 	}
 	close(r.churn.stop)
-	return rates, <-ended
+	return phases, <-ended
 }
 
 // phase is one length of the churn, the second of them with a transaction that is held open.
-func (r *storeRun) phase(ctx context.Context, url string, phase int, ended <-chan error) (float64, error) {
-	if phase == 1 {
+func (r *storeRun) phase(ctx context.Context, url string, n int, ended <-chan error) (phase, error) {
+	if n == 1 {
 		conn, err := connectTo(ctx, url)
 		if err != nil {
-			return 0, err
+			return phase{}, err
 		}
 		defer func() { _ = conn.Close(ctx) }() // which ends its transaction
 		// Its snapshot keeps every version of a row from then on.
 		if err := execAll(ctx, conn, "hold a transaction open", "BEGIN ISOLATION LEVEL REPEATABLE READ", "SELECT FROM waybill.sinks"); err != nil {
-			return 0, err
+			return phase{}, err
 		}
 	}
 	began, before := time.Now(), r.churn.appended.Load()
+	usedBefore, err := r.used()
+	if err != nil {
+		return phase{}, err
+	}
 	end := began.Add(r.length)
 	every := min(max(r.length/partLooks, leastLook), mostLook)
 	for time.Now().Before(end) {
@@ -220,13 +232,26 @@ func (r *storeRun) phase(ctx context.Context, url string, phase int, ended <-cha
 		case <-timer.C:
 		case err := <-ended:
 			timer.Stop()
-			return 0, errors.Join(err, ctx.Err(), errors.New("the churn ended before its time"))
+			return phase{}, errors.Join(err, ctx.Err(), errors.New("the churn ended before its time"))
 		}
 		if err := r.look(ctx); err != nil {
-			return 0, err
+			return phase{}, err
 		}
 	}
-	return float64(r.churn.appended.Load()-before) / time.Since(began).Seconds(), nil
+	used, err := r.used()
+	if err != nil {
+		return phase{}, err
+	}
+	events := float64(r.churn.appended.Load() - before)
+	return phase{events / time.Since(began).Seconds(), float64((used - usedBefore).Microseconds()) / max(events, 1)}, nil
+}
+
+// used is the CPU time of Postgres, where it is known.
+func (r *storeRun) used() (time.Duration, error) {
+	if r.cpu == nil {
+		return 0, nil
+	}
+	return r.cpu()
 }
 
 // look adds a point to the timeline.

@@ -10,6 +10,7 @@ import (
 // storeColumns are the figures of a part.
 var storeColumns = []Column{
 	{"events", "events/s", Absolute},
+	{"CPU of Postgres", "µs/event", Absolute},
 	{"turnovers", "", Shape},
 	{"HOT updates of batches", "%", Shape},
 	{"HOT updates of key_heads", "%", Shape},
@@ -40,9 +41,12 @@ var storeColumns = []Column{
 	{"newest survey", "ms", Absolute},
 }
 
-// summarise makes a row of a part's points.
-func summarise(name string, points []TimelinePoint, pending int, rate float64) TableRow {
-	row := TableRow{Name: name, Values: map[string]float64{"events": rate}}
+// summarise makes a row of a part's points and of its first phase.
+func summarise(name string, points []TimelinePoint, pending int, began phase) TableRow {
+	row := TableRow{Name: name, Values: map[string]float64{"events": began.rate}}
+	if began.cpu > 0 {
+		row.Values["CPU of Postgres"] = began.cpu
+	}
 	if len(points) < 3 {
 		return row
 	}

@@ -17,6 +17,8 @@ func mustMeasureStore(t *testing.T, length time.Duration, parts ...storePart) *s
 	b := &Bench{config: Config{Say: func(string) {}}, report: newReport(Scenario{Name: "store"}, Config{})}
 	m := &storeMeasure{bench: b, length: length, table: b.table(Table{Name: "store", Columns: storeColumns})}
 	m.timeline = newStoreTimeline()
+	used := time.Duration(0)
+	m.cpu = func() (time.Duration, error) { used += time.Second; return used, nil }
 	b.report.Timelines = append(b.report.Timelines, m.timeline)
 	for _, part := range parts {
 		if err := m.part(t.Context(), pgtest.New(t), part); err != nil {
@@ -45,7 +47,7 @@ func TestStoreIsMeasured(t *testing.T) {
 		}
 		row := m.table.Rows[i]
 		for _, column := range []string{
-			"events", "turnovers", "HOT updates of batches", "HOT updates of key_heads", "batches heap, end", "events index, half", "xids",
+			"events", "CPU of Postgres", "turnovers", "HOT updates of batches", "HOT updates of key_heads", "batches heap, end", "events index, half", "xids",
 			"batches leaf density", "events leaf density", "batches index by rebuilt", "REINDEX of events",
 		} {
 			if row.Values[column] <= 0 && (r.Missing == nil || !strings.Contains(column, "leaf")) {
@@ -69,6 +71,9 @@ func TestStoreIsMeasured(t *testing.T) {
 	}
 	if figures["sleepers: batches that stayed"] == 0 || figures["held-open transaction: before"] <= 0 || figures["held-open transaction: after"] <= 0 {
 		t.Errorf("%v", figures)
+	}
+	if ratio := figures["held-open transaction: CPU of Postgres an event, meanwhile by before"]; ratio <= 0 || ratio == 1 {
+		t.Errorf("meanwhile an event takes %v times the CPU", ratio)
 	}
 	if hot, plateau, held := r.Targets[0], r.Targets[1], r.Targets[2]; hot.Value != m.table.Rows[0].Values["HOT updates of batches"] || plateau.Error == "" || held.Error != "" {
 		t.Errorf("%v", r.Targets)
@@ -143,9 +148,9 @@ func points(index ...float64) []TimelinePoint {
 }
 
 func TestSummaryOfAPart(t *testing.T) {
-	row := summarise("part", points(1, 2, 3, 4, 2), 50, 123)
+	row := summarise("part", points(1, 2, 3, 4, 2), 50, phase{123, 9})
 	for column, want := range map[string]float64{
-		"events": 123, "turnovers": 8, "HOT updates of batches": 75, "batches heap, half": 6, "batches heap, end": 4, "batches index, end": 2,
+		"events": 123, "CPU of Postgres": 9, "turnovers": 8, "HOT updates of batches": 75, "batches heap, half": 6, "batches heap, end": 4, "batches index, end": 2,
 		"growth of the peak": -26.0869565217, "most dead batches": 6, "autovacuums of batches": 4, "xids": 5,
 	} {
 		if got := row.Values[column]; got < want-1e-9 || got > want+1e-9 {
