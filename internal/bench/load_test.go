@@ -217,3 +217,27 @@ func TestValidateLoad(t *testing.T) {
 		}
 	}
 }
+
+// TestFellBehind: by what is accepted and what queues up, not by a generator that was late now and
+// then.
+func TestFellBehind(t *testing.T) {
+	for _, test := range []struct {
+		accepted, rate float64
+		growth         int64
+		delivers       bool
+		saturated      string
+		why            string
+	}{
+		{1000, 1000, 0, true, "", ""},
+		{980, 1000, 900, true, "late", ""},
+		{960, 1000, 0, true, "", "960/s were accepted"},
+		{500, 1000, 0, true, "late", "500/s were accepted; late"},
+		{1000, 1000, 1001, true, "", "1001 more events waited for ingress at the end of the window than at its beginning"},
+		{1000, 1000, 1001, false, "", ""},
+	} {
+		st := &Stage{Load: Load{Rate: test.rate}, AcceptRate: test.accepted, BacklogGrowth: map[string]int64{ingressSink: test.growth}, Saturated: test.saturated}
+		if why := fellBehind(st, test.delivers); why != test.why {
+			t.Errorf("%+v: %q; want %q", test, why, test.why)
+		}
+	}
+}
