@@ -149,15 +149,20 @@ func (m *storeMeasure) report(ctx context.Context, r *storeRun, phases []phase) 
 	if r.part.group != "pending" {
 		return nil
 	}
+	m.noteSizes(row)
+	m.xidAge(row)
+	return nil
+}
+
+// noteSizes keeps what target 10 asks of the tables.
+func (m *storeMeasure) noteSizes(row TableRow) {
 	m.sized = true
-	if hot, known := row.Values["HOT updates of batches"]; known {
+	if hot, known := row.Values[hotColumn]; known {
 		m.hot = append(m.hot, hot)
 	}
 	if settledDown(row) {
-		m.growth = append(m.growth, row.Values["growth in the second half"])
+		m.growth = append(m.growth, row.Values[growthColumn])
 	}
-	m.xidAge(row)
-	return nil
 }
 
 // reportHeld compares what came before a transaction was held open, meanwhile and after.

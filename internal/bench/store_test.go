@@ -177,6 +177,31 @@ func TestLevelsNeedTime(t *testing.T) {
 	}
 }
 
+// TestTarget10 is judged by the worst of the parts that tell of it, and only if there are any.
+func TestTarget10(t *testing.T) {
+	b := &Bench{config: Config{Say: func(string) {}}, report: newReport(Scenario{Name: "store"}, Config{})}
+	m := &storeMeasure{bench: b}
+	if m.judge(); len(b.report.Targets) != 0 {
+		t.Errorf("nothing was measured, and is judged: %v", b.report.Targets)
+	}
+	long := func(hot, growth float64) TableRow {
+		return TableRow{Values: map[string]float64{
+			"turnovers": 9, "autovacuums of batches": 9, "autovacuums of events": 9, hotColumn: hot, growthColumn: growth,
+		}}
+	}
+	m.noteSizes(long(99.5, -3))
+	m.noteSizes(long(98, 7))
+	m.noteSizes(TableRow{Values: map[string]float64{hotColumn: 100, growthColumn: 90}}) // too short for a level
+	m.reportHeld([]phase{{1000, 10}, {950, 20}, {1000, 10}})
+	m.held = true
+	m.judge()
+	for i, want := range []TargetResult{{Value: 98}, {Value: 7}, {Value: 5, OK: true}} {
+		if got := b.report.Targets[i]; got.Value < want.Value-1e-9 || got.Value > want.Value+1e-9 || got.OK != want.OK || got.Error != "" {
+			t.Errorf("%v; want %v, ok %v", got, want.Value, want.OK)
+		}
+	}
+}
+
 func TestWhenAnIndexDoubles(t *testing.T) {
 	for want, index := range map[time.Duration][]float64{
 		0:               {1, 2, 10, 4, 5, 10.4, 9}, // level, but for what dies between two vacuums
