@@ -135,6 +135,49 @@ func TestSleepersStay(t *testing.T) {
 	}
 }
 
+// TestChurnKeepsItsRate: it does not append faster than it is to, and all of it.
+func TestChurnKeepsItsRate(t *testing.T) {
+	url := pgtest.New(t)
+	r := &storeRun{part: storePart{pending: 60}}
+	load := churnLoad{events: 10, keys: 10, bytes: 10, appenders: 2, rate: 500}
+	if err := r.prepare(t.Context(), mustConnect(t, url), load); err != nil {
+		t.Fatal(err)
+	}
+	c, err := newChurn(t.Context(), url, r.load)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	time.AfterFunc(time.Second, func() { close(c.stop) })
+	if err := c.run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := c.appended.Load(); n > 520 || n < 50 {
+		t.Errorf("%d events in a second; want about 500", n)
+	}
+}
+
+func TestStoreLoads(t *testing.T) {
+	rate, callers, few := 5.0, 7, 3
+	held, other := storePart{held: true}, storePart{}
+	for i, test := range []struct {
+		settings  Settings
+		part      storePart
+		rate      float64
+		appenders int
+	}{
+		{Settings{}, other, churnRate, churnAppenders},
+		{Settings{}, held, 0, churnAppenders},
+		{Settings{Rate: &rate}, held, 5, churnAppenders},
+		{Settings{Callers: &callers, Keys: &few}, other, 0, 7},
+	} {
+		load := storeLoad(test.settings, test.part)
+		if load.rate != test.rate || load.appenders != test.appenders || (test.settings.Keys != nil) != (load.keys == 3) {
+			t.Errorf("load %d: %+v", i, load)
+		}
+	}
+}
+
 func points(index ...float64) []TimelinePoint {
 	var out []TimelinePoint
 	for i, v := range index {
