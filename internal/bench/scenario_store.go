@@ -104,7 +104,7 @@ func (m *storeMeasure) part(ctx context.Context, url string, part storePart) (er
 	if err := awaitSessions(ctx, probe.conn); err != nil {
 		return err
 	}
-	r.readIndexes = true
+	r.readIndexes, r.ended = true, true
 	if err := r.look(ctx); err != nil {
 		return err
 	}

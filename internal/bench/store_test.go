@@ -58,6 +58,9 @@ func TestStoreIsMeasured(t *testing.T) {
 			t.Errorf("%s: %s", row.Name, row.Remark)
 		}
 		points := m.timeline.of(row.Name)
+		if _, known := points[len(points)-1].Values["events"]; known || points[len(points)-2].Values["events"] <= 0 {
+			t.Errorf("%s: the last look, when all is over, has a rate, or the one before has none", row.Name)
+		}
 		if first, last := points[0], points[len(points)-1]; len(points) < 4 || last.Seconds < 0.8 || last.Values["batches updates"] <= first.Values["batches updates"] {
 			t.Errorf("%s: %d points, the last at %v s", row.Name, len(points), points[len(points)-1].Seconds)
 		}
