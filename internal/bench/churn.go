@@ -15,8 +15,11 @@ import (
 )
 
 const (
-	// churnAppenders append at once, as so many ingests.
+	// churnAppenders append at once, as so many ingests, unless --closed says so.
 	churnAppenders = 2
+	// churnRate is events/s, unless --rate or --closed says otherwise: what most machines keep up
+	// with, so that sizes can be compared.
+	churnRate = 10_000
 	// churnAhead is how many flushes may wait for the settler before appending waits for it.
 	churnAhead = 4
 	// churnTTL is the default of an event.
@@ -28,6 +31,9 @@ const (
 // churnLoad says what goes through the tables.
 type churnLoad struct {
 	events, keys, bytes int
+	// appenders append flushes at a rate of events/s together, 0: as fast as they are settled.
+	appenders int
+	rate      float64
 	// pending batches wait for the archive, in order of their acceptance: as many as were
 	// there at the beginning.
 	pending []pipeline.BatchID
@@ -35,7 +41,7 @@ type churnLoad struct {
 	sleepers float64
 }
 
-// churn appends events as fast as they are settled: the endpoint gives its receipt for a batch at
+// churn appends events, and settles as many: the endpoint gives its receipt for a batch at
 // once, and the archive for the oldest one, so that as many wait as before. All statements are the
 // store's.
 type churn struct {
@@ -49,6 +55,8 @@ type churn struct {
 	queue []pipeline.BatchID // of the settler: what waits for the archive
 	quota float64            // of the settler: parts of a sleeper that are due
 
+	began             time.Time    // of run
+	flushes           atomic.Int64 // that were begun
 	appended, settled atomic.Int64 // events
 	batches, done     atomic.Int64 // appended and settled
 	sleeping          atomic.Int64 // batches
@@ -86,7 +94,8 @@ func (c *churn) close() {
 func (c *churn) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	appending, appendCtx := errgroup.WithContext(ctx)
-	for i := range churnAppenders {
+	c.began = time.Now()
+	for i := range c.load.appenders {
 		appending.Go(func() error { return c.append(appendCtx, rand.New(rand.NewPCG(uint64(i), 2))) })
 	}
 	group.Go(func() error {
@@ -109,7 +118,7 @@ func (c *churn) stopping() bool {
 
 // append is an ingest.
 func (c *churn) append(ctx context.Context, r *rand.Rand) error {
-	for !c.stopping() && ctx.Err() == nil {
+	for c.await(ctx); !c.stopping() && ctx.Err() == nil; c.await(ctx) {
 		events, _ := c.made.take(r, c.load.events)
 		done, err := c.ingest.Append(ctx, events, churnTTL, headBatchBytes)
 		if errors.Is(err, pipeline.ErrUnavailable) { // nothing was stored
@@ -129,6 +138,16 @@ func (c *churn) append(ctx context.Context, r *rand.Rand) error {
 		}
 	}
 	return ctx.Err()
+}
+
+// await pauses until the next flush is due, which may be in the past.
+func (c *churn) await(ctx context.Context) {
+	if c.load.rate <= 0 {
+		return
+	}
+	n := float64(c.flushes.Add(1) - 1)
+	due := c.began.Add(time.Duration(n * float64(c.load.events) / c.load.rate * float64(time.Second)))
+	pauseOr(ctx, c.stop, time.Until(due))
 }
 
 // settle is a janitor, whose transactions apply the receipts of both sinks that have come meanwhile.

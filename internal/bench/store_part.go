@@ -116,6 +116,7 @@ type storeRun struct {
 	appended    int64
 	fillEvents  int64 // in the tables before
 	readIndexes bool  // at the next look
+	ended       bool  // nothing is appended any more
 	// cpu is what Postgres has used; nil: it is not known.
 	cpu func() (time.Duration, error)
 }
@@ -262,7 +263,7 @@ func (r *storeRun) look(ctx context.Context) error {
 	}
 	r.readIndexes = false
 	now, appended := time.Since(r.began).Seconds(), r.churn.appended.Load()
-	if passed := now - r.before.Seconds; passed > 0 && r.before.Values != nil {
+	if passed := now - r.before.Seconds; passed > 0 && r.before.Values != nil && !r.ended {
 		values["events"] = float64(appended-r.appended) / passed
 	}
 	values["settled"], values["survey"] = float64(r.churn.settled.Load()), float64(r.churn.surveying.Load())/1e6

@@ -7,12 +7,18 @@ import (
 	"time"
 )
 
+// Columns that target 10 goes by.
+const (
+	hotColumn    = "HOT updates of batches"
+	growthColumn = "growth of the peak"
+)
+
 // storeColumns are the figures of a part.
 var storeColumns = []Column{
 	{"events", "events/s", Absolute},
 	{"CPU of Postgres", "µs/event", Absolute},
 	{"turnovers", "", Shape},
-	{"HOT updates of batches", "%", Shape},
+	{hotColumn, "%", Shape},
 	{"HOT updates of key_heads", "%", Shape},
 	{"batches heap, half", "MiB", Absolute},
 	{"batches heap, end", "MiB", Absolute},
@@ -22,7 +28,7 @@ var storeColumns = []Column{
 	{"events heap, end", "MiB", Absolute},
 	{"events index, half", "MiB", Absolute},
 	{"events index, end", "MiB", Absolute},
-	{"growth of the peak", "%", Shape},
+	{growthColumn, "%", Shape},
 	{"most dead batches", "tuples", Absolute},
 	{"free space of batches", "%", Shape},
 	{"autovacuums of batches", "", Absolute},
@@ -63,7 +69,7 @@ func summarise(name string, points []TimelinePoint, pending int, began phase) Ta
 	for _, what := range []string{"batches heap", "batches index", "events heap", "events index"} {
 		v[what+", half"], v[what+", end"] = half.Values[what], last.Values[what]
 	}
-	v["growth of the peak"] = 100 * growth(points, "batches heap", "batches index", "events heap", "events index")
+	v[growthColumn] = 100 * growth(points, "batches heap", "batches index", "events heap", "events index")
 	for _, p := range points {
 		v["most dead batches"] = max(v["most dead batches"], p.Values["batches dead tuples"])
 	}

@@ -58,6 +58,9 @@ func TestStoreIsMeasured(t *testing.T) {
 			t.Errorf("%s: %s", row.Name, row.Remark)
 		}
 		points := m.timeline.of(row.Name)
+		if _, known := points[len(points)-1].Values["events"]; known || points[len(points)-2].Values["events"] <= 0 {
+			t.Errorf("%s: the last look, when all is over, has a rate, or the one before has none", row.Name)
+		}
 		if first, last := points[0], points[len(points)-1]; len(points) < 4 || last.Seconds < 0.8 || last.Values["batches updates"] <= first.Values["batches updates"] {
 			t.Errorf("%s: %d points, the last at %v s", row.Name, len(points), points[len(points)-1].Seconds)
 		}
@@ -135,6 +138,49 @@ func TestSleepersStay(t *testing.T) {
 	}
 }
 
+// TestChurnKeepsItsRate: it does not append faster than it is to, and all of it.
+func TestChurnKeepsItsRate(t *testing.T) {
+	url := pgtest.New(t)
+	r := &storeRun{part: storePart{pending: 60}}
+	load := churnLoad{events: 10, keys: 10, bytes: 10, appenders: 2, rate: 500}
+	if err := r.prepare(t.Context(), mustConnect(t, url), load); err != nil {
+		t.Fatal(err)
+	}
+	c, err := newChurn(t.Context(), url, r.load)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	time.AfterFunc(time.Second, func() { close(c.stop) })
+	if err := c.run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := c.appended.Load(); n > 520 || n < 50 {
+		t.Errorf("%d events in a second; want about 500", n)
+	}
+}
+
+func TestStoreLoads(t *testing.T) {
+	rate, callers, few := 5.0, 7, 3
+	held, other := storePart{held: true}, storePart{}
+	for i, test := range []struct {
+		settings  Settings
+		part      storePart
+		rate      float64
+		appenders int
+	}{
+		{Settings{}, other, churnRate, churnAppenders},
+		{Settings{}, held, 0, churnAppenders},
+		{Settings{Rate: &rate}, held, 5, churnAppenders},
+		{Settings{Callers: &callers, Keys: &few}, other, 0, 7},
+	} {
+		load := storeLoad(test.settings, test.part)
+		if load.rate != test.rate || load.appenders != test.appenders || (test.settings.Keys != nil) != (load.keys == 3) {
+			t.Errorf("load %d: %+v", i, load)
+		}
+	}
+}
+
 func points(index ...float64) []TimelinePoint {
 	var out []TimelinePoint
 	for i, v := range index {
@@ -173,6 +219,31 @@ func TestLevelsNeedTime(t *testing.T) {
 		row := enough()
 		if row.Values[column]--; settledDown(row) {
 			t.Errorf("%s: %v is not enough", column, row.Values[column])
+		}
+	}
+}
+
+// TestTarget10 is judged by the worst of the parts that tell of it, and only if there are any.
+func TestTarget10(t *testing.T) {
+	b := &Bench{config: Config{Say: func(string) {}}, report: newReport(Scenario{Name: "store"}, Config{})}
+	m := &storeMeasure{bench: b}
+	if m.judge(); len(b.report.Targets) != 0 {
+		t.Errorf("nothing was measured, and is judged: %v", b.report.Targets)
+	}
+	long := func(hot, growth float64) TableRow {
+		return TableRow{Values: map[string]float64{
+			"turnovers": 9, "autovacuums of batches": 9, "autovacuums of events": 9, hotColumn: hot, growthColumn: growth,
+		}}
+	}
+	m.noteSizes(long(99.5, -3))
+	m.noteSizes(long(98, 7))
+	m.noteSizes(TableRow{Values: map[string]float64{hotColumn: 100, growthColumn: 90}}) // too short for a level
+	m.reportHeld([]phase{{1000, 10}, {950, 20}, {1000, 10}})
+	m.held = true
+	m.judge()
+	for i, want := range []TargetResult{{Value: 98}, {Value: 7}, {Value: 5, OK: true}} {
+		if got := b.report.Targets[i]; got.Value < want.Value-1e-9 || got.Value > want.Value+1e-9 || got.OK != want.OK || got.Error != "" {
+			t.Errorf("%v; want %v, ok %v", got, want.Value, want.OK)
 		}
 	}
 }
