@@ -2,6 +2,7 @@ package browser
 
 import (
 	"context"
+	"fmt"
 	"os/exec"
 	"sync"
 	"testing"
@@ -34,23 +35,40 @@ func chromium(t *testing.T) string {
 }
 
 // startBrowser starts a browser without a window that ends with the test. What it starts, it
-// ends by its process id.
+// ends by its process id. A browser that comes to its end before it shows anything says nothing of
+// a page, so that it has three tries.
 func startBrowser(t *testing.T) context.Context {
 	t.Helper()
-	options := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(chromium(t)), chromedp.WindowSize(windowWidth, windowHeight),
-		// Its sandbox does not work for root; the pages are our own.
-		chromedp.NoSandbox)
-	allocator, release := chromedp.NewExecAllocator(context.Background(), options...)
-	browser, stop := chromedp.NewContext(allocator)
-	t.Cleanup(func() { stop(); release() })
-	// A context with a deadline would end the browser later.
-	late := time.AfterFunc(startLimit, stop)
-	if err := chromedp.Do(browser, chromedp.Navigate("about:blank")); err != nil {
-		t.Fatalf("start Chromium within %v: %v", startLimit, err)
+	path := chromium(t)
+	for try := 1; ; try++ {
+		browser, stop, err := tryBrowser(path)
+		if err == nil {
+			t.Cleanup(stop)
+			return browser
+		}
+		stop()
+		if try == 3 {
+			t.Fatalf("start Chromium, %d times: %v", try, err)
+		}
+		t.Logf("start Chromium, once more: %v", err)
 	}
-	late.Stop()
-	return browser
+}
+
+func tryBrowser(path string) (browser context.Context, stop func(), err error) {
+	options := append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.ExecPath(path), chromedp.WindowSize(windowWidth, windowHeight),
+		// Its sandbox does not work for root; the pages are our own. Without a sandbox there is no
+		// need for a process that forks the others.
+		chromedp.NoSandbox, chromedp.Flag("no-zygote", true))
+	allocator, release := chromedp.NewExecAllocator(context.Background(), options...)
+	browser, end := chromedp.NewContext(allocator)
+	// A context with a deadline would end the browser later.
+	late := time.AfterFunc(startLimit, end)
+	defer late.Stop()
+	if err = chromedp.Do(browser, chromedp.Navigate("about:blank")); err != nil {
+		err = fmt.Errorf("within %v: %w", startLimit, err)
+	}
+	return browser, func() { end(); release() }, err
 }
 
 // noise is what a page asked for and complained of while it was loaded.
