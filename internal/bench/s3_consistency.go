@@ -22,7 +22,7 @@ func (k *s3Kit) measureConsistency(ctx context.Context) error {
 	get, list := newHistogram(), newHistogram()
 	read, listed, overwritten := k.seen("read after write"), k.seen("list after write"), k.seen("read after overwrite")
 	before := ""
-	for round, began := 0, time.Now(); round < consistencyRounds && time.Since(began) < k.plan.cell; round++ {
+	for round, began := 0, time.Now(); round == 0 || round < consistencyRounds && time.Since(began) < k.plan.cell; round++ {
 		key := fmt.Sprintf("consistency/%020d", round)
 		for attempt, check := range []*Verdict{read, overwritten} {
 			want := fmt.Sprintf("round %d, attempt %d", round, attempt)

@@ -88,14 +88,15 @@ func (t *putTally) run() putRun {
 	return run
 }
 
-// putMany lets writers call put with successive numbers until so many are done or the time is up.
+// putMany lets writers call put with successive numbers until so many are done or the time is up;
+// each calls it once at least.
 func putMany(writers int, most int64, length time.Duration, put func(n int64) error) putRun {
 	t := newPutTally()
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range writers {
 		wg.Go(func() {
-			for time.Since(t.began) < length {
+			for once := false; !once || time.Since(t.began) < length; once = true {
 				n := next.Add(1) - 1
 				if n >= most {
 					return

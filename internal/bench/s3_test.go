@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -134,9 +135,9 @@ func TestS3SeesWhatIsNotThere(t *testing.T) {
 
 // TestS3Meter: an answer that says to slow down is counted each time, and a lost one is as none.
 func TestS3Meter(t *testing.T) {
-	calls := 0
+	var calls atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if calls++; calls <= 2 {
+		if calls.Add(1) <= 2 {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 	}))
@@ -160,8 +161,8 @@ func TestS3Meter(t *testing.T) {
 	}
 	lose := func() bool { return true }
 	meter.lose.Store(&lose)
-	if err := put(client); !errors.Is(err, errAnswerLost) || meter.puts.Load() != 1 || calls != 4 {
-		t.Errorf("%v after %d PUTs, of which the server has seen %d; want one that it has seen", err, meter.puts.Load(), calls-3)
+	if err := put(client); !errors.Is(err, errAnswerLost) || meter.puts.Load() != 1 || calls.Load() != 4 {
+		t.Errorf("%v after %d PUTs, of which the server has seen %d; want one that it has seen", err, meter.puts.Load(), calls.Load()-3)
 	}
 }
 
@@ -185,8 +186,8 @@ func TestPutMany(t *testing.T) {
 		t.Errorf("%+v; want 90 done and 10 failed", run)
 	}
 	run = putMany(2, math.MaxInt64, 20*time.Millisecond, func(int64) error { time.Sleep(time.Millisecond); return nil })
-	if run.done == 0 || run.done > 40 || run.took > time.Second {
-		t.Errorf("%d done within %v; want some, and an end after 20 ms", run.done, run.took)
+	if run.done < 2 || run.done > 100 || run.took > 10*time.Second {
+		t.Errorf("%d done within %v; want one of each writer at least, and an end after 20 ms", run.done, run.took)
 	}
 }
 
