@@ -59,9 +59,9 @@ const (
 )
 
 // Read reports whether encoded is that of an event that NewEvent accepts, and would encode to
-// the same but for the order of its fields. The scan refers to encoded until the next Read.
+// the same but for the order of its fields. The scan refers to encoded until the next Read or Forget.
 func (s *Scan) Read(encoded []byte) bool {
-	s.id, s.source, s.typ, s.attributes = nil, nil, nil, 0
+	s.Forget()
 	var seen fieldSet
 	for len(encoded) > 0 {
 		number, value, rest, ok := consumeField(encoded)
@@ -106,6 +106,13 @@ func (s *Scan) Read(encoded []byte) bool {
 	return seen.has(specVersionField) &&
 		isPlainName(s.id, MaxIDBytes) && isPlainName(s.source, MaxSourceBytes) && isPlainName(s.typ, MaxTypeBytes) &&
 		isPlainURIReference(s.source)
+}
+
+// Forget lets go of the encoding that was read. It is for those who keep the scan.
+func (s *Scan) Forget() {
+	clear(s.names[:s.attributes])
+	clear(s.values[:s.attributes])
+	s.id, s.source, s.typ, s.attributes = nil, nil, nil, 0
 }
 
 // Has reports whether the event has the named attribute.
