@@ -2,6 +2,7 @@ package intake
 
 import (
 	"runtime"
+	"strings"
 	"testing"
 	"weak"
 
@@ -71,4 +72,26 @@ func TestIdleStreamsKeepNothingOfTheirEvents(t *testing.T) {
 	if kept := heapInUse() - before; kept > size {
 		t.Errorf("%d idle streams keep %d MiB, and nothing is charged", streams, kept>>20)
 	}
+}
+
+// An answer that waits for its client is charged with the event's id, and keeps no more of the event.
+func TestAnswersKeepTheirIDsOnly(t *testing.T) {
+	const count = 2000
+	ce := validEvent("1")
+	ce.Source, ce.Type = "/"+strings.Repeat("s", 1000), strings.Repeat("t", 500)
+	encoded := mustEncode(t, ce)
+	e := &encoder{maxEventBytes: 1 << 20}
+	ids := make([]string, 0, count)
+	charged := int64(0)
+	before := heapInUse()
+	for range count {
+		it := answerable(e.protobuf(encoded))
+		ids = append(ids, it.id)
+		charged += answerBytes(&it)
+	}
+	if kept := heapInUse() - before; kept > charged {
+		t.Errorf("%d answers keep %d bytes, and %d are charged", count, kept, charged)
+	}
+	runtime.KeepAlive(ids)
+	runtime.KeepAlive(e)
 }
