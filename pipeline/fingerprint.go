@@ -84,6 +84,8 @@ func CheckIdentifyingAttribute(name string) error {
 	switch name {
 	case "id", "source", "type", "specversion", "data":
 		return fmt.Errorf("dedupe attribute: %q is no extension; name one such as idempotencykey, or none to go by the id", name)
+	case headerTrace, "tracestate":
+		return fmt.Errorf("dedupe attribute: %q is of a trace, which events share; name an attribute that a producer sets once per event", name)
 	case SeqnumAttribute, ProducerSeqnumAttribute:
 		return fmt.Errorf("dedupe attribute: %q starts again with its producer; name an attribute that a producer sets once per event", name)
 	}

@@ -20,7 +20,7 @@ type BatchReceipt struct {
 	ID      BatchID   `json:"batch"`
 	Refused []Refusal `json:"refused,omitempty"`
 	// Traced are events whose settling is to be traced. Nothing else depends on them.
-	Traced []TracedEvent `json:"traced,omitempty"`
+	Traced tracedEvents `json:"traced,omitempty"`
 }
 
 // Refusal is one event of a batch that the sink will never take.

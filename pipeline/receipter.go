@@ -228,13 +228,18 @@ func encodeReceipts(sink string, lane int, batches []BatchReceipt) ([][]byte, er
 	return lines, err
 }
 
-// encodeBatchReceipt shortens the reasons until the receipt of a batch fits a line.
+// encodeBatchReceipt leaves out what is traced, and then shortens the reasons, until the receipt of a
+// batch fits a line.
 func encodeBatchReceipt(b BatchReceipt) ([]byte, error) {
 	longest := maxRefusalReason
 	for {
 		encoded, err := encodeJSON(b)
 		if err != nil || len(encoded) <= maxReceiptMessage-256 || longest == 0 {
 			return encoded, err
+		}
+		if b.Traced != nil {
+			b.Traced = nil
+			continue
 		}
 		longest /= 4
 		if longest < 16 {
@@ -244,7 +249,7 @@ func encodeBatchReceipt(b BatchReceipt) ([]byte, error) {
 		for i, r := range b.Refused {
 			shorter[i] = Refusal{Index: r.Index, Code: r.Code, Reason: plainText(r.Reason, longest)}
 		}
-		b.Refused, b.Traced = shorter, nil
+		b.Refused = shorter
 	}
 }
 

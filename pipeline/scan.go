@@ -20,7 +20,8 @@ const maxScannedAttributes = 32
 //
 // A scan vouches for an encoding or it does not. It never says what is wrong: what it does not
 // vouch for is decoded, and NewEvent accepts it or has the error. So it may be stricter than
-// NewEvent, as it is where a field is there twice or unknown, and never laxer.
+// NewEvent, as it is where a field is there twice or unknown or a number is longer than it need be,
+// and never laxer.
 type Scan struct {
 	id, source, typ []byte
 	names, values   [maxScannedAttributes][]byte // of the attributes; a value is a CloudEventAttributeValue
@@ -59,9 +60,9 @@ const (
 )
 
 // Read reports whether encoded is that of an event that NewEvent accepts, and would encode to
-// the same but for the order of its fields. The scan refers to encoded until the next Read.
+// the same but for the order of its fields. The scan refers to encoded until the next Read or Forget.
 func (s *Scan) Read(encoded []byte) bool {
-	s.id, s.source, s.typ, s.attributes = nil, nil, nil, 0
+	s.Forget()
 	var seen fieldSet
 	for len(encoded) > 0 {
 		number, value, rest, ok := consumeField(encoded)
@@ -106,6 +107,13 @@ func (s *Scan) Read(encoded []byte) bool {
 	return seen.has(specVersionField) &&
 		isPlainName(s.id, MaxIDBytes) && isPlainName(s.source, MaxSourceBytes) && isPlainName(s.typ, MaxTypeBytes) &&
 		isPlainURIReference(s.source)
+}
+
+// Forget lets go of the encoding that was read. It is for those who keep the scan.
+func (s *Scan) Forget() {
+	clear(s.names[:s.attributes])
+	clear(s.values[:s.attributes])
+	s.id, s.source, s.typ, s.attributes = nil, nil, nil, 0
 }
 
 // Has reports whether the event has the named attribute.
@@ -294,23 +302,27 @@ type fieldContent struct {
 	varint uint64
 }
 
-// consumeAny reads a field of one of the two wire types that events are made of.
+// consumeAny reads a field of one of the two wire types that events are made of. All of its numbers
+// must be as short as can be: not every reader takes longer ones. A tag has one byte.
 func consumeAny(b []byte) (number protowire.Number, content fieldContent, rest []byte, ok bool) {
 	number, kind, n := protowire.ConsumeTag(b)
-	if n < 0 {
+	if n != 1 {
 		return 0, content, nil, false
 	}
 	b = b[n:]
+	shortest := 0
 	content.kind = kind
 	switch kind {
 	case protowire.BytesType:
 		content.bytes, n = protowire.ConsumeBytes(b)
+		shortest = protowire.SizeBytes(len(content.bytes))
 	case protowire.VarintType:
 		content.varint, n = protowire.ConsumeVarint(b)
+		shortest = protowire.SizeVarint(content.varint)
 	default:
 		return 0, content, nil, false
 	}
-	if n < 0 {
+	if n != shortest {
 		return 0, content, nil, false
 	}
 	return number, content, b[n:], true

@@ -180,3 +180,26 @@ func TestAppendText(t *testing.T) {
 		}
 	}
 }
+
+// A number may be written in more bytes than it takes. Protobuf's readers in Go and Java take all
+// ten of a tag or a length, those in C++ and what is built on them five, so an event with such a number
+// is encoded anew.
+func TestScanOfLongNumbers(t *testing.T) {
+	event := eventParts[0] + eventParts[1] + eventParts[2] + eventParts[3]
+	for name, encoded := range map[string]string{
+		"a tag":         event + "\xb2\x80\x80\x80\x80\x00\x01x",
+		"a length":      event + "\x32\x81\x80\x80\x80\x80\x00x",
+		"an entry":      event + field(attributesField, "\x0a\x81\x80\x80\x80\x80\x00a"+field(entryValueField, field(ceStringField, "v"))),
+		"a value":       event + attributeEntry("a", "\x1a\x81\x80\x80\x80\x80\x00v"),
+		"a value's tag": event + attributeEntry("a", "\x9a\x80\x80\x80\x80\x00\x01v"),
+		"of an Any":     event + field(protoDataField, "\x0a\x81\x80\x80\x80\x80\x00u"),
+		"of a time":     event + attributeEntry("time", field(ceTimestampField, "\x88\x80\x80\x80\x80\x00\x05")),
+	} {
+		if err := proto.Unmarshal([]byte(encoded), new(pb.CloudEvent)); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if agrees(t, []byte(encoded), "") {
+			t.Errorf("%s: it is kept as it is", name)
+		}
+	}
+}

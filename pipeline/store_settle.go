@@ -5,6 +5,7 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -226,11 +227,11 @@ func (r *settleRows) addTaken(c *claim, sink string, refused map[int]Refusal, do
 }
 
 func (r *settleRows) addLate(c *claim) {
-	for sink, refused := range c.sinks {
+	for _, sink := range slices.Sorted(maps.Keys(c.sinks)) { // one order of locks
 		r.lateBatches = append(r.lateBatches, c.id.Number)
 		r.lateTokens = append(r.lateTokens, int64(c.id.Token))
 		r.lateSinks = append(r.lateSinks, sink)
-		r.lateRefused = append(r.lateRefused, arrayText(refused))
+		r.lateRefused = append(r.lateRefused, arrayText(c.sinks[sink]))
 	}
 }
 

@@ -56,7 +56,8 @@ func (t *Tracing) sample(encoded []byte) *tracedEvent {
 		return nil
 	}
 	// An exporter holds thousands of these, and cannot send what is not valid UTF-8.
-	text := func(b []byte) string { return plainText(string(b), MaxIDBytes) }
+	// What is cut off must not stay behind the rest, either.
+	text := func(b []byte) string { return plainText(string(b[:min(len(b), MaxIDBytes+1)]), MaxIDBytes) }
 	e := &tracedEvent{id: text(f.id), source: text(f.source), typ: text(f.typ), trace: id, parent: parent}
 	if e.correlation = text(f.correlation); e.correlation == "" {
 		e.correlation = e.id

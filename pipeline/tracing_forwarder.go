@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"encoding/json"
 	"slices"
 	"strconv"
 	"time"
@@ -17,6 +18,19 @@ const maxTracedReceipt = 256
 type TracedEvent struct {
 	Index  int    `json:"index"`
 	Parent string `json:"traceparent"` // the span of the event's processing
+}
+
+// tracedEvents are those of a receipt. In a form that is not understood, such as a later version's,
+// they are none: a receipt counts without them.
+type tracedEvents []TracedEvent
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (t *tracedEvents) UnmarshalJSON(data []byte) error {
+	var events []TracedEvent
+	if json.Unmarshal(data, &events) == nil {
+		*t = events
+	}
+	return nil
 }
 
 // tracedItem is a sampled event of a request.

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"encoding/hex"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -110,6 +111,28 @@ func TestAnEventsTraceIsReadFromItsEncoding(t *testing.T) {
 	for cut := range a.Encoded { // whatever it is, nothing is read beyond its end
 		sampling().sample(a.Encoded[:cut])
 	}
+}
+
+// What is kept of a sampled event is short, whatever is in it: an exporter whose receiver is away
+// holds thousands.
+func TestSampledEventsKeepLittle(t *testing.T) {
+	const count, size = 16, 1 << 20
+	event := mustTracedEvent(t, "id-1", map[string]string{"correlationid": strings.Repeat("c", size-256)})
+	inUse := func() int64 {
+		var stats runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&stats)
+		return int64(stats.HeapAlloc)
+	}
+	before := inUse()
+	var sampled []*tracedEvent
+	for range count {
+		sampled = append(sampled, sampling().sample(event.Encoded))
+	}
+	if kept := inUse() - before; kept > size {
+		t.Errorf("%d events keep %d KiB", count, kept>>10)
+	}
+	runtime.KeepAlive(sampled)
 }
 
 // With tracing off nothing is allocated and no message has one header more.

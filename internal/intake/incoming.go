@@ -50,6 +50,9 @@ func (g *GRPC) governed(stream grpc.ServerStream, alone bool, handle func(*incom
 	if in.alone { // else another goroutine may read on, and sees to it
 		defer in.drop()
 	}
+	if err := refuseCompressed(in.Context()); err != nil {
+		return err
+	}
 	return handle(in)
 }
 

@@ -62,6 +62,7 @@ func (e *encoder) protobuf(encoded []byte) item {
 // kept returns the item of an event that can be stored as it came, which costs much less than
 // to decode it and to encode it again. It is false for all others, valid or not.
 func (e *encoder) kept(encoded []byte) (item, bool) {
+	defer e.scan.Forget() // a stream's encoder stays while the stream is idle, and encoded must not
 	if !e.scan.Read(encoded) {
 		return item{}, false
 	}

@@ -190,3 +190,14 @@ func TestReadStreamEventsRequest(t *testing.T) {
 		}
 	}
 }
+
+// What a request's trace adds to an event identifies none: all events of the request would be one.
+func TestTraceIdentifiesNoEvent(t *testing.T) {
+	for _, attribute := range []string{traceParent, traceState} {
+		config := DefaultConfig()
+		config.DedupeAttribute = attribute
+		if config.Validate() == nil {
+			t.Errorf("%s may identify events", attribute)
+		}
+	}
+}

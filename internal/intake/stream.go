@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -135,7 +136,7 @@ func (s *stream) hold(ctx context.Context, n int64) (*reservation, error) {
 // answerable returns it with an id and a fault that are short enough to be sent back and
 // kept until then.
 func answerable(it item) item {
-	it.id = shorten(it.id, pipeline.MaxIDBytes)
+	it.id = strings.Clone(shorten(it.id, pipeline.MaxIDBytes)) // it may be a part of a string with more of the event
 	if it.fault != nil {
 		fault := *it.fault
 		fault.Attribute = shorten(fault.Attribute, maxStatusBytes/4)
