@@ -122,7 +122,8 @@ func (s *System) copyOn(ctx context.Context, connections int, calls [][]event, l
 
 // commitLatency is how long one row takes to be committed by a statement of its own, on an
 // idle system, with a pause before each: a machine that had nothing to do takes longer to
-// begin.
+// begin. It counts from when the pause should be over, as an open loop's latency does, so that how
+// late a timer wakes is in both.
 func (s *System) commitLatency(ctx context.Context, rows int, idle time.Duration) (_ *hdrhistogram.Histogram, err error) {
 	conn, err := s.postgres(ctx)
 	if err != nil {
@@ -140,15 +141,15 @@ func (s *System) commitLatency(ctx context.Context, rows int, idle time.Duration
 	}
 	h := newHistogram()
 	for i := range rows {
+		due := time.Now().Add(idle)
 		pause(ctx, idle)
-		began := time.Now()
 		_, err := conn.Exec(ctx, `INSERT INTO waybill_bench_limit.events (position, source, type, event_id, seqnum, event) VALUES ($1, $2, $3, $4, $5, $6)`,
 			int64(i), e.source, e.typ, s.ledger.idOf(int64(i)), int64(i+1), e.encoded)
 		if err != nil {
 			return nil, fmt.Errorf("limit of commits: %w", err)
 		}
 		if i >= rows/10 { // the statement is prepared, and files are open
-			recordInto(h, time.Since(began))
+			recordInto(h, time.Since(due))
 		}
 	}
 	_, err = conn.Exec(ctx, limitDrop)
