@@ -43,7 +43,7 @@ func Scenarios() []Scenario {
 		{"trace-file", "the arrival pattern of a CSV file (time, key, size) at its own times, for --trace FILE and --speed N; without a file a sample of 20 s", runTraceFile},
 		{"heads", "16 writers race for the head row of one key, then of 10,000: forks and gaps (none), waits, rate", runHeads},
 		{"statements", "each SQL statement of the store alone, with 10,000 and 1 million rows (--pending), with stale and with fresh statistics", runStatements},
-		{"store", "the tables under churn with 10,000 to 1 million events waiting (--pending): HOT, size, vacuum, fillfactor, sleepers, a held-open transaction; --for is the time of all parts", runStore},
+		{"store", "the tables under churn with 10,000 to 1 million events waiting (--pending): HOT, size, vacuum, fillfactor, sleepers, a held-open transaction; --for is the time of all parts, once; what is compared takes --runs times as long", runStore},
 		{"quick", "under two minutes, correctness first: for CI and for comparing two commits", runQuick},
 		{"targets", "the project's targets, a line each, in under eight minutes; exit status 1 when one is short", runTargets},
 	}

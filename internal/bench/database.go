@@ -22,6 +22,8 @@ const templateDatabase = "waybill_template"
 type database struct {
 	bench  *Bench
 	server *devstack.Postgres
+	// kept is the size, in bytes, up to which a database stays until the server goes.
+	kept int64
 }
 
 // withPostgres starts a server for a scenario that measures the store alone, lets f use it, and
@@ -45,7 +47,7 @@ func (b *Bench) withPostgres(ctx context.Context, settings map[string]string, f 
 		options.Settings[name] = value
 	}
 	options.Database = templateDatabase
-	d := &database{bench: b}
+	d := &database{bench: b, kept: keptBytes}
 	if d.server, err = devstack.StartPostgres(ctx, options); err != nil {
 		return err
 	}
@@ -64,8 +66,8 @@ func (b *Bench) withPostgres(ctx context.Context, settings map[string]string, f 
 	return f(d)
 }
 
-// keptBytes is the size up to which a database stays until the server goes: a drop is a
-// checkpoint, which takes longer than a small one is worth.
+// keptBytes is database.kept unless a scenario says so: a drop is a checkpoint, which takes longer than
+// a small database is worth.
 const keptBytes = 256 << 20
 
 // with makes a database with Waybill's tables, lets f use it, and drops it if it is large.
@@ -86,7 +88,7 @@ func (d *database) with(ctx context.Context, name string, f func(url string) err
 	if err := admin.QueryRow(ctx, `SELECT pg_database_size($1)`, name).Scan(&bytes); err != nil {
 		return fmt.Errorf("size of the database %s: %w", name, err)
 	}
-	if bytes <= keptBytes {
+	if bytes <= d.kept {
 		return nil
 	}
 	return execAll(ctx, admin, "drop the database "+name, "DROP DATABASE "+quoted+" WITH (FORCE)")

@@ -25,11 +25,13 @@ func runStore(ctx context.Context, b *Bench) error {
 	}
 	total := storeLength
 	set(&total, b.config.Settings.For)
+	runs := b.config.Settings.runs()
 	m := &storeMeasure{bench: b, length: partLength(total, parts)}
 	m.table = b.table(Table{
 		Name: "store", Title: "The tables under churn", Columns: storeColumns,
-		Note: fmt.Sprintf("Each part %v. Ingests append flushes, and a janitor settles as many batches as were appended, the oldest first. "+
-			"Half and end are sizes at those times of the part; a turnover replaces all that waits once.", m.length.Round(time.Second)),
+		Note: fmt.Sprintf("Each part %v, and what is compared %d times in turn: figures are medians of the runs, and the charts are of the first. "+
+			"Ingests append flushes, and a janitor settles as many batches as were appended, the oldest first. "+
+			"Half and end are sizes at those times of the part; a turnover replaces all that waits once.", m.length.Round(time.Second), runs),
 	})
 	m.timeline = newStoreTimeline()
 	b.report.Timelines = append(b.report.Timelines, m.timeline)
@@ -42,13 +44,15 @@ func runStore(ctx context.Context, b *Bench) error {
 	settings := map[string]string{"autovacuum_naptime": fmt.Sprintf("%ds", int(nap.Seconds()))}
 	err = b.withPostgres(ctx, settings, func(d *database) error {
 		m.cpu = func() (time.Duration, error) { return procstat.TreeCPU(d.server.PID()) }
-		for i, part := range parts {
-			err := d.with(ctx, fmt.Sprintf("store_%d", i), func(url string) error { return m.part(ctx, url, part) })
-			if err != nil {
-				return fmt.Errorf("%s: %w", part.name, err)
-			}
-		}
-		return nil
+		// Autovacuum goes round all databases: those of earlier turns would take time from later ones.
+		d.kept = 0
+		return m.measure(ctx, storeGroups(parts, runs), func(ctx context.Context, turn storeTurn) (result storeResult, err error) {
+			err = d.with(ctx, "store", func(url string) error {
+				result, err = m.turn(ctx, url, turn)
+				return err
+			})
+			return result, err
+		})
 	})
 	if err == nil {
 		m.judge()
@@ -72,49 +76,53 @@ type storeMeasure struct {
 	timeline *Timeline
 
 	hot, growth []float64 // of the parts whose name tells how many wait
-	lost        []float64 // with a transaction that was held open
+	lost        []float64 // medians, with a transaction that was held open
 	sized, held bool      // whether there were parts for these
 }
 
-// part measures one part on a database of its own.
-func (m *storeMeasure) part(ctx context.Context, url string, part storePart) (err error) {
-	b := m.bench
-	b.live(part.name)
+// turn measures a part once, on a database of its own.
+func (m *storeMeasure) turn(ctx context.Context, url string, turn storeTurn) (result storeResult, err error) {
+	b, part := m.bench, turn.part
 	probe, err := newTableProbe(ctx, url)
 	if err != nil {
-		return err
+		return result, err
 	}
 	defer func() { err = errors.Join(err, probe.conn.Close(ctx)) }()
 	if why := "leaf density, fragmentation and free space: "; !probe.pgstattuple && !slices.Contains(b.report.Missing, why+firstLine(probe.why)) {
 		b.missing(why + firstLine(probe.why))
 	}
+	timeline := m.timeline
+	if turn.run > 0 { // the charts are of the first run
+		timeline = newStoreTimeline()
+	}
 	load := storeLoad(b.config.Settings, part)
-	r := &storeRun{part: part, length: time.Duration(part.weight * float64(m.length)), probe: probe, timeline: m.timeline, cpu: m.cpu}
+	r := &storeRun{part: part, length: time.Duration(part.weight * float64(m.length)), probe: probe, timeline: timeline, cpu: m.cpu}
 	if err := r.prepare(ctx, probe.conn, load); err != nil {
-		return err
+		return result, err
 	}
 	if r.churn, err = newChurn(ctx, url, r.load); err != nil {
-		return err
+		return result, err
 	}
 	phases, err := r.measure(ctx, url)
 	r.churn.close()
 	if err != nil {
-		return err
+		return result, err
 	}
 	if err := awaitSessions(ctx, probe.conn); err != nil {
-		return err
+		return result, err
 	}
 	r.readIndexes, r.ended = true, true
 	if err := r.look(ctx); err != nil {
-		return err
+		return result, err
 	}
-	verdict, err := r.churn.verdict(ctx, url, part.name, r.fillEvents)
+	verdict, err := r.churn.verdict(ctx, url, turn.name(), r.fillEvents)
 	if err != nil {
-		return err
+		return result, err
 	}
 	b.report.Correctness = append(b.report.Correctness, verdict)
 	b.config.Say("correctness: " + verdict.String())
-	return m.report(ctx, r, phases)
+	m.keptUp(turn.name(), r.load.rate, phases)
+	return r.result(ctx, phases)
 }
 
 // storeLoad is what goes through the tables in a part.
@@ -133,45 +141,13 @@ func storeLoad(s Settings, part storePart) churnLoad {
 	return load
 }
 
-// keptUp warns of a part that was slower than its rate.
-func (m *storeMeasure) keptUp(r *storeRun, phases []phase) {
+// keptUp warns of a turn that was slower than its rate, events/s.
+func (m *storeMeasure) keptUp(name string, rate float64, phases []phase) {
 	for _, p := range phases {
-		if p.rate < keptUpShare*r.load.rate {
-			m.bench.warn("%s: %.0f events/s were appended, and %.0f offered: its sizes are not like those of the others", r.part.name, p.rate, r.load.rate)
+		if p.rate < keptUpShare*rate {
+			m.bench.warn("%s: %.0f events/s were appended, and %.0f offered: its sizes are not like those of the others", name, p.rate, rate)
 		}
 	}
-}
-
-// report makes figures of a part.
-func (m *storeMeasure) report(ctx context.Context, r *storeRun, phases []phase) error {
-	m.keptUp(r, phases)
-	points := m.timeline.of(r.part.name)
-	row := summarise(r.part.name, points, int(r.fillEvents), phases[0])
-	if free, known, err := r.probe.freeSpace(ctx, "batches"); err != nil {
-		return err
-	} else if known {
-		row.Values["free space of batches"] = free
-	}
-	if n := r.churn.failures.Load(); n > 0 {
-		row.Remark = fmt.Sprintf("%d transactions were tried again", n)
-	}
-	if err := r.rebuild(ctx, &row, points); err != nil {
-		return err
-	}
-	m.bench.add(m.table, row)
-	if r.part.sleepers > 0 {
-		m.bench.figure(Shape, r.part.name+": batches that stayed", float64(r.churn.sleeping.Load()), "batches")
-	}
-	if r.part.held {
-		m.held = true
-		m.reportHeld(phases)
-	}
-	if r.part.group != "pending" {
-		return nil
-	}
-	m.noteSizes(row)
-	m.xidAge(row)
-	return nil
 }
 
 // noteSizes keeps what target 10 asks of the tables.
@@ -182,21 +158,6 @@ func (m *storeMeasure) noteSizes(row TableRow) {
 	}
 	if settledDown(row) {
 		m.growth = append(m.growth, row.Values[growthColumn])
-	}
-}
-
-// reportHeld compares what came before a transaction was held open, meanwhile and after.
-func (m *storeMeasure) reportHeld(phases []phase) {
-	before, meanwhile := phases[0], phases[1]
-	m.lost = append(m.lost, 100*(1-meanwhile.rate/before.rate))
-	for i, when := range []string{"before", fmt.Sprintf("meanwhile, %v", m.length.Round(time.Second)), "after"} {
-		m.bench.figure(Absolute, "held-open transaction: "+when, phases[i].rate, "events/s")
-		if phases[i].cpu > 0 {
-			m.bench.figure(Absolute, "held-open transaction: CPU of Postgres, "+when, phases[i].cpu, "µs/event")
-		}
-	}
-	if before.cpu > 0 {
-		m.bench.figure(Shape, "held-open transaction: CPU of Postgres an event, meanwhile by before", meanwhile.cpu/before.cpu, "ratio")
 	}
 }
 

@@ -30,7 +30,9 @@ type storePart struct {
 }
 
 const (
-	// storeLength is how long all parts take together, unless --for says so.
+	// sizesGroup is the parts that differ in how many events wait. They are not compared.
+	sizesGroup = "pending"
+	// storeLength is how long all parts take together, once each, unless --for says so.
 	storeLength = 4 * time.Minute
 	// sweepPending is how many events wait where something else is varied.
 	sweepPending = 100_000
@@ -61,7 +63,7 @@ func allStoreParts(s Settings) []storePart {
 	}
 	var out []storePart
 	for _, n := range sizes {
-		out = append(out, storePart{group: "pending", name: fmt.Sprintf("%d pending", n), pending: n, weight: 1})
+		out = append(out, storePart{group: sizesGroup, name: fmt.Sprintf("%d pending", n), pending: n, weight: 1})
 	}
 	for _, percent := range []int{50, 70, 80, 90, 100} {
 		out = append(out, storePart{

@@ -2,8 +2,7 @@ package bench
 
 import (
 	"context"
-	"fmt"
-	"strings"
+	"math"
 	"time"
 )
 
@@ -13,10 +12,18 @@ const (
 	growthColumn = "growth of the peak"
 )
 
-// storeColumns are the figures of a part.
+// doublesColumn is how long, in hours, it takes until the index of a table is twice as large.
+func doublesColumn(table string) string { return "index of " + table + " doubles" }
+
+// storeColumns are the figures of a part, medians of its runs.
 var storeColumns = []Column{
+	{"runs", "", Shape},
 	{"events", "events/s", Absolute},
+	{"events, lowest", "events/s", Absolute},
+	{"events, highest", "events/s", Absolute},
 	{"CPU of Postgres", "µs/event", Absolute},
+	{"CPU of Postgres, lowest", "µs/event", Absolute},
+	{"CPU of Postgres, highest", "µs/event", Absolute},
 	{"turnovers", "", Shape},
 	{hotColumn, "%", Shape},
 	{"HOT updates of key_heads", "%", Shape},
@@ -39,25 +46,24 @@ var storeColumns = []Column{
 	{"events leaf fragmentation", "%", Shape},
 	{"batches index by rebuilt", "ratio", Shape},
 	{"events index by rebuilt", "ratio", Shape},
-	{"index of batches doubles", "h", Absolute},
-	{"index of events doubles", "h", Absolute},
+	{doublesColumn("batches"), "h", Absolute},
+	{doublesColumn("events"), "h", Absolute},
 	{"REINDEX of batches", "s", Absolute},
 	{"REINDEX of events", "s", Absolute},
 	{"xids", "1/s", Absolute},
 	{"newest survey", "ms", Absolute},
 }
 
-// summarise makes a row of a part's points and of its first phase.
-func summarise(name string, points []TimelinePoint, pending int, began phase) TableRow {
-	row := TableRow{Name: name, Values: map[string]float64{"events": began.rate}}
+// summarise makes the values of a row of a run's points and of its first phase.
+func summarise(points []TimelinePoint, pending int, began phase) map[string]float64 {
+	v := map[string]float64{"events": began.rate}
 	if began.cpu > 0 {
-		row.Values["CPU of Postgres"] = began.cpu
+		v["CPU of Postgres"] = began.cpu
 	}
 	if len(points) < 3 {
-		return row
+		return v
 	}
 	first, half, last := points[0], points[len(points)/2], points[len(points)-1]
-	v := row.Values
 	if pending > 0 {
 		v["turnovers"] = last.Values["settled"] / float64(pending)
 	}
@@ -85,7 +91,7 @@ func summarise(name string, points []TimelinePoint, pending int, began phase) Ta
 		v["xids"] = (last.Values["xids"] - first.Values["xids"]) / passed
 	}
 	v["newest survey"] = last.Values["survey"]
-	return row
+	return v
 }
 
 // newestValue is the last of a column that is known.
@@ -140,29 +146,34 @@ func doubles(points []TimelinePoint, table string) time.Duration {
 	return time.Duration(third / grew * float64(time.Second))
 }
 
-// rebuild builds the indexes anew, adds to a row what that says, and how often it would be needed: an
-// index that is level needs none, however much of it is free.
-func (r *storeRun) rebuild(ctx context.Context, row *TableRow, points []TimelinePoint) error {
-	remarks := nonEmpty(row.Remark)
+// result is what the run found, with its indexes built anew at the end.
+func (r *storeRun) result(ctx context.Context, phases []phase) (storeResult, error) {
+	points := r.timeline.of(r.part.name)
+	out := storeResult{
+		values: summarise(points, int(r.fillEvents), phases[0]), phases: phases, stayed: r.churn.sleeping.Load(), retries: r.churn.failures.Load(),
+	}
+	if free, known, err := r.probe.freeSpace(ctx, "batches"); err != nil {
+		return out, err
+	} else if known {
+		out.values["free space of batches"] = free
+	}
+	return out, r.rebuild(ctx, out.values, points)
+}
+
+// rebuild builds the indexes anew, and adds what that says to the values, with the pace at which they
+// grew: one that is level takes for ever to double, which is +Inf.
+func (r *storeRun) rebuild(ctx context.Context, values map[string]float64, points []TimelinePoint) error {
 	for _, table := range []string{"batches", "events"} {
 		before, after, took, err := r.probe.reindex(ctx, table)
 		if err != nil {
 			return err
 		}
-		row.Values[table+" index by rebuilt"] = float64(before) / float64(max(after, 1))
-		row.Values["REINDEX of "+table] = took.Seconds()
-		switch left := doubles(points, table); {
-		case !settledDown(*row):
-		case left == 0:
-			remarks = append(remarks, "the index of "+table+" is level: no REINDEX")
-		default:
-			row.Values["index of "+table+" doubles"] = left.Hours()
-			remarks = append(remarks, fmt.Sprintf("the index of %s doubles in %v", table, left.Round(time.Second)))
+		values[table+" index by rebuilt"] = float64(before) / float64(max(after, 1))
+		values["REINDEX of "+table] = took.Seconds()
+		values[doublesColumn(table)] = math.Inf(1)
+		if left := doubles(points, table); left > 0 {
+			values[doublesColumn(table)] = left.Hours()
 		}
 	}
-	if !settledDown(*row) {
-		remarks = append(remarks, "too short to tell of levels")
-	}
-	row.Remark = strings.Join(remarks, "; ")
 	return nil
 }

@@ -2,7 +2,10 @@ package bench
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"encoding/csv"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,8 +14,9 @@ import (
 	"github.com/waybillhq/waybill/pipeline"
 )
 
-// mustMeasureStore measures parts for a moment each, and returns the report.
-func mustMeasureStore(t *testing.T, length time.Duration, parts ...storePart) *storeMeasure {
+// mustMeasureStore measures parts for a moment each, so many times where they are compared, and returns
+// the report.
+func mustMeasureStore(t *testing.T, length time.Duration, runs int, parts ...storePart) *storeMeasure {
 	t.Helper()
 	b := &Bench{config: Config{Say: func(string) {}}, report: newReport(Scenario{Name: "store"}, Config{})}
 	m := &storeMeasure{bench: b, length: length, table: b.table(Table{Name: "store", Columns: storeColumns})}
@@ -20,10 +24,11 @@ func mustMeasureStore(t *testing.T, length time.Duration, parts ...storePart) *s
 	used := time.Duration(0)
 	m.cpu = func() (time.Duration, error) { used += time.Second; return used, nil }
 	b.report.Timelines = append(b.report.Timelines, m.timeline)
-	for _, part := range parts {
-		if err := m.part(t.Context(), pgtest.New(t), part); err != nil {
-			t.Fatal(err)
-		}
+	err := m.measure(t.Context(), storeGroups(parts, runs), func(ctx context.Context, turn storeTurn) (storeResult, error) {
+		return m.turn(ctx, pgtest.New(t), turn)
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	m.judge()
 	return m
@@ -36,16 +41,25 @@ func TestStoreIsMeasured(t *testing.T) {
 		{group: "sleepers", name: "sleepers", pending: 600, weight: 1, sleepers: 0.1},
 		{group: "held-open transaction", name: "held", pending: 600, weight: 1, held: true},
 	}
-	m := mustMeasureStore(t, 800*time.Millisecond, parts...)
+	m := mustMeasureStore(t, 800*time.Millisecond, 2, parts...)
 	r := m.bench.report
-	if len(r.Correctness) != 3 || len(m.table.Rows) != 3 || len(r.Targets) != 3 {
+	if len(r.Correctness) != 5 || len(m.table.Rows) != 3 || len(r.Targets) != 3 {
 		t.Fatalf("%d verdicts, %d rows, %d targets", len(r.Correctness), len(m.table.Rows), len(r.Targets))
 	}
-	for i, v := range r.Correctness {
+	systems := ""
+	for _, v := range r.Correctness {
+		systems += v.System + "; "
 		if !v.OK() || v.Accepted < 1000 || v.Pending < 600 || v.Delivered == 0 {
 			t.Errorf("%v", v)
 		}
-		row := m.table.Rows[i]
+	}
+	if want := "few; sleepers, run 1; sleepers, run 2; held, run 1; held, run 2; "; systems != want {
+		t.Errorf("what was judged is %s; want %s", systems, want)
+	}
+	for i, row := range m.table.Rows {
+		if want := []float64{1, 2, 2}[i]; row.Values["runs"] != want {
+			t.Errorf("%s: %v runs; want %v", row.Name, row.Values["runs"], want)
+		}
 		for _, column := range []string{
 			"events", "CPU of Postgres", "turnovers", "HOT updates of batches", "HOT updates of key_heads", "batches heap, end", "events index, half", "xids",
 			"batches leaf density", "events leaf density", "batches index by rebuilt", "REINDEX of events",
@@ -58,6 +72,9 @@ func TestStoreIsMeasured(t *testing.T) {
 			t.Errorf("%s: %s", row.Name, row.Remark)
 		}
 		points := m.timeline.of(row.Name)
+		if !slices.IsSortedFunc(points, func(a, b TimelinePoint) int { return cmp.Compare(a.Seconds, b.Seconds) }) {
+			t.Errorf("%s: its time goes back: more than one run is in its chart", row.Name)
+		}
 		if _, known := points[len(points)-1].Values["events"]; known || points[len(points)-2].Values["events"] <= 0 {
 			t.Errorf("%s: the last look, when all is over, has a rate, or the one before has none", row.Name)
 		}
@@ -194,16 +211,16 @@ func points(index ...float64) []TimelinePoint {
 }
 
 func TestSummaryOfAPart(t *testing.T) {
-	row := summarise("part", points(1, 2, 3, 4, 2), 50, phase{123, 9})
+	values := summarise(points(1, 2, 3, 4, 2), 50, phase{123, 9})
 	for column, want := range map[string]float64{
 		"events": 123, "CPU of Postgres": 9, "turnovers": 8, "HOT updates of batches": 75, "batches heap, half": 6, "batches heap, end": 4, "batches index, end": 2,
 		"growth of the peak": -26.0869565217, "most dead batches": 6, "autovacuums of batches": 4, "xids": 5,
 	} {
-		if got := row.Values[column]; got < want-1e-9 || got > want+1e-9 {
+		if got := values[column]; got < want-1e-9 || got > want+1e-9 {
 			t.Errorf("%s is %v; want %v", column, got, want)
 		}
 	}
-	if _, known := row.Values["batches leaf density"]; known {
+	if _, known := values["batches leaf density"]; known {
 		t.Error("there is a leaf density that nobody saw")
 	}
 }
@@ -238,8 +255,7 @@ func TestTarget10(t *testing.T) {
 	m.noteSizes(long(99.5, -3))
 	m.noteSizes(long(98, 7))
 	m.noteSizes(TableRow{Values: map[string]float64{hotColumn: 100, growthColumn: 90}}) // too short for a level
-	m.reportHeld([]phase{{1000, 10}, {950, 20}, {1000, 10}})
-	m.held = true
+	m.reportHeld([]storeResult{{phases: []phase{{1000, 10}, {950, 20}, {1000, 10}}}})
 	m.judge()
 	for i, want := range []TargetResult{{Value: 98}, {Value: 7}, {Value: 5, OK: true}} {
 		if got := b.report.Targets[i]; got.Value < want.Value-1e-9 || got.Value > want.Value+1e-9 || got.OK != want.OK || got.Error != "" {
