@@ -17,6 +17,8 @@ type Drain struct {
 	Took    time.Duration // until the last of them arrived
 	// Pace is events/s between the first and the last tenth.
 	Pace float64
+	// RequestEvents is how many events a request had then, on average.
+	RequestEvents float64
 }
 
 // Rate is events/s from when the endpoint was up again.
@@ -67,11 +69,14 @@ func (s *System) takeBacklog(ctx context.Context, delay time.Duration) (Drain, e
 	if err != nil {
 		return d, err
 	}
+	requests := s.receiver.taken.Load()
 	to, err := reach(1 - drainEdge)
 	if err != nil {
 		return d, err
 	}
-	d.Pace = (1 - 2*drainEdge) * float64(d.Backlog) / to.Sub(from).Seconds()
+	events := (1 - 2*drainEdge) * float64(d.Backlog)
+	d.Pace = events / to.Sub(from).Seconds()
+	d.RequestEvents = events / float64(max(1, s.receiver.taken.Load()-requests))
 	end, err := reach(1)
 	d.Took = end.Sub(up)
 	return d, err

@@ -38,6 +38,7 @@ type receiver struct {
 	ledger atomic.Pointer[ledger]
 	delay  atomic.Int64 // nanoseconds that each call waits first
 	down   atomic.Bool  // every call is answered with UNAVAILABLE
+	taken  atomic.Int64 // calls that were not
 }
 
 // startReceiver listens on host:port.
@@ -138,6 +139,7 @@ func receiveBatch(service any, ctx context.Context, decode func(any) error, _ gr
 	if r.down.Load() {
 		return nil, status.Error(codes.Unavailable, "the endpoint is down")
 	}
+	r.taken.Add(1)
 	l, from := r.ledger.Load(), 0
 	at := l.now()
 	for _, length := range a.lengths {

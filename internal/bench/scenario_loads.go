@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -179,12 +178,8 @@ var invalidShares = []float64{0, 0.1}
 func runErrors(ctx context.Context, b *Bench) error {
 	return b.with(ctx, "errors", nil, func(s *System) error {
 		cpu := map[float64][]float64{}
-		shares := slices.Clone(invalidShares)
 		for run := range b.config.Settings.runs() {
-			if run%2 == 1 {
-				slices.Reverse(shares) // what drifts meanwhile favours none
-			}
-			for _, share := range shares {
+			for _, share := range inTurn(invalidShares, run) {
 				load := standard(fmt.Sprintf("%.0f %% invalid, %d", 100*share, run+1))
 				load.Callers, load.Invalid, load.WarmUp, load.For = 16, share, time.Second, 4*time.Second
 				st, err := s.Run(ctx, load)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -102,12 +101,8 @@ func (s *System) replayers(ctx context.Context, behind uint64) ([]replayer, erro
 func (s *System) replayInTurn(ctx context.Context, readers []replayer) error {
 	chart := Series{Title: "Reading back", X: "pass", Y: "events/s", Kind: Absolute}
 	passes, verdicts := map[string][]replayPass{}, map[string]Verdict{}
-	order := slices.Clone(readers)
 	for run := range s.bench.config.Settings.runs() {
-		if run%2 == 1 {
-			slices.Reverse(order) // what drifts meanwhile favours none
-		}
-		for _, r := range order {
+		for _, r := range inTurn(readers, run) {
 			s.bench.live(fmt.Sprintf("reading back: %s, pass %d", r.name, run+1))
 			p, v, err := s.replay(ctx, r)
 			if err != nil {

@@ -34,17 +34,15 @@ func runOutage(ctx context.Context, b *Bench) error {
 // runScale drains a backlog to a slow endpoint with 1, 2 and 4 forwarders, in turn.
 func runScale(ctx context.Context, b *Bench) error {
 	counts := []int{1, 2, 4}
-	paces := map[int][]float64{}
+	paces, predicted := map[int][]float64{}, map[int][]float64{}
 	for run := range b.config.Settings.runs() {
-		if run%2 == 1 {
-			slices.Reverse(counts) // what drifts meanwhile favours none
-		}
-		for _, forwarders := range counts {
-			pace, err := b.scale(ctx, forwarders)
+		for _, forwarders := range inTurn(counts, run) {
+			drain, err := b.scale(ctx, forwarders)
 			if err != nil {
 				return err
 			}
-			paces[forwarders] = append(paces[forwarders], pace)
+			paces[forwarders] = append(paces[forwarders], drain.Pace)
+			predicted[forwarders] = append(predicted[forwarders], drain.Pace/scalePrediction(forwarders, drain.RequestEvents))
 		}
 	}
 	one := median(paces[1])
@@ -52,21 +50,31 @@ func runScale(ctx context.Context, b *Bench) error {
 		pace := median(paces[forwarders])
 		b.figure(Absolute, fmt.Sprintf("%d forwarders, median", forwarders), pace, "events/s")
 		b.figure(Shape, fmt.Sprintf("%d forwarders in relation to 1", forwarders), pace/one, "ratio")
-		b.figure(Shape, fmt.Sprintf("%d forwarders in relation to what docs/scaling.md predicts", forwarders), pace/scalePrediction(forwarders), "ratio")
+		b.figure(Shape, fmt.Sprintf("%d forwarders in relation to what docs/scaling.md predicts", forwarders), median(predicted[forwarders]), "ratio")
 	}
 	return nil
 }
 
 // scalePrediction is the model of docs/scaling.md where the endpoint's delay is the first limit:
-// requests in flight times events of a request, by the time that one takes, events/s.
-func scalePrediction(forwarders int) float64 {
-	inFlight := pipeline.DefaultForwarderConfig().InFlight
-	took := scaleDelay + scaleRequestEvents*forwarderPerEvent
-	return float64(forwarders*inFlight*scaleRequestEvents) / took.Seconds()
+// requests in flight times events of a request, by the time that one takes, events/s. A request has
+// fewer events than it may where a batch is split into several, whose last one is not full.
+func scalePrediction(forwarders int, requestEvents float64) float64 {
+	inFlight := float64(forwarders * pipeline.DefaultForwarderConfig().InFlight)
+	return inFlight * requestEvents / (scaleDelay.Seconds() + requestEvents*forwarderPerEvent.Seconds())
 }
 
 // forwarderPerEvent is what a forwarder itself takes of an event (docs/scaling.md).
 const forwarderPerEvent = 5 * time.Microsecond
+
+// inTurn returns what is compared in the order of a run: in every other one in reverse, so that
+// what drifts meanwhile favours none.
+func inTurn[T any](things []T, run int) []T {
+	order := slices.Clone(things)
+	if run%2 == 1 {
+		slices.Reverse(order)
+	}
+	return order
+}
 
 // median of values, of which there must be some.
 func median(values []float64) float64 {

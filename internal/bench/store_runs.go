@@ -54,11 +54,7 @@ func storeGroups(parts []storePart, runs int) []storeGroup {
 func (g storeGroup) turns() []storeTurn {
 	var out []storeTurn
 	for run := range g.runs {
-		order := slices.Clone(g.parts)
-		if run%2 == 1 {
-			slices.Reverse(order)
-		}
-		for _, part := range order {
+		for _, part := range inTurn(g.parts, run) {
 			out = append(out, storeTurn{part, run, g.runs})
 		}
 	}

@@ -221,11 +221,11 @@ func singleLoad(name string, over transport, callers, connections int) Load {
 func scaleRatio(ctx context.Context, m *measured) (float64, error) {
 	paces := map[int]float64{}
 	for _, forwarders := range []int{1, 4} {
-		pace, err := m.bench.scale(ctx, forwarders)
+		drain, err := m.bench.scale(ctx, forwarders)
 		if err != nil {
 			return 0, err
 		}
-		paces[forwarders] = pace
+		paces[forwarders] = drain.Pace
 	}
 	return paces[4] / paces[1], nil
 }
@@ -240,20 +240,21 @@ const (
 	scaleSeconds = 8
 )
 
-// scale measures the pace at which some forwarders drain a backlog to a slow endpoint.
-func (b *Bench) scale(ctx context.Context, forwarders int) (pace float64, err error) {
+// scale measures how some forwarders drain a backlog to a slow endpoint.
+func (b *Bench) scale(ctx context.Context, forwarders int) (drain Drain, err error) {
 	change := func(c *devrun.Config) {
 		c.Forwarders = forwarders
 		c.Env = append(slices.Clone(c.Env), fmt.Sprintf("WAYBILL_INGRESS_REQUEST_EVENTS=%d", scaleRequestEvents))
 	}
 	err = b.with(ctx, fmt.Sprintf("%d forwarders", forwarders), change, func(s *System) error {
 		load := backlog("backlog for a slow endpoint", int64(forwarders)*scaleSeconds*8000)
-		_, drain, err := s.outage(ctx, load, scaleDelay)
-		pace = drain.Pace
+		_, drain, err = s.outage(ctx, load, scaleDelay)
 		return err
 	})
 	if err == nil {
-		b.figure(Absolute, fmt.Sprintf("endpoint with %v of delay, %d forwarders", scaleDelay, forwarders), pace, "events/s")
+		name := fmt.Sprintf("endpoint with %v of delay, %d forwarders", scaleDelay, forwarders)
+		b.figure(Absolute, name, drain.Pace, "events/s")
+		b.figure(Shape, name+", events of a request", drain.RequestEvents, "events")
 	}
-	return pace, err
+	return drain, err
 }

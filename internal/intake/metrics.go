@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -20,6 +22,14 @@ const (
 	frontStream = "grpc_stream"
 )
 
+// What becomes of a request that is submitted, and why its events are refused.
+const (
+	outcomeAccepted   = "accepted"
+	reasonOverloaded  = "overloaded"
+	reasonUnavailable = "unavailable"
+	reasonUnknown     = "outcome-unknown"
+)
+
 // Reasons of refused events and requests beside those of a refusal.
 const (
 	reasonInvalid  = "invalid"
@@ -32,28 +42,47 @@ type key struct{ source, typ string }
 
 var otherKey = key{source: "other", typ: "other"}
 
+// keyCount is how many events of a key were accepted. An instrument's own Add takes several times
+// as long, for each key of each request.
+type keyCount struct {
+	option   metric.MeasurementOption
+	accepted atomic.Int64
+}
+
 // metrics counts what became of events and requests.
 type metrics struct {
-	accepted        metric.Int64Counter
 	refused         metric.Int64Counter
 	refusedRequests metric.Int64Counter
 	duration        metric.Float64Histogram
+	durations       map[durationKey]metric.MeasurementOption
 
 	maxKeys int
 	mu      sync.RWMutex
-	known   map[key]metric.MeasurementOption // guarded by mu; never more than maxKeys
-	other   metric.MeasurementOption
+	known   map[key]*keyCount // guarded by mu; never more than maxKeys
+	other   *keyCount
 }
+
+// durationKey is what the time of a request is recorded by.
+type durationKey struct{ front, outcome string }
 
 func newMetrics(meter metric.Meter, maxKeys int, budget *Budget) (*metrics, error) {
 	m := &metrics{
 		maxKeys: maxKeys,
-		known:   make(map[key]metric.MeasurementOption),
-		other:   optionOf(otherKey),
+		known:   make(map[key]*keyCount),
+		other:   &keyCount{option: optionOf(otherKey)},
+
+		durations: make(map[durationKey]metric.MeasurementOption),
+	}
+	for _, front := range []string{frontHTTP, frontGRPC, frontStream} {
+		for _, outcome := range []string{outcomeAccepted, reasonInvalid, reasonOverloaded, reasonUnavailable, reasonUnknown} {
+			m.durations[durationKey{front, outcome}] = metric.WithAttributeSet(attribute.NewSet(
+				attribute.String("front", front), attribute.String("outcome", outcome)))
+		}
 	}
 	var errs [5]error
-	m.accepted, errs[0] = meter.Int64Counter("waybill.ingest.events.accepted",
+	accepted, err := meter.Int64ObservableCounter("waybill.ingest.events.accepted",
 		metric.WithUnit("{event}"), metric.WithDescription("Events made durable, by source and type; the rest under other."))
+	errs[0] = err
 	m.refused, errs[1] = meter.Int64Counter("waybill.ingest.events.refused",
 		metric.WithUnit("{event}"), metric.WithDescription("Events not accepted, by reason, source and type; the rest under other."))
 	m.refusedRequests, errs[2] = meter.Int64Counter("waybill.ingest.requests.refused",
@@ -75,10 +104,11 @@ func newMetrics(meter metric.Meter, maxKeys int, budget *Budget) (*metrics, erro
 	_, err = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		o.ObserveInt64(used, budget.Used())
 		o.ObserveInt64(limit, budget.Size())
+		m.observe(o, accepted)
 		return nil
-	}, used, limit)
+	}, used, limit, accepted)
 	if err != nil {
-		return nil, fmt.Errorf("observe the intake's budget: %w", err)
+		return nil, fmt.Errorf("observe the intake: %w", err)
 	}
 	return m, nil
 }
@@ -91,22 +121,72 @@ func optionOf(k key) metric.MeasurementOption {
 // answered records the outcome of a unit whose valid items were submitted.
 func (m *metrics) answered(front string, started time.Time, items []item, err error) {
 	faults, _ := countFaults(items)
-	outcome := "accepted"
+	outcome := outcomeAccepted
 	switch {
 	case err != nil:
 		outcome = reasonOf(err)
 	case faults == len(items) && faults > 0:
 		outcome = reasonInvalid
 	}
-	m.duration.Record(context.Background(), time.Since(started).Seconds(),
-		metric.WithAttributes(attribute.String("front", front), attribute.String("outcome", outcome)))
+	m.duration.Record(context.Background(), time.Since(started).Seconds(), m.durations[durationKey{front, outcome}])
 	m.countFaulty(items)
 	if err != nil {
 		m.countValid(items, outcome)
 		return
 	}
-	for k, n := range tally(items) {
-		m.accepted.Add(context.Background(), n, m.option(k, true))
+	m.countAccepted(items)
+}
+
+// countAccepted counts the valid items, each under its key.
+func (m *metrics) countAccepted(items []item) {
+	var unknown []key
+	m.mu.RLock()
+	full := len(m.known) >= m.maxKeys
+	for i := range items {
+		if items[i].fault != nil {
+			continue
+		}
+		k := key{items[i].event.Source, items[i].event.Type}
+		switch count, ok := m.known[k]; {
+		case ok:
+			count.accepted.Add(1)
+		case full:
+			m.other.accepted.Add(1)
+		default:
+			unknown = append(unknown, k)
+		}
+	}
+	m.mu.RUnlock()
+	for _, k := range unknown {
+		m.place(k).accepted.Add(1)
+	}
+}
+
+// place returns the count of a key, which gets one while there is room.
+func (m *metrics) place(k key) *keyCount {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if count, ok := m.known[k]; ok {
+		return count
+	}
+	if len(m.known) >= m.maxKeys {
+		return m.other
+	}
+	k = key{strings.Clone(k.source), strings.Clone(k.typ)} // they are parts of what an event is held by
+	count := &keyCount{option: optionOf(k)}
+	m.known[k] = count
+	return count
+}
+
+// observe says how many events were accepted.
+func (m *metrics) observe(o metric.Observer, accepted metric.Int64Observable) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for _, count := range m.known {
+		o.ObserveInt64(accepted, count.accepted.Load(), count.option)
+	}
+	if n := m.other.accepted.Load(); n > 0 {
+		o.ObserveInt64(accepted, n, m.other.option)
 	}
 }
 
@@ -138,7 +218,7 @@ func (m *metrics) countValid(items []item, reason string) {
 
 func (m *metrics) addRefused(k key, reason string, n int64) {
 	if n > 0 {
-		m.refused.Add(context.Background(), n, m.option(k, false),
+		m.refused.Add(context.Background(), n, m.option(k),
 			metric.WithAttributes(attribute.String("reason", reason)))
 	}
 }
@@ -155,37 +235,22 @@ func tally(items []item) map[key]int64 {
 }
 
 // option returns the attributes of k. Only an accepted event gives its key a place.
-func (m *metrics) option(k key, accepted bool) metric.MeasurementOption {
+func (m *metrics) option(k key) metric.MeasurementOption {
 	m.mu.RLock()
-	option, ok := m.known[k]
-	full := len(m.known) >= m.maxKeys
-	m.mu.RUnlock()
-	switch {
-	case ok:
-		return option
-	case full || !accepted:
-		return m.other
+	defer m.mu.RUnlock()
+	if count, ok := m.known[k]; ok {
+		return count.option
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if option, ok = m.known[k]; ok {
-		return option
-	}
-	if len(m.known) >= m.maxKeys {
-		return m.other
-	}
-	option = optionOf(k)
-	m.known[k] = option
-	return option
+	return m.other.option
 }
 
 func reasonOf(err error) string {
 	switch {
 	case errors.Is(err, pipeline.ErrOverloaded):
-		return "overloaded"
+		return reasonOverloaded
 	case errors.Is(err, pipeline.ErrUnavailable):
-		return "unavailable"
+		return reasonUnavailable
 	default:
-		return "outcome-unknown"
+		return reasonUnknown
 	}
 }
