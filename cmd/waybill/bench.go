@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -71,7 +72,16 @@ func (c *benchCommand) Run(ctx context.Context, con *console) error {
 		return errors.New("--rate and --closed: give one of them")
 	}
 	if c.Scenario != "trace-file" && (c.Trace != "" || c.Speed != nil) {
-		return errors.New("--trace and --speed: only trace-file replays a file")
+		return errors.New("--trace and --speed: only trace-file replays a file; leave them out")
+	}
+	if c.Part != nil && c.Scenario != "store" {
+		return errors.New("--part: only store has parts; leave it out")
+	}
+	if c.Pending != nil && c.Scenario != "store" && c.Scenario != "statements" {
+		return errors.New("--pending: only store and statements begin with rows; leave it out")
+	}
+	if c.Runs != nil && !slices.Contains([]string{"errors", "replay", "scale", "store"}, c.Scenario) {
+		return errors.New("--runs: only errors, replay, scale and store compare things in turn; leave it out")
 	}
 	if c.Scenario != "s3" && (c.S3Endpoint != "" || c.S3Bucket != "") {
 		return errors.New("--s3-endpoint and --s3-bucket (WAYBILL_S3_ENDPOINT, WAYBILL_S3_BUCKET): only s3 measures a server that exists; leave them out")

@@ -103,9 +103,23 @@ func Run(ctx context.Context, config Config, scenario Scenario) (*Report, error)
 	}
 	config.Say("report: " + filepath.Join(config.Dir, "report.html"))
 	if err == nil && !b.report.OK {
-		err = ErrShort
+		err = b.report.short()
 	}
 	return b.report, err
+}
+
+// short is ErrShort, and why.
+func (r *Report) short() error {
+	var names []string
+	for _, t := range r.Targets {
+		if !t.OK {
+			names = append(names, t.Name)
+		}
+	}
+	if len(names) == 0 {
+		return fmt.Errorf("%w: see correctness", ErrShort)
+	}
+	return fmt.Errorf("%w: short of %s", ErrShort, strings.Join(names, ", "))
 }
 
 // live shows what is happening.

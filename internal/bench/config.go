@@ -89,14 +89,22 @@ func (c Config) Validate() error {
 			return fmt.Errorf("%s: %v; want at least %v", d.name, *d.value, d.least)
 		}
 	}
+	if n := c.Settings.Bytes; n != nil && (*n < 0 || *n > maxTraceSize) {
+		return fmt.Errorf("--bytes: %d; want 0 to %d, which is what fits an event", *n, maxTraceSize)
+	}
+	for _, n := range []struct {
+		name  string
+		value *int
+	}{{"--events", c.Settings.Events}, {"--keys", c.Settings.Keys}, {"--closed", c.Settings.Callers}, {"--runs", c.Settings.Runs}, {"--pending", c.Settings.Pending}} {
+		if n.value != nil && *n.value < 1 {
+			return fmt.Errorf("%s: %d; want at least 1", n.name, *n.value)
+		}
+	}
+	if r := c.Settings.Rate; r != nil && !(*r > 0) {
+		return fmt.Errorf("--rate: %v; want more than 0 events a second", *r)
+	}
 	if v := c.Settings.Speed; v != nil && !(*v > 0) {
 		return fmt.Errorf("--speed: %v; want more than 0, such as 2 for twice as fast", *v)
-	}
-	if r := c.Settings.Runs; r != nil && *r < 1 {
-		return fmt.Errorf("--runs: %d; want at least 1", *r)
-	}
-	if n := c.Settings.Pending; n != nil && *n < 1 {
-		return fmt.Errorf("--pending: %d; want at least 1", *n)
 	}
 	return nil
 }

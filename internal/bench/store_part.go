@@ -51,9 +51,18 @@ func storeParts(s Settings) ([]storePart, error) {
 	}
 	wanted := slices.DeleteFunc(parts, func(p storePart) bool { return !strings.Contains(p.group+": "+p.name, *s.Part) })
 	if len(wanted) == 0 {
-		return nil, fmt.Errorf("--part: %q is in no part's name", *s.Part)
+		return nil, fmt.Errorf("--part: %q is in no part's name; want a piece of one of: %s", *s.Part, partNames(allStoreParts(s)))
 	}
 	return wanted, nil
+}
+
+// partNames lists parts.
+func partNames(parts []storePart) string {
+	names := make([]string, len(parts))
+	for i, p := range parts {
+		names[i] = p.group + ": " + p.name
+	}
+	return strings.Join(names, "; ")
 }
 
 func allStoreParts(s Settings) []storePart {
