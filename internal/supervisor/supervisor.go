@@ -118,18 +118,22 @@ func (s *Supervisor) Run(ctx context.Context) {
 			pause = min(minPause, s.most)
 		}
 		s.say(fmt.Sprintf("%s ended: %s; it is started again in %v", s.name, s.part.Why(), pause))
-		sleep(ctx, pause)
-		s.awaitRelease(ctx)
-		pause = min(2*pause, s.most)
-		since = time.Now()
-		if s.restart(ctx) {
-			since = time.Now()
+		for again := false; !again; {
+			sleep(ctx, pause)
+			s.awaitRelease(ctx)
+			pause = min(2*pause, s.most)
+			again = s.restart(ctx, pause)
+			if ctx.Err() != nil {
+				return
+			}
 		}
+		since = time.Now()
 	}
 }
 
-// restart reports whether the part runs again.
-func (s *Supervisor) restart(ctx context.Context) bool {
+// restart reports whether the part runs again. If not, it is tried again after pause; it has ended
+// once, however often that takes.
+func (s *Supervisor) restart(ctx context.Context, pause time.Duration) bool {
 	if ctx.Err() != nil {
 		return false
 	}
@@ -138,7 +142,7 @@ func (s *Supervisor) restart(ctx context.Context) bool {
 	case err == nil:
 		s.say(fmt.Sprintf("%s runs again, as process %d", s.name, s.PID()))
 	case ctx.Err() == nil:
-		s.say(fmt.Sprintf("%s does not start: %s", s.name, firstLine(err)))
+		s.say(fmt.Sprintf("%s does not start: %s; it is tried again in %v", s.name, firstLine(err), pause))
 	}
 	return err == nil
 }

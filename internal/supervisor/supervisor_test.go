@@ -134,11 +134,13 @@ func TestStartIsTriedAgain(t *testing.T) {
 	run(t, s)
 	part.end()
 	said.await(t, "part ended: a whim; it is started again in 500ms")
-	said.await(t, "part does not start: no luck")
-	said.await(t, "part ended: a whim; it is started again in 1s") // not as soon as before
+	said.await(t, "part does not start: no luck; it is tried again in 1s")
 	said.await(t, "part runs again, as process 3")
 	said.mu.Lock()
 	defer said.mu.Unlock()
+	if len(said.said) != 3 {
+		t.Errorf("the part ended once, and said was %q", said.said)
+	}
 	for _, line := range said.said {
 		if strings.Contains(line, "log") {
 			t.Errorf("a line quotes a log: %q", line)
