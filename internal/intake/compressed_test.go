@@ -1,6 +1,8 @@
 package intake
 
 import (
+	"errors"
+	"io"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -20,14 +22,15 @@ func TestCompressedMessagesAreRefused(t *testing.T) {
 	compressed := grpc.UseCompressor(gzip.Name)
 	_, one := s.Publish(t.Context(), validEvent("one"), compressed)
 	_, batch := s.PublishBatch(t.Context(), batchOf(validEvent("two")), compressed)
-	var streamed error
 	stream, err := s.StreamEvents(t.Context(), compressed)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if streamed = stream.Send(&chipingress.StreamEventsRequest{Event: validEvent("three")}); streamed == nil {
-		_, streamed = stream.Recv()
+	// EOF says that the stream has ended already, and Recv says how.
+	if err := stream.Send(&chipingress.StreamEventsRequest{Event: validEvent("three")}); err != nil && !errors.Is(err, io.EOF) {
+		t.Fatal(err)
 	}
+	_, streamed := stream.Recv()
 	for call, err := range map[string]error{"Publish": one, "PublishBatch": batch, "StreamEvents": streamed} {
 		if status.Code(err) != codes.Unimplemented {
 			t.Errorf("%s: %v", call, err)
