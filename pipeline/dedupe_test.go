@@ -289,6 +289,7 @@ func TestRetryAfterALostAnswer(t *testing.T) {
 					mustAppendOnce(t, d, []Event{mustEvent(t, "/other", "t", fmt.Sprint("other-", i))})
 				}
 				events := mustEvents(t, n, 3)
+				mustAddKeys(t, b.store, events)
 				way.Set(proxy.Fault{Mode: proxy.LoseResponse, Every: 1})
 				if _, _, err := a.appendOnce(t.Context(), events, 0, 1<<20); !errors.Is(err, ErrOutcomeUnknown) {
 					t.Fatalf("the error is %v, want that the outcome is unknown", err)
@@ -330,6 +331,7 @@ func TestRetryBeforeTheCommit(t *testing.T) {
 				mustAppendOnce(t, d, []Event{mustEvent(t, "/other", "t", fmt.Sprint("other-", i))})
 			}
 			events := mustEvents(t, 1, 1)
+			mustAddKeys(t, mustStoreAt(t, direct), events)
 			way.Set(proxy.Fault{Mode: proxy.LoseResponse, Every: 1})
 			hold <- struct{}{}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -370,7 +372,7 @@ func mustBeginAs(t *testing.T, s *Store, e Event) pgx.Tx {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = tx.Rollback(context.Background()) }) // of no interest after its end
-	if _, err := tx.Exec(t.Context(), `UPDATE waybill.key_heads SET seqnum = seqnum WHERE source = $1`, e.Source); err != nil {
+	if _, err := tx.Exec(t.Context(), `UPDATE waybill.heads SET version = version + 1 WHERE page = (SELECT id / 32 FROM waybill.keys WHERE source = $1)`, e.Source); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := tx.Exec(t.Context(), `INSERT INTO waybill.dedupe_log (slot, events, fingerprints) VALUES (0, 1, $1)`, e.Fingerprint[:]); err != nil {
@@ -414,6 +416,7 @@ func TestALongTransactionIsSeen(t *testing.T) {
 	url := mustDedupeDatabase(t, time.Minute)
 	a, b := mustDeduper(t, url), mustDeduper(t, url)
 	mustAppendOnce(t, a, mustEvents(t, 3, 1))
+	mustAddKeys(t, a.store, mustEvents(t, 32, 32)) // so that the key below is on another page
 	e := mustEvent(t, "/source/0", "test.event", "late")
 	tx := mustBeginAs(t, b.store, e)
 	for i := range 5 {
@@ -454,7 +457,7 @@ func TestTheServerIsAnother(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := conn.Exec(t.Context(), `TRUNCATE waybill.events, waybill.batches, waybill.key_heads, waybill.dedupe_log`); err != nil {
+			if _, err := conn.Exec(t.Context(), `TRUNCATE waybill.events, waybill.batches, waybill.keys, waybill.heads, waybill.dedupe_log`); err != nil {
 				t.Fatal(err)
 			}
 			if err := conn.Close(t.Context()); err != nil {

@@ -1,12 +1,9 @@
 package pipeline
 
 import (
-	"cmp"
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
-	"slices"
-	"strings"
 )
 
 // flush is what goes into one transaction: events sorted into batches by lane, and the
@@ -15,8 +12,8 @@ type flush struct {
 	events  []Event
 	placed  []placement // of events[i]
 	batches []flushBatch
-	keys    []flushKey // in byte order of (source, type), the order of locking
-	seqnums []int64    // of events[i], filled in once the heads were moved
+	keys    []flushKey
+	seqnums []int64 // of events[i], filled in once the heads were moved
 }
 
 // placement says where an event of a flush goes.
@@ -70,31 +67,7 @@ func newFlush(events []Event, lanes, maxBytes int) (*flush, error) {
 		batch.bytes += size
 		f.keys[k].events++
 	}
-	f.sortKeys()
 	return f, f.drawTokens()
-}
-
-// sortKeys brings the keys into the one order in which every ingest locks heads; any
-// other order can deadlock.
-func (f *flush) sortKeys() {
-	order := make([]int, len(f.keys))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortFunc(order, func(a, b int) int {
-		ka, kb := f.keys[a], f.keys[b]
-		return cmp.Or(strings.Compare(ka.source, kb.source), strings.Compare(ka.typ, kb.typ))
-	})
-	sorted := make([]flushKey, len(order))
-	moved := make([]int, len(order))
-	for to, from := range order {
-		sorted[to] = f.keys[from]
-		moved[from] = to
-	}
-	f.keys = sorted
-	for i := range f.placed {
-		f.placed[i].key = moved[f.placed[i].key]
-	}
 }
 
 func (f *flush) drawTokens() error {

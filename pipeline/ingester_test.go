@@ -23,7 +23,7 @@ func TestAcceptedMeansCommitted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tx.Rollback(context.Background())
-	if _, err := tx.Exec(t.Context(), `SELECT 1 FROM waybill.key_heads FOR UPDATE`); err != nil {
+	if _, err := tx.Exec(t.Context(), `SELECT 1 FROM waybill.heads FOR UPDATE`); err != nil {
 		t.Fatal(err)
 	}
 	done := r.in.Submit(mustEvents(t, 1, 1))

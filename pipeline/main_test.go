@@ -63,6 +63,19 @@ func mustStoreAt(t testing.TB, url string) *Store {
 	return s
 }
 
+// mustAddKeys makes heads for the keys of events.
+func mustAddKeys(t testing.TB, s *Store, events []Event) {
+	t.Helper()
+	f, err := newFlush(events, s.lanes, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sources, types, _ := f.keyArgs()
+	if _, err := s.pool.Exec(t.Context(), addKeysSQL, sources, types); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // mustNATS starts a server of its own.
 func mustNATS(t testing.TB) *devstack.NATS {
 	t.Helper()

@@ -26,13 +26,15 @@ var (
 	appendLogSQL string
 	//go:embed sql/append_lone.sql
 	appendLoneSQL string
+	//go:embed sql/add_keys.sql
+	addKeysSQL string
 	//go:embed sql/repair_numbers.sql
 	repairNumbersSQL string
 
 	appendLarge = appendStatement{appendSQL, withParts(appendSQL, appendLogSQL)}
 	appendSmall = appendStatement{
 		withParts(appendSQL, appendEventsSQL),
-		withParts(appendSQL, appendEventsSQL, strings.ReplaceAll(appendLogSQL, "$9", "$16")),
+		withParts(appendSQL, appendEventsSQL, strings.ReplaceAll(appendLogSQL, "$9", "$17")),
 	}
 	appendLone = appendStatement{appendLoneSQL, withParts(appendLoneSQL, appendLogSQL)}
 )
@@ -98,17 +100,37 @@ func (s *Store) appendWith(ctx context.Context, d *deduper, events []Event, ttl 
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	meta, err := s.append(ctx, d, f, ttl)
-	if isNumberTaken(err) {
-		if _, err := s.pool.Exec(ctx, repairNumbersSQL); err != nil {
-			return nil, fmt.Errorf("%w: set the batch numbers past the stored ones: %w", ErrUnavailable, err)
+	for mended := 0; ; mended++ {
+		meta, err := s.append(ctx, d, f, ttl)
+		if err == nil {
+			return f.appended(meta), nil
 		}
-		meta, err = s.append(ctx, d, f, ttl)
+		if !isKeyUnknown(err) && !isNumberTaken(err) {
+			return nil, err
+		}
+		if mended == 2 { // each may be in the way once
+			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		if err := s.mend(ctx, f, err); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
 	}
-	if err != nil {
-		return nil, err
+}
+
+// mend removes what was in the way of a flush, of which nothing was stored: a key that has no
+// head yet, or batch numbers that a restore has set back.
+func (s *Store) mend(ctx context.Context, f *flush, why error) error {
+	if isKeyUnknown(why) {
+		sources, types, _ := f.keyArgs()
+		if _, err := s.pool.Exec(ctx, addKeysSQL, sources, types); err != nil {
+			return fmt.Errorf("make heads for new keys: %w", err)
+		}
+		return nil
 	}
-	return f.appended(meta), nil
+	if _, err := s.pool.Exec(ctx, repairNumbersSQL); err != nil {
+		return fmt.Errorf("set the batch numbers past the stored ones: %w", err)
+	}
+	return nil
 }
 
 func (f *flush) appended(meta []batchMeta) *appended {
@@ -191,7 +213,7 @@ func appendAtOnce(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Durati
 // guard has refused. committing says whether the COMMIT had been sent when the error came.
 func appendInSteps(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl time.Duration) (meta []batchMeta, committing bool, err error) {
 	meta, err = openFlush(ctx, conn, d, f, ttl)
-	if errors.Is(err, errAcceptedBefore) || errors.Is(err, errServerChanged) {
+	if errors.Is(err, errAcceptedBefore) || errors.Is(err, errServerChanged) || isKeyUnknown(err) {
 		_, _ = conn.Exec(ctx, "ROLLBACK") // if it fails, so does the connection
 	}
 	if err != nil {
@@ -296,16 +318,22 @@ func (f *flush) fingerprints() []byte {
 
 // headArgs are the parameters that the statements for several events share.
 func (f *flush) headArgs(ttl time.Duration) []any {
-	sources, types, counts := make([]string, len(f.keys)), make([]string, len(f.keys)), make([]int64, len(f.keys))
-	for i, k := range f.keys {
-		sources[i], types[i], counts[i] = k.source, k.typ, k.events
-	}
+	sources, types, counts := f.keyArgs()
 	n := len(f.batches)
 	tokens, lanes, events, bytes := make([]int64, n), make([]int16, n), make([]int16, n), make([]int64, n)
 	for i, b := range f.batches {
 		tokens[i], lanes[i], events[i], bytes[i] = int64(b.token), int16(b.lane), int16(len(b.members)), int64(b.bytes)
 	}
 	return []any{sources, types, counts, tokens, lanes, events, bytes, ttlMicros(ttl)}
+}
+
+// keyArgs are the keys as columns: source, type, number of events.
+func (f *flush) keyArgs() (sources, types []string, counts []int64) {
+	sources, types, counts = make([]string, len(f.keys)), make([]string, len(f.keys)), make([]int64, len(f.keys))
+	for i, k := range f.keys {
+		sources[i], types[i], counts[i] = k.source, k.typ, k.events
+	}
+	return sources, types, counts
 }
 
 // loneArgs are the parameters of the statement for one event.
@@ -326,44 +354,36 @@ func ttlMicros(ttl time.Duration) *int64 {
 // eventArgs are the events as columns, for the statement that takes them along.
 func (f *flush) eventArgs() []any {
 	n := len(f.events)
-	batches, indexes, back := make([]int64, n), make([]int32, n), make([]int64, n)
+	batches, indexes, keys, back := make([]int64, n), make([]int32, n), make([]int32, n), make([]int64, n)
 	sources, types, ids, encoded := make([]string, n), make([]string, n), make([]string, n), make([][]byte, n)
 	for i, e := range f.events {
 		p := f.placed[i]
-		batches[i], indexes[i] = int64(p.batch)+1, int32(p.index)
+		batches[i], indexes[i], keys[i] = int64(p.batch)+1, int32(p.index), int32(p.key)+1
 		back[i] = f.keys[p.key].events - 1 - p.nth
 		sources[i], types[i], ids[i], encoded[i] = e.Source, e.Type, e.ID, e.Encoded
 	}
-	return []any{batches, indexes, sources, types, ids, back, encoded}
+	return []any{batches, indexes, keys, sources, types, ids, back, encoded}
 }
 
 // readHeads takes the batch numbers and the moved heads from a statement's rows.
 func (f *flush) readHeads(rows pgx.Rows) ([]batchMeta, error) {
 	defer rows.Close()
-	keyIndex := make(map[keyName]int, len(f.keys))
-	for i, k := range f.keys {
-		keyIndex[keyName{k.source, k.typ}] = i
-	}
 	meta := make([]batchMeta, len(f.batches))
-	heads := make([]int64, len(f.keys))
+	var heads []int64
 	found := 0
-	// Of a row in turn: a flush of many keys has one for each.
-	var n, number, seqnum pgtype.Int8
+	// Of a row in turn.
+	var n, number pgtype.Int8
 	var queued, expires pgtype.Timestamptz
-	var source, typ pgtype.DriverBytes
+	var seqnums []int64
 	for rows.Next() {
-		if err := rows.Scan(&n, &number, &queued, &expires, &source, &typ, &seqnum); err != nil {
+		if err := rows.Scan(&n, &number, &queued, &expires, &seqnums); err != nil {
 			return nil, err
 		}
-		found++
 		if !n.Valid {
-			k, ok := keyIndex[keyName{string(source), string(typ)}]
-			if !ok {
-				return nil, fmt.Errorf("moved a head that is not in the flush: %q %q", source, typ)
-			}
-			heads[k] = seqnum.Int64
+			heads = seqnums
 			continue
 		}
+		found++
 		f.batches[n.Int64-1].number = number.Int64
 		meta[n.Int64-1].queuedAt = queued.Time.UTC()
 		if expires.Valid {
@@ -373,8 +393,8 @@ func (f *flush) readHeads(rows pgx.Rows) ([]batchMeta, error) {
 	if err := rows.Err(); err != nil {
 		return nil, err
 	}
-	if found != len(f.batches)+len(f.keys) {
-		return nil, fmt.Errorf("moved %d heads and batches, want %d", found, len(f.batches)+len(f.keys))
+	if found != len(f.batches) || len(heads) != len(f.keys) {
+		return nil, fmt.Errorf("moved %d heads and %d batches, want %d and %d", len(heads), found, len(f.keys), len(f.batches))
 	}
 	f.numberEvents(heads)
 	return meta, nil
@@ -390,7 +410,7 @@ func (e *dataError) Unwrap() error { return e.err }
 func classifyAppend(err error, committing bool) error {
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "ERROR" {
-		if isNumberTaken(err) {
+		if isNumberTaken(err) || isKeyUnknown(err) {
 			return err
 		}
 		if pgErr.ConstraintName == laneConstraint {
@@ -410,6 +430,14 @@ func isNumberTaken(err error) bool {
 	var pgErr *pgconn.PgError
 	return errors.As(err, &pgErr) && pgErr.Code == "23505" && pgErr.SchemaName == "waybill" &&
 		(pgErr.TableName == "batches" || pgErr.TableName == "events")
+}
+
+// isKeyUnknown reports that a key of the flush has no head yet: waybill.move_heads says so, and
+// the statement for one event has no seqnum to store then.
+func isKeyUnknown(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && (pgErr.Code == "WB001" ||
+		pgErr.Code == "23502" && pgErr.SchemaName == "waybill" && pgErr.TableName == "events" && pgErr.ColumnName == "seqnum")
 }
 
 // copyReader produces the events of a flush in Postgres's binary COPY format

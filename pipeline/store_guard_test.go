@@ -192,7 +192,7 @@ func TestALoneEventAfterARestart(t *testing.T) {
 	}
 	defer conn.Close(context.Background())
 	// As after a restore of a backup of before the first event.
-	if _, err := conn.Exec(t.Context(), `TRUNCATE waybill.events, waybill.batches, waybill.key_heads, waybill.dedupe_log`); err != nil {
+	if _, err := conn.Exec(t.Context(), `TRUNCATE waybill.events, waybill.batches, waybill.keys, waybill.heads, waybill.dedupe_log`); err != nil {
 		t.Fatal(err)
 	}
 	var done *appended
@@ -274,6 +274,7 @@ func TestPlansAreKept(t *testing.T) {
 	if err := d.load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	mustAddKeys(t, s, []Event{mustEvent(t, "/s", "t", "first")})
 	for i := range 3 {
 		f, err := newFlush([]Event{mustEvent(t, "/s", "t", fmt.Sprint(i))}, s.lanes, 1<<20)
 		if err != nil {

@@ -22,7 +22,7 @@ func TestStalledCopyIsEnded(t *testing.T) {
 	if _, err := conn.Exec(t.Context(), `BEGIN`); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := conn.Exec(t.Context(), `UPDATE waybill.key_heads SET seqnum = seqnum + 1`); err != nil {
+	if _, err := conn.Exec(t.Context(), `UPDATE waybill.heads SET version = version + 1`); err != nil {
 		t.Fatal(err)
 	}
 	data, stop := io.Pipe()
@@ -50,7 +50,7 @@ func TestStalledCopyIsEnded(t *testing.T) {
 			t.Fatal("the stalled copy is not ended")
 		}
 	}
-	if _, err := store.pool.Exec(t.Context(), `SELECT FROM waybill.key_heads FOR UPDATE`, pgx.QueryExecModeSimpleProtocol); err != nil {
+	if _, err := store.pool.Exec(t.Context(), `SELECT FROM waybill.heads FOR UPDATE`, pgx.QueryExecModeSimpleProtocol); err != nil {
 		t.Errorf("the heads are still held: %v", err)
 	}
 	if err := stop.Close(); err != nil {

@@ -106,7 +106,7 @@ func TestAppendStoresEachEventOnce(t *testing.T) {
 func TestSeqnumHasNoGapAndNoFork(t *testing.T) {
 	url := pgtest.New(t)
 	stores := []*Store{mustStoreAt(t, url), mustStoreAt(t, url)}
-	const writers, rounds, keys = 64, 12, 5
+	const writers, rounds, keys = 64, 12, 200 // of several pages, and some new ones each time
 	var wg sync.WaitGroup
 	errs := make(chan error, writers)
 	for w := range writers {
@@ -114,7 +114,7 @@ func TestSeqnumHasNoGapAndNoFork(t *testing.T) {
 			for r := range rounds {
 				var events []Event
 				for k := range 1 + (w+r)%90 {
-					events = append(events, mustEvent(t, fmt.Sprintf("/s/%d", (k+w)%keys), "t", fmt.Sprintf("%d-%d-%d", w, r, k)))
+					events = append(events, mustEvent(t, fmt.Sprintf("/s/%d", (k*37+w*r)%keys), "t", fmt.Sprintf("%d-%d-%d", w, r, k)))
 				}
 				if _, err := stores[w%2].Append(t.Context(), events, 0, 1<<20); err != nil {
 					errs <- err
@@ -200,7 +200,7 @@ func TestAppendGivesUpOnALockedHead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tx.Rollback(context.Background())
-	if _, err := tx.Exec(t.Context(), `SELECT 1 FROM waybill.key_heads FOR UPDATE`); err != nil {
+	if _, err := tx.Exec(t.Context(), `SELECT 1 FROM waybill.heads FOR UPDATE`); err != nil {
 		t.Fatal(err)
 	}
 	for _, n := range []int{1, smallFlush + 1} {

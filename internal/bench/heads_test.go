@@ -74,9 +74,9 @@ type wrongHead struct {
 var wrongHeads = map[string]wrongHead{
 	"a gap at the end":     {`DELETE FROM waybill.events WHERE position = (SELECT max(position) FROM waybill.events)`, 0, 1, 1, 0},
 	"a fork":               {`UPDATE waybill.events SET seqnum = 1 WHERE position = (SELECT position FROM waybill.events WHERE seqnum = 2 ORDER BY position LIMIT 1)`, 1, 1, 0, 0},
-	"a head that was left": {`UPDATE waybill.key_heads SET seqnum = seqnum - 1 WHERE (source, type) = (SELECT source, type FROM waybill.key_heads LIMIT 1)`, 1, 0, 0, 0},
-	"a head that ran":      {`UPDATE waybill.key_heads SET seqnum = seqnum + 2 WHERE (source, type) = (SELECT source, type FROM waybill.key_heads LIMIT 1)`, 0, 2, 0, 0},
-	"a lost head":          {`DELETE FROM waybill.key_heads`, -1, 0, 0, 0}, // each seqnum may be given out again
+	"a head that was left": {`UPDATE waybill.heads SET seqnums[1] = seqnums[1] - 1 WHERE page = 0`, 1, 0, 0, 0},
+	"a head that ran":      {`UPDATE waybill.heads SET seqnums[1] = seqnums[1] + 2 WHERE page = 0`, 0, 2, 0, 0},
+	"a lost head":          {`DELETE FROM waybill.heads`, -1, 0, 0, 0}, // each seqnum may be given out again
 	"an event that is stored twice": {`INSERT INTO waybill.events SELECT 0, source, type, event_id, seqnum, event FROM waybill.events
 			WHERE position = (SELECT max(position) FROM waybill.events)`, 1, 0, 0, 1},
 }

@@ -38,7 +38,7 @@ const (
 	// batches16 are what append.sql and its parts take for batches, and no TTL.
 	batches16 = `ARRAY(SELECT floor(random() * 1e15)::bigint FROM generate_series(1, 16)), ARRAY(SELECT generate_series(0, 15)::smallint),
 		ARRAY(SELECT 4::smallint FROM generate_series(1, 16)), ARRAY(SELECT 1200::bigint FROM generate_series(1, 16)), NULL::bigint`
-	// keys64 are up to 64 keys in byte order.
+	// keys64 are up to 64 keys.
 	keys64 = ` FROM (SELECT source, row_number() OVER (ORDER BY source) - 1 AS i FROM (
 			SELECT DISTINCT '/bench/' || 1 + floor(random() * {n})::bigint AS source FROM generate_series(1, 64)) AS drawn) AS k`
 	sampleBytes  = `decode(repeat('78', 300), 'hex')`
@@ -54,13 +54,17 @@ func sinksBefore(at string) string { return fmt.Sprintf(sinksAndTime, at, at) }
 // statementCases are what is measured.
 var statementCases = []statementCase{
 	{
+		file: "add_keys", what: "64 new keys", ingest: true,
+		args: `SELECT array_agg('/new/' || random()), array_agg('t'::text) FROM generate_series(1, 64)`,
+	},
+	{
 		file: "append", what: "heads of 64 keys, 16 batches", ingest: true,
 		args: `SELECT array_agg(source ORDER BY i), array_agg('t'::text), array_agg(1::bigint), ` + batches16 + keys64,
 	},
 	{
 		file: "append_events", what: "64 events, 16 batches", ingest: true,
 		args: `SELECT array_agg(source ORDER BY i), array_agg('t'::text), array_agg(1::bigint), ` + batches16 + `,
-			array_agg(1 + i % 16 ORDER BY i), array_agg((i / 16)::integer ORDER BY i), array_agg(source ORDER BY i), array_agg('t'::text),
+			array_agg(1 + i % 16 ORDER BY i), array_agg((i / 16)::integer ORDER BY i), array_agg((1 + i)::integer ORDER BY i), array_agg(source ORDER BY i), array_agg('t'::text),
 			array_agg('id' || i ORDER BY i), array_agg(0::bigint), array_agg(` + sampleBytes + `)` + keys64,
 	},
 	{file: "append_log", what: "1 event, with its fingerprint", ingest: true, args: `SELECT ` + lone + `, decode(repeat('ab', 12), 'hex')`},
@@ -133,7 +137,7 @@ var statementCases = []statementCase{
 // statementRows fill the tables with n rows each: batches of one event, which is the worst that can
 // wait, dead letters, heads, and the log of what was accepted. {n} is n.
 var statementRows = []string{
-	`INSERT INTO waybill.key_heads SELECT '/bench/' || i, 't', 1 FROM generate_series(1, {n}) AS i`,
+	`SELECT waybill.add_keys(array_agg('/bench/' || i), array_agg('t'::text)) FROM generate_series(1, {n}) AS i`,
 	`INSERT INTO waybill.batches (batch, token, lane, events, bytes, queued_at, expires_at, waiting_for)
 		SELECT i, i, i % 16, 1, 300, now() - interval '1 hour',
 			CASE WHEN i <= {n} / 100 THEN now() - interval '1 minute' ELSE now() + interval '7 days' END, '{archive,ingress}'

@@ -26,11 +26,12 @@ var storeColumns = []Column{
 	{"CPU of Postgres, highest", "µs/event", Absolute},
 	{"turnovers", "", Shape},
 	{hotColumn, "%", Shape},
-	{"HOT updates of key_heads", "%", Shape},
 	{"batches heap, half", "MiB", Absolute},
 	{"batches heap, end", "MiB", Absolute},
 	{"batches index, half", "MiB", Absolute},
 	{"batches index, end", "MiB", Absolute},
+	{"heads heap, end", "MiB", Absolute},
+	{"heads index, end", "MiB", Absolute},
 	{"events heap, half", "MiB", Absolute},
 	{"events heap, end", "MiB", Absolute},
 	{"events index, half", "MiB", Absolute},
@@ -67,14 +68,13 @@ func summarise(points []TimelinePoint, pending int, began phase) map[string]floa
 	if pending > 0 {
 		v["turnovers"] = last.Values["settled"] / float64(pending)
 	}
-	for _, t := range []string{"batches", "key_heads"} {
-		if updates := last.Values[t+" updates"] - first.Values[t+" updates"]; updates > 0 {
-			v["HOT updates of "+t] = 100 * (last.Values[t+" HOT updates"] - first.Values[t+" HOT updates"]) / updates
-		}
+	if updates := last.Values["batches updates"] - first.Values["batches updates"]; updates > 0 {
+		v[hotColumn] = 100 * (last.Values["batches HOT updates"] - first.Values["batches HOT updates"]) / updates
 	}
 	for _, what := range []string{"batches heap", "batches index", "events heap", "events index"} {
 		v[what+", half"], v[what+", end"] = half.Values[what], last.Values[what]
 	}
+	v["heads heap, end"], v["heads index, end"] = last.Values["heads heap"], last.Values["heads index"]
 	v[growthColumn] = 100 * growth(points, "batches heap", "batches index", "events heap", "events index")
 	for _, p := range points {
 		v["most dead batches"] = max(v["most dead batches"], p.Values["batches dead tuples"])

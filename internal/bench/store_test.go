@@ -61,7 +61,7 @@ func TestStoreIsMeasured(t *testing.T) {
 			t.Errorf("%s: %v runs; want %v", row.Name, row.Values["runs"], want)
 		}
 		for _, column := range []string{
-			"events", "CPU of Postgres", "turnovers", "HOT updates of batches", "HOT updates of key_heads", "batches heap, end", "events index, half", "xids",
+			"events", "CPU of Postgres", "turnovers", "HOT updates of batches", "heads heap, end", "batches heap, end", "events index, half", "xids",
 			"batches leaf density", "events leaf density", "batches index by rebuilt", "REINDEX of events",
 		} {
 			if row.Values[column] <= 0 && (r.Missing == nil || !strings.Contains(column, "leaf")) {

@@ -12,7 +12,7 @@ import (
 )
 
 // watchedTables are those that every event goes through.
-var watchedTables = []string{"batches", "events", "key_heads"}
+var watchedTables = []string{"batches", "events", "heads"}
 
 // tableProbe looks at the tables of a database.
 type tableProbe struct {
@@ -42,7 +42,7 @@ func tableColumns() []TimelineColumn {
 	out := []TimelineColumn{{"xids", "", ""}}
 	for _, t := range watchedTables {
 		kind := Shape
-		if t == "key_heads" {
+		if t == "heads" {
 			kind = ""
 		}
 		out = append(out,

@@ -1,12 +1,19 @@
--- What append.sql does for a flush of one event, without the arrays, sorting and joins that are a
--- tenth of its time.
+-- What append.sql does for a flush of one event, without the function, arrays and joins that are
+-- a fifth of its time.
 -- $1..$6: source, type, token, lane, bytes, and the TTL in microseconds (NULL: never)
 -- $7, $8: id, encoding
--- Returns the rows that append.sql does.
-WITH head AS (
-    INSERT INTO waybill.key_heads AS h (source, type, seqnum) VALUES ($1, $2, 1)
-    ON CONFLICT (source, type) DO UPDATE SET seqnum = h.seqnum + excluded.seqnum
-    RETURNING h.source, h.type, h.seqnum
+-- Returns the rows that append.sql does. A key without a head is the error that there is no seqnum.
+WITH newest AS MATERIALIZED (
+    SELECT h.page, h.version, k.place
+    FROM (SELECT id / 32 AS page, (id % 32 + 1)::integer AS place FROM waybill.keys WHERE source = $1 AND type = $2) AS k
+    CROSS JOIN LATERAL (
+        SELECT page, version FROM waybill.heads WHERE page = k.page ORDER BY version DESC LIMIT 1) AS h
+), head AS (
+    -- Where another has moved it meanwhile, its newest version is later than the one that was found.
+    UPDATE waybill.heads h SET version = h.version + ((h.seqnums[n.place] + 1) % 16 = 0)::integer, seqnums[n.place] = h.seqnums[n.place] + 1
+    FROM newest n
+    WHERE h.page = n.page AND h.version >= n.version
+    RETURNING h.seqnums[n.place] AS seqnum
 ), appended AS (
     INSERT INTO waybill.batches (batch, token, lane, events, bytes, expires_at, waiting_for)
     VALUES (nextval('waybill.batch_numbers'), $3, $4, 1, $5, now() + $6::bigint * interval '1 microsecond',
@@ -14,9 +21,9 @@ WITH head AS (
     RETURNING batch, queued_at, expires_at
 ), stored AS (
     INSERT INTO waybill.events (position, source, type, event_id, seqnum, event)
-    SELECT a.batch << 12, h.source, h.type, $7, h.seqnum, $8
-    FROM appended a, head h
+    SELECT a.batch << 12, $1, $2, $7, h.seqnum, $8
+    FROM appended a LEFT JOIN head h ON true
 )/* stored */
-SELECT 1::bigint, batch, queued_at, expires_at, NULL, NULL, NULL::bigint FROM appended
+SELECT 1::bigint, batch, queued_at, expires_at, NULL::bigint[] FROM appended
 UNION ALL
-SELECT NULL, NULL, NULL, NULL, source, type, seqnum FROM head
+SELECT NULL, NULL, NULL, NULL, ARRAY[seqnum] FROM head

@@ -280,7 +280,7 @@ func (c *crashes) awaitHeads() error {
 		return err
 	}
 	defer func() { _ = conn.Close(c.ctx) }() // the locks end with the statement
-	if _, err := conn.Exec(c.ctx, `SELECT FROM waybill.key_heads WHERE source = $1 FOR UPDATE NOWAIT`, crashSource(c.run)); err == nil {
+	if _, err := conn.Exec(c.ctx, `SELECT FROM waybill.heads WHERE page IN (SELECT id / 32 FROM waybill.keys WHERE source = $1) FOR UPDATE NOWAIT`, crashSource(c.run)); err == nil {
 		return errors.New("a stopped ingest does not hold the head that it moved")
 	}
 	return errors.Join(c.headsAreFree(c.ctx), c.signal("ingest-1", syscall.SIGCONT))

@@ -165,7 +165,7 @@ func postgresKinds() []*kind {
 			return &holdTransaction{s: s, begin: `BEGIN ISOLATION LEVEL REPEATABLE READ`, statement: `SELECT count(*) FROM waybill.pipeline`}
 		}),
 		of("postgres-lock-heads", "a transaction that locks all heads", 2*second, 6*second, effect{}, func(s *system) fault {
-			return &holdTransaction{s: s, begin: `BEGIN`, statement: `SELECT FROM waybill.key_heads ORDER BY source, type FOR UPDATE`}
+			return &holdTransaction{s: s, begin: `BEGIN`, statement: `SELECT FROM waybill.heads ORDER BY page FOR UPDATE`}
 		}),
 		of("postgres-no-connections", "all connections in use", 2*second, 5*second, late, func(s *system) fault { return &exhaust{s: s} }),
 		of("postgres-numbers-back", "setval of the sequence of batch numbers", 0, 0, late, func(s *system) fault { return &setBack{s} }),

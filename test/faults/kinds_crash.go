@@ -174,7 +174,7 @@ func (s *system) headsAreFree(ctx context.Context) error {
 			return err
 		}
 		defer func() { _ = conn.Close(ctx) }() // the locks end with the statement
-		_, err = conn.Exec(ctx, `SET lock_timeout = '500ms'; SELECT FROM waybill.key_heads ORDER BY source, type FOR UPDATE`)
+		_, err = conn.Exec(ctx, `SET lock_timeout = '500ms'; SELECT FROM waybill.heads ORDER BY page FOR UPDATE`)
 		return err
 	})
 }

@@ -1,0 +1,156 @@
+package pipeline
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	_ "github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+
+	"github.com/waybillhq/waybill/internal/pgtest"
+	"github.com/waybillhq/waybill/schemas/postgres"
+)
+
+// A transaction that somebody holds open, such as a backup, keeps every version of a head. Moving
+// it must not take longer with each of them.
+func TestHeadsUnderAHeldTransaction(t *testing.T) {
+	s := mustStore(t)
+	mustAppend(t, s, mustEvents(t, 2, 1))
+	held, err := s.pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = held.Rollback(context.Background()) }() // of no interest
+	if _, err := held.Exec(t.Context(), `SELECT FROM waybill.heads`); err != nil {
+		t.Fatal(err)
+	}
+	before := map[int]int{1: mustTouch(t, s, 1), 2: mustTouch(t, s, 2)}
+	const moves = 3000
+	for n := range moves {
+		mustAppend(t, s, mustEventsFrom(t, n, 1+n%2))
+	}
+	for events, pages := range before {
+		// The index has a level more, and a version's sixteen moves may lie on several pages.
+		if after := mustTouch(t, s, events); after > pages+30 {
+			t.Errorf("a flush of %d touches %d pages after %d moves, %d before", events, after, moves, pages)
+		}
+	}
+}
+
+// mustEventsFrom are n events of the key that mustEvents has.
+func mustEventsFrom(t testing.TB, id, n int) []Event {
+	t.Helper()
+	events := mustEvents(t, 1, 1)
+	first := events[0]
+	out := make([]Event, n)
+	for i := range out {
+		out[i] = mustEvent(t, first.Source, first.Type, fmt.Sprintf("moved-%d-%d", id, i))
+	}
+	return out
+}
+
+// mustTouch returns how many pages a flush of some events of one key touches.
+func mustTouch(t *testing.T, s *Store, n int) int {
+	t.Helper()
+	f, err := newFlush(mustEventsFrom(t, 1<<30, n), s.lanes, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx, err := s.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }() // nothing is to stay
+	query, args := f.statement(false, 0)
+	var out []byte
+	for range 2 { // the first time it reads the catalog too
+		if err := tx.QueryRow(t.Context(), `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+query, append([]any{pgx.QueryExecModeExec}, args...)...).Scan(&out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var plans []struct {
+		Plan map[string]any
+	}
+	if err := json.Unmarshal(out, &plans); err != nil {
+		t.Fatal(err)
+	}
+	hit, _ := plans[0].Plan["Shared Hit Blocks"].(float64)
+	read, _ := plans[0].Plan["Shared Read Blocks"].(float64)
+	if hit+read == 0 {
+		t.Fatalf("no page was touched: %s", out)
+	}
+	return int(hit + read)
+}
+
+// Keys that several ingests see for the first time, some of them at once, get a place each.
+func TestNewKeysAtOnce(t *testing.T) {
+	url := pgtest.New(t)
+	const stores, flushes, own, common = 8, 10, 5, 90
+	var wg sync.WaitGroup
+	for w := range stores {
+		s := mustStoreAt(t, url)
+		wg.Go(func() {
+			for n := range flushes {
+				var events []Event
+				for i := range own {
+					events = append(events, mustEvent(t, fmt.Sprintf("/own/%d/%d/%d", w, n, i), "t", "1"))
+				}
+				for i := n; i < common; i += flushes {
+					events = append(events, mustEvent(t, fmt.Sprintf("/common/%d", (i*7+w)%common), "t", fmt.Sprintf("%d-%d-%d", w, n, i)))
+				}
+				if _, err := s.Append(t.Context(), events, 0, 1<<20); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	s := mustStoreAt(t, url)
+	assertDense(t, s)
+	const keys = stores*flushes*own + common
+	if n := mustCount(t, s, `SELECT count(*) FROM waybill.keys WHERE id < $1`, keys); n != keys {
+		t.Errorf("%d keys have an id below their number, want all %d", n, keys)
+	}
+	if n := mustCount(t, s, `SELECT count(DISTINCT page) FROM waybill.heads`); n != (keys+31)/32 || n != mustCount(t, s, `SELECT count(*) FROM waybill.heads`) {
+		t.Errorf("%d pages, some of them twice; want %d", n, (keys+31)/32)
+	}
+}
+
+// The heads of an earlier version are the heads of this one.
+func TestHeadsAreMigrated(t *testing.T) {
+	url := pgtest.NewEmpty(t)
+	db, err := sql.Open("pgx", url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.ExecContext(t.Context(), `CREATE SCHEMA waybill`); err != nil {
+		t.Fatal(err)
+	}
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, postgres.Migrations, goose.WithTableName("waybill.goose_db_version"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := provider.UpTo(t.Context(), 5); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.ExecContext(t.Context(), `INSERT INTO waybill.key_heads SELECT '/s/' || i % 50, 't' || i / 50, 1000 + i FROM generate_series(0, 99) AS i`); err != nil {
+		t.Fatal(err)
+	}
+	if err := Migrate(t.Context(), url, testSpec); err != nil {
+		t.Fatal(err)
+	}
+	s := mustStoreAt(t, url)
+	if n := mustCount(t, s, `SELECT count(*) FROM waybill.key_heads WHERE seqnum = 1000 + substr(source, 4)::int + 50 * substr(type, 2)::int`); n != 100 {
+		t.Errorf("%d heads were kept, want 100", n)
+	}
+	mustAppend(t, s, []Event{mustEvent(t, "/s/7", "t1", "next"), mustEvent(t, "/s/new", "t1", "first")})
+	if n := mustCount(t, s, `SELECT count(*) FROM waybill.events WHERE (event_id, seqnum) IN (('next', 1058), ('first', 1))`); n != 2 {
+		t.Errorf("%d of 2 events have the seqnum that follows", n)
+	}
+}

@@ -1,0 +1,102 @@
+-- +goose Up
+
+-- The keys that were ever seen. Insert only. Its id says where a key's head is: page id / 32,
+-- place id % 32.
+CREATE TABLE waybill.keys (
+    source         text COLLATE "C" NOT NULL,
+    type           text COLLATE "C" NOT NULL,
+    id             bigint NOT NULL UNIQUE CHECK (id >= 0),
+    PRIMARY KEY (source, type)
+);
+
+-- The last seqnum given out per key, 32 keys to a row: a flush of many keys moves few rows. The
+-- version is part of the index and grows with each flush, and with each sixteenth lone event: a
+-- transaction that somebody holds open keeps all old rows, and nobody has to walk over them to find
+-- the newest one.
+CREATE TABLE waybill.heads (
+    page           bigint NOT NULL,
+    version        bigint NOT NULL,
+    seqnums        bigint[] NOT NULL CHECK (cardinality(seqnums) = 32),
+    PRIMARY KEY (page, version)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
+
+-- Gives keys that have none their place. One transaction at a time does so, so that ids are dense;
+-- the statements behind the lock see what the one before has committed.
+-- +goose StatementBegin
+CREATE FUNCTION waybill.add_keys(sources text[], types text[]) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock('waybill.keys'::regclass::oid::bigint);
+    INSERT INTO waybill.keys (source, type, id)
+    SELECT n.source, n.type, (SELECT coalesce(max(id), -1) FROM waybill.keys) + row_number() OVER (ORDER BY n.source, n.type)
+    FROM (SELECT DISTINCT source COLLATE "C" AS source, type COLLATE "C" AS type
+          FROM unnest(sources, types) AS k(source, type)) AS n
+    WHERE NOT EXISTS (SELECT FROM waybill.keys k WHERE k.source = n.source AND k.type = n.type);
+    INSERT INTO waybill.heads (page, version, seqnums)
+    SELECT p, 0, array_fill(0::bigint, ARRAY[32])
+    FROM generate_series((SELECT coalesce(max(page), -1) + 1 FROM waybill.heads),
+                         (SELECT max(id) / 32 FROM waybill.keys)) AS p;
+END
+$$;
+-- +goose StatementEnd
+
+-- Moves the heads of keys on by their counts and returns them, in the keys' order. The rows are
+-- locked in the order of their pages, whatever that of the keys is, so that two transactions can
+-- wait for each other but never deadlock. A key without a place is the error WB001, before
+-- anything is locked.
+--
+-- The settings keep every plan a walk down an index, for these are kept, and may be made while
+-- the tables are empty.
+-- +goose StatementBegin
+CREATE FUNCTION waybill.move_heads(sources text[], types text[], counts bigint[]) RETURNS bigint[]
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+DECLARE
+    moved    bigint[] := array_fill(0::bigint, ARRAY[cardinality(counts)]);
+    on_page  bigint;
+    places   integer[];
+    nth      integer[];
+    newest   bigint;
+    last     bigint[];
+BEGIN
+    FOR on_page, places, nth IN
+        SELECT d.id / 32, array_agg((d.id % 32 + 1)::integer), array_agg(k.n::integer)
+        FROM unnest(sources, types) WITH ORDINALITY AS k(source, type, n)
+        LEFT JOIN LATERAL (SELECT id FROM waybill.keys WHERE source = k.source AND type = k.type OFFSET 0) AS d ON true
+        GROUP BY 1 ORDER BY 1 NULLS FIRST
+    LOOP
+        IF on_page IS NULL THEN
+            RAISE EXCEPTION 'a key has no head' USING ERRCODE = 'WB001';
+        END IF;
+        SELECT version, seqnums INTO STRICT newest, last FROM waybill.heads
+        WHERE page = on_page ORDER BY version DESC LIMIT 1 FOR UPDATE;
+        FOR i IN 1 .. cardinality(places) LOOP
+            last[places[i]] := last[places[i]] + counts[nth[i]];
+            moved[nth[i]] := last[places[i]];
+        END LOOP;
+        UPDATE waybill.heads SET version = newest + 1, seqnums = last WHERE page = on_page AND version = newest;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'head page % moved under its lock', on_page;
+        END IF;
+    END LOOP;
+    RETURN moved;
+END
+$$;
+-- +goose StatementEnd
+
+SELECT waybill.add_keys(array_agg(source), array_agg(type)) FROM waybill.key_heads;
+UPDATE waybill.heads h SET version = 1, seqnums = s.seqnums
+FROM (
+    SELECT p.page, array_agg(coalesce(o.seqnum, 0) ORDER BY p.place) AS seqnums
+    FROM (SELECT page, place, page * 32 + place AS id FROM waybill.heads, generate_series(0, 31) AS place) AS p
+    LEFT JOIN waybill.keys k ON k.id = p.id
+    LEFT JOIN waybill.key_heads o ON o.source = k.source AND o.type = k.type
+    GROUP BY p.page
+) AS s
+WHERE h.page = s.page;
+DROP TABLE waybill.key_heads;
+
+-- For those who look: the last seqnum given out per key.
+CREATE VIEW waybill.key_heads AS
+SELECT k.source, k.type, h.seqnums[k.id % 32 + 1] AS seqnum
+FROM waybill.keys k JOIN waybill.heads h ON h.page = k.id / 32
+WHERE h.seqnums[k.id % 32 + 1] > 0;
