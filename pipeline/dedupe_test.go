@@ -289,7 +289,6 @@ func TestRetryAfterALostAnswer(t *testing.T) {
 					mustAppendOnce(t, d, []Event{mustEvent(t, "/other", "t", fmt.Sprint("other-", i))})
 				}
 				events := mustEvents(t, n, 3)
-				mustAddKeys(t, b.store, events)
 				way.Set(proxy.Fault{Mode: proxy.LoseResponse, Every: 1})
 				if _, _, err := a.appendOnce(t.Context(), events, 0, 1<<20); !errors.Is(err, ErrOutcomeUnknown) {
 					t.Fatalf("the error is %v, want that the outcome is unknown", err)
@@ -331,7 +330,6 @@ func TestRetryBeforeTheCommit(t *testing.T) {
 				mustAppendOnce(t, d, []Event{mustEvent(t, "/other", "t", fmt.Sprint("other-", i))})
 			}
 			events := mustEvents(t, 1, 1)
-			mustAddKeys(t, mustStoreAt(t, direct), events)
 			way.Set(proxy.Fault{Mode: proxy.LoseResponse, Every: 1})
 			hold <- struct{}{}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)

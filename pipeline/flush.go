@@ -13,7 +13,8 @@ type flush struct {
 	placed  []placement // of events[i]
 	batches []flushBatch
 	keys    []flushKey
-	seqnums []int64 // of events[i], filled in once the heads were moved
+	newKeys []flushKey // those of keys that may have no head yet
+	seqnums []int64    // of events[i], filled in once the heads were moved
 }
 
 // placement says where an event of a flush goes.

@@ -121,6 +121,20 @@ func TestNewKeysAtOnce(t *testing.T) {
 	}
 }
 
+// A store that knows keys to have heads finds out when they have none any more, as after a restore.
+func TestKnownKeysWithoutHeads(t *testing.T) {
+	for _, n := range []int{1, 2, smallFlush + 1} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			s := mustStore(t)
+			for _, id := range []int{1, 2} {
+				mustAppend(t, s, mustEventsFrom(t, id, n))
+				assertDense(t, s)
+				mustExec(t, s.pool, `TRUNCATE waybill.events, waybill.batches, waybill.keys, waybill.heads`)
+			}
+		})
+	}
+}
+
 // The heads of an earlier version are the heads of this one.
 func TestHeadsAreMigrated(t *testing.T) {
 	url := pgtest.NewEmpty(t)

@@ -70,7 +70,7 @@ func mustAddKeys(t testing.TB, s *Store, events []Event) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sources, types, _ := f.keyArgs()
+	sources, types, _ := keyColumns(f.keys)
 	if _, err := s.pool.Exec(t.Context(), addKeysSQL, sources, types); err != nil {
 		t.Fatal(err)
 	}

@@ -57,6 +57,7 @@ func (c StoreConfig) Validate() error {
 // concurrent use.
 type Store struct {
 	pool *pgxpool.Pool
+	keys *knownKeys
 	// As OpenStore found them in the pipeline's row.
 	lanes  int
 	grace  time.Duration
@@ -73,7 +74,7 @@ func OpenStore(ctx context.Context, cfg StoreConfig, wantLanes int) (*Store, err
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{pool: pool}
+	s := &Store{pool: pool, keys: newKnownKeys()}
 	if err := s.check(ctx, wantLanes); err != nil {
 		pool.Close()
 		return nil, err

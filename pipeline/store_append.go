@@ -101,8 +101,10 @@ func (s *Store) appendWith(ctx context.Context, d *deduper, events []Event, ttl 
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	for mended := 0; ; mended++ {
+		f.newKeys = s.keys.unknown(f.keys)
 		meta, err := s.append(ctx, d, f, ttl)
 		if err == nil {
+			s.keys.add(f.newKeys)
 			return f.appended(meta), nil
 		}
 		if !isKeyUnknown(err) && !isNumberTaken(err) {
@@ -118,13 +120,10 @@ func (s *Store) appendWith(ctx context.Context, d *deduper, events []Event, ttl 
 }
 
 // mend removes what was in the way of a flush, of which nothing was stored: a key that has no
-// head yet, or batch numbers that a restore has set back.
+// head, though it was known to have one, or batch numbers that a restore has set back.
 func (s *Store) mend(ctx context.Context, f *flush, why error) error {
 	if isKeyUnknown(why) {
-		sources, types, _ := f.keyArgs()
-		if _, err := s.pool.Exec(ctx, addKeysSQL, sources, types); err != nil {
-			return fmt.Errorf("make heads for new keys: %w", err)
-		}
+		s.keys.forget(f.keys)
 		return nil
 	}
 	if _, err := s.pool.Exec(ctx, repairNumbersSQL); err != nil {
@@ -198,14 +197,31 @@ func appendAlone(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl 
 	return meta, nil
 }
 
-// appendAtOnce is one statement, which is its own transaction.
+// appendAtOnce is one statement, which is its own transaction, or, with new keys, two without BEGIN
+// and COMMIT, which are one as well (appendGuarded).
 func appendAtOnce(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duration) ([]batchMeta, error) {
+	if len(f.newKeys) > 0 {
+		batch := &pgx.Batch{}
+		f.queue(batch, false, ttl)
+		return f.readAnswers(conn.SendBatch(ctx, batch), nil)
+	}
 	sql, args := f.statement(false, ttl)
 	rows, err := conn.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, err
 	}
 	return f.readHeads(rows)
+}
+
+// queue appends to a round trip the statement that moves the heads, and before it, where there
+// are new keys, the one that makes theirs.
+func (f *flush) queue(batch *pgx.Batch, logged bool, ttl time.Duration) {
+	if len(f.newKeys) > 0 {
+		sources, types, _ := keyColumns(f.newKeys)
+		batch.Queue(addKeysSQL, sources, types)
+	}
+	sql, args := f.statement(logged, ttl)
+	batch.Queue(sql, args...)
 }
 
 // appendInSteps moves the heads, lets the deduper look at what others accepted, copies the
@@ -243,8 +259,7 @@ func appendInSteps(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, tt
 func openFlush(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl time.Duration) (meta []batchMeta, err error) {
 	start := &pgx.Batch{}
 	start.Queue("BEGIN")
-	sql, args := f.statement(d != nil, ttl)
-	start.Queue(sql, args...)
+	f.queue(start, d != nil, ttl)
 	if d != nil {
 		// A statement of its own: its snapshot is taken after the locks were.
 		start.Queue(readLogSQL, d.readArgs()...)
@@ -263,10 +278,15 @@ func openFlush(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl ti
 	return meta, nil
 }
 
-// readAnswers takes the last answers of a round trip: to the statement that moves the heads and,
-// with a deduper, to the one that reads the log.
+// readAnswers takes the last answers of a round trip: to what queue has put there and, with a
+// deduper, to the statement that reads the log.
 func (f *flush) readAnswers(results pgx.BatchResults, d *deduper) (meta []batchMeta, err error) {
 	defer results.Close()
+	if len(f.newKeys) > 0 {
+		if _, err := results.Exec(); err != nil {
+			return nil, fmt.Errorf("make heads for new keys: %w", err)
+		}
+	}
 	rows, err := results.Query()
 	if err != nil {
 		return nil, fmt.Errorf("move the heads: %w", err)
@@ -318,7 +338,7 @@ func (f *flush) fingerprints() []byte {
 
 // headArgs are the parameters that the statements for several events share.
 func (f *flush) headArgs(ttl time.Duration) []any {
-	sources, types, counts := f.keyArgs()
+	sources, types, counts := keyColumns(f.keys)
 	n := len(f.batches)
 	tokens, lanes, events, bytes := make([]int64, n), make([]int16, n), make([]int16, n), make([]int64, n)
 	for i, b := range f.batches {
@@ -327,10 +347,10 @@ func (f *flush) headArgs(ttl time.Duration) []any {
 	return []any{sources, types, counts, tokens, lanes, events, bytes, ttlMicros(ttl)}
 }
 
-// keyArgs are the keys as columns: source, type, number of events.
-func (f *flush) keyArgs() (sources, types []string, counts []int64) {
-	sources, types, counts = make([]string, len(f.keys)), make([]string, len(f.keys)), make([]int64, len(f.keys))
-	for i, k := range f.keys {
+// keyColumns are keys as columns: source, type, number of events.
+func keyColumns(keys []flushKey) (sources, types []string, counts []int64) {
+	sources, types, counts = make([]string, len(keys)), make([]string, len(keys)), make([]int64, len(keys))
+	for i, k := range keys {
 		sources[i], types[i], counts[i] = k.source, k.typ, k.events
 	}
 	return sources, types, counts

@@ -20,12 +20,16 @@ CREATE TABLE waybill.heads (
     PRIMARY KEY (page, version)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
 
--- Gives keys that have none their place. One transaction at a time does so, so that ids are dense;
--- the statements behind the lock see what the one before has committed.
+-- Gives keys that have none their place. One transaction at a time does so, until it ends, so that
+-- ids are dense; the statements behind the lock see what the one before has committed.
 -- +goose StatementBegin
 CREATE FUNCTION waybill.add_keys(sources text[], types text[]) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
+    IF NOT EXISTS (SELECT FROM unnest(sources, types) AS n(source, type)
+                   WHERE NOT EXISTS (SELECT FROM waybill.keys k WHERE k.source = n.source AND k.type = n.type)) THEN
+        RETURN;
+    END IF;
     PERFORM pg_advisory_xact_lock('waybill.keys'::regclass::oid::bigint);
     INSERT INTO waybill.keys (source, type, id)
     SELECT n.source, n.type, (SELECT coalesce(max(id), -1) FROM waybill.keys) + row_number() OVER (ORDER BY n.source, n.type)
