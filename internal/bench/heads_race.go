@@ -59,7 +59,10 @@ func (r *headRace) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = conn.Close(ctx) }() // it only reads
+	defer func() { _ = conn.Close(ctx) }() // it only reads from here on
+	if err := r.events.makeHeads(ctx, conn); err != nil {
+		return err
+	}
 	began := time.Now().Add(r.load.WarmUp)
 	end := began.Add(r.load.For)
 	group, racing := errgroup.WithContext(ctx)

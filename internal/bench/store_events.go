@@ -1,9 +1,13 @@
 package bench
 
 import (
+	"context"
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/waybillhq/waybill/pipeline"
 )
@@ -39,4 +43,17 @@ func (m *storeEvents) take(r *rand.Rand, n int) (events []pipeline.Event, first 
 		events[i] = pipeline.Event{Source: key.source, Type: key.typ, ID: string(id), Encoded: encoded}
 	}
 	return events, first
+}
+
+// makeHeads gives all keys their places among the heads: who measures how heads are moved does not
+// measure how they are made.
+func (m *storeEvents) makeHeads(ctx context.Context, conn *pgx.Conn) error {
+	sources, types := make([]string, len(m.keys)), make([]string, len(m.keys))
+	for i := range m.keys {
+		sources[i], types[i] = m.keys[i].source, m.keys[i].typ
+	}
+	if _, err := conn.Exec(ctx, `SELECT waybill.add_keys($1, $2)`, sources, types); err != nil {
+		return fmt.Errorf("make the heads: %w", err)
+	}
+	return nil
 }

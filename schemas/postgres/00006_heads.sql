@@ -62,17 +62,18 @@ DECLARE
     newest   bigint;
     last     bigint[];
 BEGIN
-    FOR on_page, places, nth IN
-        SELECT d.id / 32, array_agg((d.id % 32 + 1)::integer), array_agg(k.n::integer)
-        FROM unnest(sources, types) WITH ORDINALITY AS k(source, type, n)
-        LEFT JOIN LATERAL (SELECT id FROM waybill.keys WHERE source = k.source AND type = k.type OFFSET 0) AS d ON true
-        GROUP BY 1 ORDER BY 1 NULLS FIRST
+    FOR on_page, places, nth, newest, last IN
+        SELECT p.page, p.places, p.nth, h.version, h.seqnums
+        FROM (SELECT d.id / 32 AS page, array_agg((d.id % 32 + 1)::integer) AS places, array_agg(k.n::integer) AS nth
+              FROM unnest(sources, types) WITH ORDINALITY AS k(source, type, n)
+              LEFT JOIN LATERAL (SELECT id FROM waybill.keys WHERE source = k.source AND type = k.type OFFSET 0) AS d ON true
+              GROUP BY 1 ORDER BY 1 NULLS FIRST OFFSET 0) AS p
+        LEFT JOIN LATERAL (
+            SELECT version, seqnums FROM waybill.heads WHERE page = p.page ORDER BY version DESC LIMIT 1 FOR UPDATE) AS h ON true
     LOOP
-        IF on_page IS NULL THEN
+        IF newest IS NULL THEN
             RAISE EXCEPTION 'a key has no head' USING ERRCODE = 'WB001';
         END IF;
-        SELECT version, seqnums INTO STRICT newest, last FROM waybill.heads
-        WHERE page = on_page ORDER BY version DESC LIMIT 1 FOR UPDATE;
         FOR i IN 1 .. cardinality(places) LOOP
             last[places[i]] := last[places[i]] + counts[nth[i]];
             moved[nth[i]] := last[places[i]];
