@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	_ "github.com/jackc/pgx/v5/stdlib"
@@ -35,7 +36,7 @@ func TestHeadsUnderAHeldTransaction(t *testing.T) {
 		mustAppend(t, s, mustEventsFrom(t, n, 1+n%2))
 	}
 	for events, pages := range before {
-		// The index has a level more, and a version's sixteen moves may lie on several pages.
+		// The index has a level more, and the moves of a version may lie on several pages.
 		if after := mustTouch(t, s, events); after > pages+30 {
 			t.Errorf("a flush of %d touches %d pages after %d moves, %d before", events, after, moves, pages)
 		}
@@ -138,6 +139,64 @@ func TestKnownKeysWithoutHeads(t *testing.T) {
 // The heads of an earlier version are the heads of this one.
 func TestHeadsAreMigrated(t *testing.T) {
 	url := pgtest.NewEmpty(t)
+	mustMigrateTo(t, url, 5)
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	mustExec(t, conn, `INSERT INTO waybill.key_heads SELECT '/s/' || i % 50, 't' || i / 50, 1000 + i FROM generate_series(0, 99) AS i`)
+	if err := Migrate(t.Context(), url, testSpec); err != nil {
+		t.Fatal(err)
+	}
+	s := mustStoreAt(t, url)
+	if n := mustCount(t, s, `SELECT count(*) FROM waybill.key_heads WHERE seqnum = 1000 + substr(source, 4)::int + 50 * substr(type, 2)::int`); n != 100 {
+		t.Errorf("%d heads were kept, want 100", n)
+	}
+	mustAppend(t, s, []Event{mustEvent(t, "/s/7", "t1", "next"), mustEvent(t, "/s/new", "t1", "first")})
+	if n := mustCount(t, s, `SELECT count(*) FROM waybill.events WHERE (event_id, seqnum) IN (('next', 1058), ('first', 1))`); n != 2 {
+		t.Errorf("%d of 2 events have the seqnum that follows", n)
+	}
+}
+
+// What an ingest of the earlier version commits while the heads are migrated is part of them.
+func TestHeadsAreMigratedBesideAWriter(t *testing.T) {
+	url := pgtest.NewEmpty(t)
+	mustMigrateTo(t, url, 5)
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	mustExec(t, conn, `INSERT INTO waybill.key_heads VALUES ('/s', 't', 7)`)
+	mustExec(t, conn, `BEGIN`)
+	mustExec(t, conn, `UPDATE waybill.key_heads SET seqnum = 8`)
+	mustExec(t, conn, `INSERT INTO waybill.key_heads VALUES ('/s', 'new', 3)`)
+	migrated := make(chan error, 1)
+	go func() { migrated <- Migrate(context.Background(), url, testSpec) }()
+	waiting := func() (n int) {
+		if err := conn.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'waybill.key_heads'::regclass`).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for deadline := time.Now().Add(patience); waiting() == 0; {
+		if time.Now().After(deadline) {
+			t.Fatal("the migration does not wait for the writer")
+		}
+	}
+	mustExec(t, conn, `COMMIT`)
+	if err := <-migrated; err != nil {
+		t.Fatal(err)
+	}
+	if n := mustCount(t, mustStoreAt(t, url), `SELECT count(*) FROM waybill.key_heads WHERE (type, seqnum) IN (('t', 8), ('new', 3))`); n != 2 {
+		t.Errorf("%d of 2 heads are what the writer left", n)
+	}
+}
+
+// mustMigrateTo makes the tables of an earlier version.
+func mustMigrateTo(t *testing.T, url string, version int64) {
+	t.Helper()
 	db, err := sql.Open("pgx", url)
 	if err != nil {
 		t.Fatal(err)
@@ -150,21 +209,7 @@ func TestHeadsAreMigrated(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := provider.UpTo(t.Context(), 5); err != nil {
+	if _, err := provider.UpTo(t.Context(), version); err != nil {
 		t.Fatal(err)
-	}
-	if _, err := db.ExecContext(t.Context(), `INSERT INTO waybill.key_heads SELECT '/s/' || i % 50, 't' || i / 50, 1000 + i FROM generate_series(0, 99) AS i`); err != nil {
-		t.Fatal(err)
-	}
-	if err := Migrate(t.Context(), url, testSpec); err != nil {
-		t.Fatal(err)
-	}
-	s := mustStoreAt(t, url)
-	if n := mustCount(t, s, `SELECT count(*) FROM waybill.key_heads WHERE seqnum = 1000 + substr(source, 4)::int + 50 * substr(type, 2)::int`); n != 100 {
-		t.Errorf("%d heads were kept, want 100", n)
-	}
-	mustAppend(t, s, []Event{mustEvent(t, "/s/7", "t1", "next"), mustEvent(t, "/s/new", "t1", "first")})
-	if n := mustCount(t, s, `SELECT count(*) FROM waybill.events WHERE (event_id, seqnum) IN (('next', 1058), ('first', 1))`); n != 2 {
-		t.Errorf("%d of 2 events have the seqnum that follows", n)
 	}
 }

@@ -91,7 +91,7 @@ func newPool(ctx context.Context, cfg StoreConfig) (*pgxpool.Pool, error) {
 	pc.MaxConns = int32(cfg.MaxConns)
 	pc.ConnConfig.ConnectTimeout = cfg.LockTimeout
 	for name, value := range cfg.Session() {
-		if _, set := pc.ConnConfig.RuntimeParams[name]; !set || name == "synchronous_commit" {
+		if _, set := pc.ConnConfig.RuntimeParams[name]; !set || name == "synchronous_commit" || name == "default_transaction_isolation" {
 			pc.ConnConfig.RuntimeParams[name] = value
 		}
 	}
@@ -103,11 +103,14 @@ func newPool(ctx context.Context, cfg StoreConfig) (*pgxpool.Pool, error) {
 }
 
 // Session returns the settings of a connection's session, by which its statements are planned
-// and bounded. The URL may say otherwise, but for synchronous_commit.
+// and bounded. The URL may say otherwise, but for synchronous_commit
+// and the isolation.
 func (c StoreConfig) Session() map[string]string {
 	settings := map[string]string{
 		// Accepted means committed, whatever the database's own default is.
-		"synchronous_commit":                  "on",
+		"synchronous_commit": "on",
+		// What waits for a lock goes on with what the one before has left.
+		"default_transaction_isolation":       "read committed",
 		"lock_timeout":                        millis(c.LockTimeout),
 		"statement_timeout":                   millis(c.StatementTimeout),
 		"idle_in_transaction_session_timeout": millis(c.IdleInTransactionTimeout),

@@ -202,8 +202,8 @@ func appendAlone(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl 
 func appendAtOnce(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duration) ([]batchMeta, error) {
 	if len(f.newKeys) > 0 {
 		batch := &pgx.Batch{}
-		f.queue(batch, false, ttl)
-		return f.readAnswers(conn.SendBatch(ctx, batch), nil)
+		before := f.queue(batch, false, ttl)
+		return f.readAnswers(conn.SendBatch(ctx, batch), before, nil)
 	}
 	sql, args := f.statement(false, ttl)
 	rows, err := conn.Query(ctx, sql, args...)
@@ -214,14 +214,23 @@ func appendAtOnce(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Durati
 }
 
 // queue appends to a round trip the statement that moves the heads, and before it, where there
-// are new keys, the one that makes theirs.
-func (f *flush) queue(batch *pgx.Batch, logged bool, ttl time.Duration) {
-	if len(f.newKeys) > 0 {
-		sources, types, _ := keyColumns(f.newKeys)
-		batch.Queue(addKeysSQL, sources, types)
-	}
+// are new keys, the one that makes theirs. It returns how many come before.
+func (f *flush) queue(batch *pgx.Batch, logged bool, ttl time.Duration) (before int) {
+	f.queueNewKeys(batch)
+	before = batch.Len()
 	sql, args := f.statement(logged, ttl)
 	batch.Queue(sql, args...)
+	return before
+}
+
+// queueNewKeys appends to a round trip the statement that makes heads for new keys, if there are any.
+func (f *flush) queueNewKeys(batch *pgx.Batch) bool {
+	if len(f.newKeys) == 0 {
+		return false
+	}
+	sources, types, _ := keyColumns(f.newKeys)
+	batch.Queue(addKeysSQL, sources, types)
+	return true
 }
 
 // appendInSteps moves the heads, lets the deduper look at what others accepted, copies the
@@ -259,17 +268,20 @@ func appendInSteps(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, tt
 func openFlush(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl time.Duration) (meta []batchMeta, err error) {
 	start := &pgx.Batch{}
 	start.Queue("BEGIN")
-	f.queue(start, d != nil, ttl)
+	if f.queueNewKeys(start) {
+		// Committed by itself: others wait for it, and are not to wait for a COPY.
+		start.Queue("COMMIT")
+		start.Queue("BEGIN")
+	}
+	before := start.Len()
+	sql, args := f.statement(d != nil, ttl)
+	start.Queue(sql, args...)
 	if d != nil {
 		// A statement of its own: its snapshot is taken after the locks were.
 		start.Queue(readLogSQL, d.readArgs()...)
 	}
 	results := conn.SendBatch(ctx, start)
-	defer results.Close()
-	if _, err := results.Exec(); err != nil {
-		return nil, fmt.Errorf("begin: %w", err)
-	}
-	if meta, err = f.readAnswers(results, d); err != nil {
+	if meta, err = f.readAnswers(results, before, d); err != nil {
 		return nil, err
 	}
 	if d != nil && d.learnt(f.events) {
@@ -278,13 +290,13 @@ func openFlush(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl ti
 	return meta, nil
 }
 
-// readAnswers takes the last answers of a round trip: to what queue has put there and, with a
-// deduper, to the statement that reads the log.
-func (f *flush) readAnswers(results pgx.BatchResults, d *deduper) (meta []batchMeta, err error) {
+// readAnswers takes the answers of a round trip: to what comes before, without rows of interest, to
+// the statement that moves the heads and, with a deduper, to the one that reads the log.
+func (f *flush) readAnswers(results pgx.BatchResults, before int, d *deduper) (meta []batchMeta, err error) {
 	defer results.Close()
-	if len(f.newKeys) > 0 {
+	for range before {
 		if _, err := results.Exec(); err != nil {
-			return nil, fmt.Errorf("make heads for new keys: %w", err)
+			return nil, fmt.Errorf("begin, or make heads for new keys: %w", err)
 		}
 	}
 	rows, err := results.Query()

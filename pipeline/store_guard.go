@@ -49,10 +49,10 @@ func (d *deduper) mayGuard() bool {
 // included, and the connection can be used again after a refusal.
 func appendGuarded(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl time.Duration) ([]batchMeta, error) {
 	batch := &pgx.Batch{}
-	f.queue(batch, true, ttl)
+	before := f.queue(batch, true, ttl)
 	// A statement of its own: its snapshot is taken after the locks were.
 	batch.Queue(d.guardedSQL(), d.guardArgs(f)...)
-	return f.readAnswers(conn.SendBatch(ctx, batch), d)
+	return f.readAnswers(conn.SendBatch(ctx, batch), before, d)
 }
 
 // guardedSQL is the statement that reads the log and may refuse the flush.

@@ -10,9 +10,11 @@ WITH newest AS MATERIALIZED (
         SELECT page, version FROM waybill.heads WHERE page = k.page ORDER BY version DESC LIMIT 1) AS h
 ), head AS (
     -- Where another has moved it meanwhile, its newest version is later than the one that was found.
-    UPDATE waybill.heads h SET version = h.version + ((h.seqnums[n.place] + 1) % 16 = 0)::integer, seqnums[n.place] = h.seqnums[n.place] + 1
+    -- As values of subqueries they are known to be looked up by, whatever the planner thinks of joins.
+    UPDATE waybill.heads h
+    SET version = h.version + ((h.seqnums[n.place] + n.place) % 16 = 0)::integer, seqnums[n.place] = h.seqnums[n.place] + 1
     FROM newest n
-    WHERE h.page = n.page AND h.version >= n.version
+    WHERE h.page = (SELECT page FROM newest) AND h.version >= (SELECT version FROM newest)
     RETURNING h.seqnums[n.place] AS seqnum
 ), appended AS (
     INSERT INTO waybill.batches (batch, token, lane, events, bytes, expires_at, waiting_for)
