@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"strconv"
 	"sync"
 	"testing"
@@ -12,6 +13,8 @@ import (
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/waybillhq/waybill/internal/pgtest"
 )
 
 // Invariant 1: the OK comes after the commit. The commit waits for a locked head.
@@ -45,10 +48,20 @@ func TestAcceptedMeansCommitted(t *testing.T) {
 
 // Invariant 1: whatever the database's default is.
 func TestCommitsAreSynchronous(t *testing.T) {
-	s := mustStore(t)
-	var value string
-	if err := s.pool.QueryRow(t.Context(), `SHOW synchronous_commit`).Scan(&value); err != nil || value != "on" {
-		t.Fatalf("synchronous_commit is %q, %v", value, err)
+	u, err := url.Parse(pgtest.New(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	query := u.Query()
+	query.Set("synchronous_commit", "off")
+	query.Set("default_transaction_isolation", "repeatable read")
+	u.RawQuery = query.Encode()
+	s := mustStoreAt(t, u.String())
+	for name, want := range map[string]string{"synchronous_commit": "on", "default_transaction_isolation": "read committed"} {
+		var value string
+		if err := s.pool.QueryRow(t.Context(), `SHOW `+name).Scan(&value); err != nil || value != want {
+			t.Errorf("%s is %q, %v; want %s", name, value, err, want)
+		}
 	}
 }
 

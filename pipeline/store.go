@@ -103,8 +103,7 @@ func newPool(ctx context.Context, cfg StoreConfig) (*pgxpool.Pool, error) {
 }
 
 // Session returns the settings of a connection's session, by which its statements are planned
-// and bounded. The URL may say otherwise, but for synchronous_commit
-// and the isolation.
+// and bounded. The URL may say otherwise, but for synchronous_commit and the isolation.
 func (c StoreConfig) Session() map[string]string {
 	settings := map[string]string{
 		// Accepted means committed, whatever the database's own default is.
