@@ -36,7 +36,6 @@ func TestCommitWithoutAnAnswerIsUnknown(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			direct := pgtest.New(t)
-			mustAppendBefore(t, direct)
 			store, way := mustOpenVia(t, direct, func(data []byte) int {
 				if test.answer == "" {
 					return proxy.PostgresResponse(data)
@@ -46,6 +45,7 @@ func TestCommitWithoutAnAnswerIsUnknown(t *testing.T) {
 				}
 				return -1
 			})
+			mustAppendBefore(t, store)
 			way.Set(proxy.Fault{Mode: proxy.LoseResponse, Every: 1})
 			_, err := store.Append(t.Context(), mustEvents(t, test.events), 0, 1<<20)
 			if !errors.Is(err, pipeline.ErrOutcomeUnknown) {
@@ -58,14 +58,10 @@ func TestCommitWithoutAnAnswerIsUnknown(t *testing.T) {
 	}
 }
 
-// mustAppendBefore stores an event, so that its key needs no head any more, which is a COMMIT too.
-func mustAppendBefore(t *testing.T, direct string) {
+// mustAppendBefore stores an event, so that the store knows of its key, whose head is another COMMIT
+// otherwise.
+func mustAppendBefore(t *testing.T, store *pipeline.Store) {
 	t.Helper()
-	store, err := pipeline.OpenStore(t.Context(), pipeline.DefaultStoreConfig(direct), pipeline.DefaultLanes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close()
 	events := mustEvents(t, 1)
 	events[0].ID = "before"
 	if _, err := store.Append(t.Context(), events, 0, 1<<20); err != nil {
