@@ -191,15 +191,18 @@ const (
 	dropBatches  = 200
 )
 
-// expire moves what is past its TTL to dead_letters.
+// expire moves what is past its TTL to dead_letters. To look for it is to walk over all that waits, and
+// over all that died while somebody holds a transaction open: the survey, whose pace allows for that,
+// says whether there is any.
 func (j *Janitor) expire(ctx context.Context) error {
-	for {
+	for j.Pending().Due() {
 		moved, err := bounded(ctx, j.store.Expire)
 		j.metrics.expired(moved)
 		if err != nil || len(moved) == 0 {
 			return err
 		}
 	}
+	return nil
 }
 
 // purge deletes dead letters past their own TTL.
@@ -215,14 +218,20 @@ func (j *Janitor) purge(ctx context.Context) error {
 	return nil
 }
 
-// dropRemovedSinks lets no batch wait for a sink that was removed.
+// dropRemovedSinks lets no batch wait for a sink that was removed. As with what expires, the survey says
+// whether any does.
 func (j *Janitor) dropRemovedSinks(ctx context.Context) error {
-	for {
+	names, err := bounded(ctx, j.store.Sinks)
+	if err != nil {
+		return err
+	}
+	for j.Pending().WaitsForOthers(names) {
 		n, err := bounded(ctx, func(ctx context.Context) (int, error) { return j.store.DropRemovedSinks(ctx, dropBatches) })
 		if err != nil || n < dropBatches {
 			return err
 		}
 	}
+	return nil
 }
 
 // forgetEvery is the pause between looks at the log of accepted events: often enough for its

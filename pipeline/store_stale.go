@@ -75,6 +75,16 @@ func (s Survey) BySink() map[string]Backlog {
 	return out
 }
 
+// Due reports whether something is past its TTL, as of the survey.
+func (s Survey) Due() bool {
+	return slices.ContainsFunc(s.Backlogs, func(b Backlog) bool { return !b.OldestExpires.IsZero() && b.OldestExpires.Before(s.Now) })
+}
+
+// WaitsForOthers reports whether something waits for a sink that is not among those named.
+func (s Survey) WaitsForOthers(names []string) bool {
+	return slices.ContainsFunc(s.Backlogs, func(b Backlog) bool { return !slices.Contains(names, b.Sink) })
+}
+
 // stale reports whether any of it was queued before a time, as of the survey.
 func (b Backlog) stale(before time.Time) bool {
 	return b.Unqueued > 0 || (!b.OldestQueued.IsZero() && b.OldestQueued.Before(before))
