@@ -14,6 +14,8 @@ TOOLS   := internal/tools
 TOOL    := go tool -modfile=$(TOOLS)/go.mod
 # What drives a browser is of another one.
 BROWSER := test/browser
+# What reads PromQL, of a third.
+PROMQL  := test/promql
 # What this machine's containers are composed with.
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 # Everything but what tools generate.
@@ -63,6 +65,7 @@ deps: need-go need-postgres need-cc need-faketime need-chromium ## Install what 
 	go list -deps -test ./... >/dev/null
 	go list -modfile=$(TOOLS)/go.mod -deps tool >/dev/null
 	go list -C $(BROWSER) -deps -test ./... >/dev/null
+	go list -C $(PROMQL) -deps -test ./... >/dev/null
 
 .PHONY: need-go need-postgres need-cc need-faketime need-chromium
 need-postgres need-cc need-faketime need-chromium: need-go
@@ -76,17 +79,19 @@ ci: ## Run what CI runs
 	.ci/run
 
 .PHONY: lint
-lint: fmt-check vet staticcheck script-check generate-check mod-check ## Run all checks that are not tests
+lint: fmt-check vet staticcheck script-check promql-check generate-check mod-check ## Run all checks that are not tests
 
 .PHONY: vet
 vet: need-go ## Look for mistakes with go vet
 	go vet ./...
 	go vet -C $(BROWSER) ./...
+	go vet -C $(PROMQL) ./...
 
 .PHONY: staticcheck
 staticcheck: need-go ## Look for mistakes with staticcheck
 	$(TOOL) staticcheck ./...
 	cd $(BROWSER) && go tool -modfile=$(CURDIR)/$(TOOLS)/go.mod staticcheck ./...
+	cd $(PROMQL) && go tool -modfile=$(CURDIR)/$(TOOLS)/go.mod staticcheck ./...
 
 .PHONY: fmt
 fmt: need-go ## Format the Go code
@@ -100,6 +105,11 @@ fmt-check: need-go ## Fail if a Go file is not formatted
 .PHONY: script-check
 script-check: ## Fail if a shell script does not parse
 	@for script in .ci/run scripts/*; do bash -n "$$script"; done
+
+.PHONY: promql-check
+promql-check: need-go ## Hold dashboards and alert rules against docs/metrics.md and the runbook
+	go test -C $(PROMQL) -count=1 ./...
+	@! command -v promtool >/dev/null || promtool check rules deploy/prometheus/alerts.yaml
 
 .PHONY: mod-check
 mod-check: need-go ## Fail if a module file is not tidy or a module's content has changed

@@ -48,7 +48,7 @@ func NewForwarder(cfg ForwarderConfig, queue *Queue, log *slog.Logger, meter met
 	}
 	f := &Forwarder{
 		cfg: cfg, queue: queue, log: log, instance: uuid.NewString(),
-		known: map[SinkLane]*delivered{}, held: map[SinkLane]*tenure{}, receipts: newReceipter(queue.js),
+		known: map[SinkLane]*delivered{}, held: map[SinkLane]*tenure{}, receipts: newReceipter(queue.js, m.producer),
 		trouble: trouble{errors.New("not started yet"), time.Now()},
 	}
 	for _, s := range cfg.Sinks {
@@ -60,7 +60,7 @@ func NewForwarder(cfg ForwarderConfig, queue *Queue, log *slog.Logger, meter met
 			f.known[SinkLane{s.Name(), lane}] = newDelivered()
 		}
 	}
-	return f, nil
+	return f, m.observe(meter, f)
 }
 
 // Run works until ctx ends; then the requests in flight may finish within
@@ -330,6 +330,37 @@ func (f *Forwarder) workers() []*workerStatus {
 	var all []*workerStatus
 	for _, place := range slices.SortedFunc(maps.Keys(f.held), compareSinkLanes) {
 		all = append(all, f.held[place].worker.status)
+	}
+	return all
+}
+
+// stuckAfter is how long a lane must have been in trouble to count as stuck: longer than a
+// request is retried, and a consumer started over, without anybody having to know.
+const stuckAfter = 30 * time.Second
+
+// stuckLanes counts the held lanes that are stuck, by sink.
+func (f *Forwarder) stuckLanes() map[string]int64 {
+	out := map[string]int64{}
+	for _, w := range f.workers() {
+		if t := w.problem(); t.err != nil && time.Since(t.since) > stuckAfter {
+			out[w.sink]++
+		}
+	}
+	return out
+}
+
+// Buffers says how full the forwarder's bounded buffers are.
+func (f *Forwarder) Buffers() []Buffer {
+	held := map[string]int64{}
+	for _, w := range f.workers() {
+		held[w.sink] += int64(w.held())
+	}
+	var all []Buffer
+	for _, out := range f.outlets {
+		sink := out.sink.Name()
+		all = append(all,
+			Buffer{Name: "events held for " + sink, Unit: "bytes", Used: held[sink], Limit: int64(out.memory), Busy: true},
+			Buffer{Name: "requests in flight to " + sink, Unit: "requests", Used: int64(len(out.slots)), Limit: int64(cap(out.slots)), Busy: true})
 	}
 	return all
 }

@@ -47,6 +47,8 @@ type workerStatus struct {
 	sending  trouble
 	receipts trouble
 	oldest   time.Time
+	memory   int     // of the request in hand, in bytes
+	puller   *puller // of the session; nil: there is none
 }
 
 // update returns the trouble after one more attempt.
@@ -84,10 +86,11 @@ func (s *workerStatus) receipt(err error) {
 	s.receipts = s.receipts.update(err)
 }
 
-// holds says that a batch is in hand.
-func (s *workerStatus) holds(b *Batch) {
+// holds says that a batch is in hand, of a request that takes so many bytes now.
+func (s *workerStatus) holds(b *Batch, memory int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.memory = memory
 	if s.oldest.IsZero() || b.AcceptedAt.Before(s.oldest) {
 		s.oldest = b.AcceptedAt
 	}
@@ -97,7 +100,24 @@ func (s *workerStatus) holds(b *Batch) {
 func (s *workerStatus) idle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.oldest = time.Time{}
+	s.oldest, s.memory = time.Time{}, 0
+}
+
+// reads says what the worker reads from, which may be nil.
+func (s *workerStatus) reads(p *puller) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.puller = p
+}
+
+// held is how many bytes the worker holds.
+func (s *workerStatus) held() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.puller == nil {
+		return s.memory
+	}
+	return s.memory + s.puller.memory()
 }
 
 // problem returns what is first in the way of a delivery.

@@ -100,7 +100,8 @@ func EnsureQueue(ctx context.Context, cfg QueueConfig, store *Store, queue *Queu
 	if err != nil {
 		return err
 	}
-	return k.consumers(ctx, f)
+	_, err = k.consumers(ctx, f)
+	return err
 }
 
 // upkeep keeps the queue in order. It sheds first: a queue that is full stops everybody, and
@@ -111,13 +112,16 @@ func (j *Janitor) upkeep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	j.sawStream(f.info)
 	if err := j.shed(ctx, f.info); err != nil {
 		return err
 	}
 	if err := j.reviveReceipts(ctx); err != nil {
 		return err
 	}
-	return k.consumers(ctx, f)
+	sinks, err := k.consumers(ctx, f)
+	j.sawSinks(sinks)
+	return err
 }
 
 // streams creates missing streams and buckets and returns the positions it finds.
@@ -128,16 +132,16 @@ func (k keeper) streams(ctx context.Context) (*floors, error) {
 	return k.queue.readFloors(ctx)
 }
 
-// consumers creates the missing ones and deletes those of removed sinks.
-func (k keeper) consumers(ctx context.Context, f *floors) error {
+// consumers creates the missing ones and deletes those of removed sinks. It returns the sinks.
+func (k keeper) consumers(ctx context.Context, f *floors) ([]string, error) {
 	sinks, err := k.store.Sinks(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := k.ensureConsumers(ctx, sinks, f); err != nil {
-		return err
+		return sinks, err
 	}
-	return k.removeConsumers(ctx, sinks, f)
+	return sinks, k.removeConsumers(ctx, sinks, f)
 }
 
 func (k keeper) ensureConsumers(ctx context.Context, sinks []string, f *floors) error {

@@ -29,6 +29,8 @@ type status struct {
 	At time.Time `json:"at"`
 	// Of the parts that could not be asked, and why.
 	Problems []string `json:"problems,omitempty"`
+	// What is wrong with the pipeline.
+	Trouble []trouble `json:"trouble,omitempty"`
 
 	// From Postgres.
 	Lanes        int           `json:"lanes,omitempty"`
@@ -41,6 +43,7 @@ type status struct {
 	// From NATS.
 	Processes []pipeline.Heartbeat `json:"processes,omitempty"`   // by kind and id
 	Owners    []laneOwner          `json:"lane_owners,omitempty"` // by sink and lane
+	streams   []pipeline.Buffer
 	natsDone  bool
 }
 
@@ -54,6 +57,10 @@ type sinkStatus struct {
 	Oldest float64 `json:"oldest_age_seconds"`
 	// Overdue batches were queued longer ago than the grace period.
 	Overdue int64 `json:"overdue_batches"`
+	// NearTTL events have less than a fifth of their time to live left; TTLBudget is how long the
+	// first of those that wait has left, in seconds. nil: none expires.
+	NearTTL   int64    `json:"near_ttl_events"`
+	TTLBudget *float64 `json:"ttl_budget_seconds,omitempty"`
 }
 
 type letterCount struct {
@@ -104,6 +111,7 @@ func (c *statusCommand) ask(ctx context.Context) *status {
 		}
 	}
 	s.postgresDone, s.natsDone = fromPostgres == nil, fromNATS == nil
+	s.findTrouble()
 	return s
 }
 
@@ -143,9 +151,13 @@ func sinksOf(names []string, survey pipeline.Survey) []sinkStatus {
 	out := make([]sinkStatus, 0, len(names))
 	for _, name := range names {
 		b, waits := pending[name]
-		sink := sinkStatus{Sink: name, Batches: b.Batches, Events: b.Events, Bytes: b.Bytes, Overdue: b.Overdue}
+		sink := sinkStatus{Sink: name, Batches: b.Batches, Events: b.Events, Bytes: b.Bytes, Overdue: b.Overdue, NearTTL: b.NearTTL}
 		if waits {
 			sink.Oldest = max(0, survey.Now.Sub(b.OldestAccepted).Seconds())
+		}
+		if !b.OldestExpires.IsZero() {
+			left := max(0, b.OldestExpires.Sub(survey.Now).Seconds())
+			sink.TTLBudget = &left
 		}
 		out = append(out, sink)
 	}
@@ -185,5 +197,8 @@ func (c *statusCommand) askNATS(ctx context.Context, s *status) error {
 		s.Owners = append(s.Owners, laneOwner{SinkLane: place, Forwarder: holder.Forwarder, Since: holder.Since})
 	}
 	slices.SortFunc(s.Owners, func(a, b laneOwner) int { return cmp.Or(cmp.Compare(a.Sink, b.Sink), cmp.Compare(a.Lane, b.Lane)) })
+	if s.streams, err = pipeline.StreamFills(ctx, queue); err != nil {
+		return fmt.Errorf("look at the streams: %w", err)
+	}
 	return nil
 }
