@@ -298,6 +298,11 @@ func (c *laneChange) obstacles(ctx context.Context, tx pgx.Tx) (out []string, er
 	if err != nil {
 		return nil, err
 	}
+	paused, err := c.pausedSinks(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, paused...)
 	receipts, err := c.queue.unsettledReceipts(ctx)
 	if err != nil {
 		return nil, err
@@ -306,6 +311,29 @@ func (c *laneChange) obstacles(ctx context.Context, tx pgx.Tx) (out []string, er
 		alive = append(alive, fmt.Sprintf("receipts are not settled (%d): start a janitor with the old number, wait until it has settled them, and stop it", receipts))
 	}
 	return append(out, alive...), nil
+}
+
+// pausedSinks names the sinks of which single lanes are paused: under another number they would be
+// other keys' lanes.
+func (c *laneChange) pausedSinks(ctx context.Context, tx pgx.Tx) (obstacles []string, err error) {
+	rows, err := tx.Query(ctx, `SELECT name FROM waybill.sinks ORDER BY name`)
+	if err != nil {
+		return nil, fmt.Errorf("read the sinks: %w", err)
+	}
+	sinks, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("read the sinks: %w", err)
+	}
+	pauses, err := PausesOf(ctx, c.queue, sinks)
+	if err != nil {
+		return nil, err
+	}
+	for _, sink := range sinks {
+		if len(pauses[sink].Lanes) > 0 {
+			obstacles = append(obstacles, fmt.Sprintf("lanes of %s are paused: resume them with `waybill lanes resume --sink %s`", sink, sink))
+		}
+	}
+	return obstacles, nil
 }
 
 // unsettledReceipts is the number of messages on RECEIPTS; none if there is no such stream.

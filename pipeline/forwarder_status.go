@@ -34,6 +34,8 @@ type ForwarderStatus struct {
 	// Vacant are lanes of its sinks that no forwarder has held for longer than two TTLs of
 	// a lease, by lane and sink.
 	Vacant []Vacancy `json:"vacant,omitempty"`
+	// Paused is what stands still of its sinks because an operator wants it to, by sink.
+	Paused map[string]SinkPauses `json:"paused,omitempty"`
 }
 
 // workerStatus collects what a worker says of itself.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -41,6 +43,32 @@ func (q *Queue) readFloors(ctx context.Context) (*floors, error) {
 		return nil, fmt.Errorf("stream %s was recreated meanwhile", EventsStream)
 	}
 	return f, nil
+}
+
+// QueuedLane is the queue of one sink in one lane.
+type QueuedLane struct {
+	// Floor is the stream's sequence up to which all is acked.
+	Floor uint64
+	// Batches are above it: delivered and not acked, or not delivered yet.
+	Batches uint64
+}
+
+// QueuedFor returns the queues of all sinks, for people to look at.
+func QueuedFor(ctx context.Context, q *Queue) (map[SinkLane]QueuedLane, error) {
+	f, err := q.readFloors(ctx)
+	if err != nil {
+		return nil, err
+	}
+	queued := map[SinkLane]QueuedLane{}
+	for name, info := range f.byName {
+		sink := info.Config.Metadata[sinkMetadata]
+		lane, err := strconv.Atoi(strings.TrimPrefix(name, sink+"-"))
+		if sink == "" || err != nil {
+			continue // not one of ours
+		}
+		queued[SinkLane{sink, lane}] = QueuedLane{Floor: info.AckFloor.Stream, Batches: info.NumPending + uint64(info.NumAckPending)}
+	}
+	return queued, nil
 }
 
 // ahead reports a consumer whose position is beyond the stream's end: the stream lost its

@@ -181,7 +181,7 @@ func (s *Store) check(ctx context.Context, wantLanes int) error {
 	case err != nil:
 		return readError("check the database", err)
 	}
-	want, err := latestMigration()
+	want, err := LatestMigration()
 	if err != nil {
 		return err
 	}
