@@ -130,6 +130,18 @@ isolation: need-postgres bin/versitygw ## Measure what a sink that is down does 
 	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw go run ./test/faults isolation --down ingress $(ARGS)
 	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw go run ./test/faults isolation --down archive $(ARGS)
 
+.PHONY: cre
+cre: need-postgres bin/versitygw ## Run workflows with an event a second each and watch the tables (flags: ARGS='--for 10m')
+	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw go run ./test/cre $(ARGS)
+
+.PHONY: cre-load
+cre-load: need-postgres bin/versitygw ## Find the highest rate that 20 workflows keep up (flags: ARGS='--for 1m')
+	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw go run ./test/cre load $(ARGS)
+
+.PHONY: compose-test
+compose-test: need-go ## Bring up compose.yaml for real, scale it, kill containers, check both sinks, take it down
+	COMPOSE='$(COMPOSE)' go run ./test/compose $(ARGS)
+
 .PHONY: bench
 bench: need-postgres build bin/versitygw ## Measure: quick and targets, with reports in .waybill/bench (flags: ARGS='--keep-logs')
 	bin/waybill bench quick --out .waybill/bench/quick $(ARGS)

@@ -62,6 +62,7 @@ type commands struct {
 	BenchEcho   benchEchoCommand   `cmd:"" name:"bench-echo" hidden:"" help:"Run what waybill bench compares an ingest with."`
 	Endpoint    endpointCommand    `cmd:"" help:"Run a ChipIngress endpoint that records what it gets."`
 	NATSServer  natsServerCommand  `cmd:"" name:"nats-server" hidden:"" help:"Run the nats-server of waybill dev."`
+	Proxy       proxyCommand       `cmd:"" hidden:"" help:"Spread connections over the containers of one name."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask a URL whether all is well."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
 }
