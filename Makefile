@@ -155,8 +155,9 @@ cover: ## Show the statement coverage of the last make test, function by functio
 ##@ Change
 
 .PHONY: generate
-generate: need-go ## Generate the code of the protocols
+generate: need-go ## Generate the code of the protocols, and docs/cli.md
 	$(TOOL) buf generate
+	go generate ./cmd/waybill
 
 .PHONY: generate-check
 generate-check: need-go ## Fail if generated code is not what make generate makes
@@ -164,6 +165,8 @@ generate-check: need-go ## Fail if generated code is not what make generate make
 	@mkdir -p .cache/generated
 	@$(TOOL) buf lint
 	@$(TOOL) buf generate -o .cache/generated
+	@mkdir -p .cache/generated/docs
+	@go run ./cmd/waybill reference --out .cache/generated/docs/cli.md
 	@cd .cache/generated && find . -type f | sort | while read -r file; do \
 		cmp -s "$$file" "$(CURDIR)/$$file" || { echo "$$file is not what make generate makes"; exit 1; }; done
 

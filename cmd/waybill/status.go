@@ -22,6 +22,16 @@ type statusCommand struct {
 	process.NATS
 	process.Lanes
 	outputFlag
+	Watch bool          `short:"w" env:"-" help:"Look again and again until interrupted: a screen that refreshes, or a line each time where there is no terminal."`
+	Every time.Duration `env:"-" default:"2s" help:"Pause between two looks of --watch."`
+}
+
+// Validate refuses a watch without pauses.
+func (c *statusCommand) Validate() error {
+	if c.Every < 100*time.Millisecond {
+		return fmt.Errorf("--every: %v; want at least 100ms", c.Every)
+	}
+	return nil
 }
 
 // status is the state of a pipeline, as -o json prints it.
@@ -43,8 +53,10 @@ type status struct {
 	// From NATS.
 	Processes []pipeline.Heartbeat `json:"processes,omitempty"`   // by kind and id
 	Owners    []laneOwner          `json:"lane_owners,omitempty"` // by sink and lane
-	streams   []pipeline.Buffer
-	natsDone  bool
+	// Paused is what stands still because an operator wants it to, by sink.
+	Paused   map[string]pipeline.SinkPauses `json:"paused,omitempty"`
+	streams  []pipeline.Buffer
+	natsDone bool
 }
 
 // sinkStatus is what waits for a sink.
@@ -76,8 +88,11 @@ type laneOwner struct {
 	Since     time.Time `json:"since"`
 }
 
-// Run asks both servers and prints what they say. It fails if one does not answer.
+// Run asks both servers and prints what they say. It fails if one does not answer, unless it watches.
 func (c *statusCommand) Run(ctx context.Context, con *console) error {
+	if c.Watch {
+		return c.watch(ctx, con)
+	}
 	s := c.ask(ctx)
 	var err error
 	if c.json() {
@@ -195,6 +210,9 @@ func (c *statusCommand) askNATS(ctx context.Context, s *status) error {
 	}
 	for place, holder := range holders {
 		s.Owners = append(s.Owners, laneOwner{SinkLane: place, Forwarder: holder.Forwarder, Since: holder.Since})
+	}
+	if s.Paused, err = pipeline.PausesOf(ctx, queue, nil); err != nil {
+		return err
 	}
 	slices.SortFunc(s.Owners, func(a, b laneOwner) int { return cmp.Or(cmp.Compare(a.Sink, b.Sink), cmp.Compare(a.Lane, b.Lane)) })
 	if s.streams, err = pipeline.StreamFills(ctx, queue); err != nil {

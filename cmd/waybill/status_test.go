@@ -76,6 +76,30 @@ ingress           EXPIRED           3
 	}
 }
 
+// A lane that an operator paused is not one that nobody has.
+func TestStatusTextOfPauses(t *testing.T) {
+	s := sampleStatus()
+	since := s.At.Add(-time.Hour)
+	s.Paused = map[string]pipeline.SinkPauses{
+		"archive": {All: &pipeline.Pause{Since: since}},
+		"ingress": {Lanes: map[int]pipeline.Pause{5: {Since: since, Reason: "a new\nendpoint"}, 6: {Since: since, Reason: "a new\nendpoint"}}},
+	}
+	var out strings.Builder
+	if err := s.write(&out); err != nil {
+		t.Fatal(err)
+	}
+	want := `sink      lanes   owner
+archive   0-7     paused since 2026-01-02T02:04:05Z
+ingress   0-1,4   f1
+ingress   2,7     f2
+ingress   5-6     paused since 2026-01-02T02:04:05Z: a new endpoint
+ingress   3       nobody
+`
+	if !strings.Contains(out.String(), want) {
+		t.Errorf("got\n%s\nwant in it\n%s", out.String(), want)
+	}
+}
+
 func TestStatusJSON(t *testing.T) {
 	data, err := json.Marshal(sampleStatus())
 	if err != nil {
@@ -104,6 +128,11 @@ func TestStatusWithoutServers(t *testing.T) {
 	mustFail(t, r, "not known in full")
 	if !strings.Contains(r.out, "PROBLEM: Postgres: ") || !strings.Contains(r.out, "PROBLEM: NATS: ") || strings.Contains(r.out, "no dead letters") {
 		t.Errorf("%s", r.out)
+	}
+	for _, setting := range []string{"--database-url (WAYBILL_DATABASE_URL) is postgres://user:xxxxx@127.0.0.1:1/x", "--nats-url (WAYBILL_NATS_URL) is nats://127.0.0.1:1"} {
+		if !strings.Contains(r.out, setting) {
+			t.Errorf("it does not say %q: %s", setting, r.out)
+		}
 	}
 	if strings.Contains(r.out+r.failure.Error(), "geheim") {
 		t.Error("the password is printed")

@@ -90,8 +90,24 @@ func (s *status) writeLanes(w io.Writer) {
 		for _, owner := range slices.Sorted(maps.Keys(lanes)) {
 			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", sink, ranges(lanes[owner]), owner)
 		}
-		if free := s.freeLanes(lanes); len(free) > 0 {
-			_, _ = fmt.Fprintf(w, "%s\t%s\tnobody\n", sink, ranges(free))
+		var nobodys []int
+		byReason := map[string][]int{} // paused lanes
+		for _, lane := range s.freeLanes(lanes) {
+			if p, paused := s.Paused[sink].Of(lane); paused {
+				text := "paused since " + p.Since.UTC().Format(time.RFC3339)
+				if p.Reason != "" {
+					text += ": " + oneLine(p.Reason)
+				}
+				byReason[text] = append(byReason[text], lane)
+				continue
+			}
+			nobodys = append(nobodys, lane)
+		}
+		for _, text := range slices.Sorted(maps.Keys(byReason)) {
+			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", sink, ranges(byReason[text]), text)
+		}
+		if len(nobodys) > 0 {
+			_, _ = fmt.Fprintf(w, "%s\t%s\tnobody\n", sink, ranges(nobodys))
 		}
 	}
 	_, _ = fmt.Fprintln(w)
