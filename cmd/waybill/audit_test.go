@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/waybillhq/waybill/internal/reconcile"
+	"github.com/waybillhq/waybill/pipeline"
 )
 
 // audit runs waybill audit on the plant.
@@ -70,7 +71,7 @@ func TestAuditAddsUp(t *testing.T) {
 	mustAccount(t, report, reconcile.Sink{Sink: "archive", Accepted: sent + 40, Waiting: 40, Settled: sent}, sent)
 	// They become dead letters; some go back into the queue, and one came late.
 	mustExec(t, p.url, `UPDATE waybill.batches SET expires_at = now() - interval '1 second'`)
-	if moved, err := p.store(t, testSpec.Lanes).Expire(t.Context()); err != nil || moved[pipeline.SinkCode{Sink: "archive", Code: "expired"}] != 40 {
+	if moved, err := p.store(t, testSpec.Lanes).Expire(t.Context()); err != nil || moved[pipeline.SinkCode{Sink: "archive", Code: pipeline.CodeExpired}] != 40 {
 		t.Fatal(moved, err)
 	}
 	if r := command(t, nil, "deadletters", "requeue", "--sink=archive", "--limit=15", "--database-url", p.url, "--lanes=4"); r.failure != nil {
