@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -147,8 +146,7 @@ func (c *laneChange) restABeat(ctx context.Context) error {
 // run has ended.
 func (c *laneChange) alone(ctx context.Context) error {
 	_, err := c.db.Exec(ctx, `SELECT pg_advisory_lock(hashtext('waybill change lanes'))`)
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "55P03" { // lock_timeout
+	if isLockTimeout(err) {
 		return errors.New("somebody else is changing the number of lanes: wait for that to end")
 	}
 	if err != nil {

@@ -25,9 +25,13 @@ type watched struct {
 // streamFill is how full a stream is.
 type streamFill struct{ bytes, limit, messages int64 }
 
-// lookAtTables reads the health of the tables.
+// lookAtTables reads the health of the tables. One that is locked, to be truncated or rebuilt, is
+// no trouble: it is looked at again.
 func (j *Janitor) lookAtTables(ctx context.Context) error {
 	tables, err := bounded(ctx, j.store.Tables)
+	if isLockTimeout(err) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -211,6 +211,12 @@ func readError(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
+// isLockTimeout reports that a lock was not to be had in time.
+func isLockTimeout(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "55P03"
+}
+
 // classify turns an error of a transaction that was not known to commit into one of the
 // errors of Accept. committing says that the commit may have been under way.
 func classify(err error, committing bool) error {

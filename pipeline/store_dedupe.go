@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 var (
@@ -230,8 +229,7 @@ func (s *Store) forgetSlot(ctx context.Context, old oldSlot) error {
 		_, err := tx.Exec(ctx, `TRUNCATE `+partition)
 		return err
 	})
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "55P03" { // lock_not_available
+	if isLockTimeout(err) {
 		return fmt.Errorf("%w: %w", errLogInUse, err)
 	}
 	if err != nil {
