@@ -49,9 +49,13 @@ func TestPausedLaneStandsStill(t *testing.T) {
 		}
 		return true
 	})
-	// Longer than it takes to call a lane vacant.
-	paused := time.Now()
-	eventually(t, patience, "time passes", func() bool { return time.Since(paused) > 2*s.cfg.LeaseTTL+time.Second })
+	// Its lease is forgotten, and they have looked for vacant lanes since.
+	eventually(t, patience, "the lease is forgotten", func() bool {
+		leased, err := s.queue.leased(t.Context())
+		return err == nil && !leased[SinkLane{"ingress", 1}]
+	})
+	forgotten := time.Now()
+	eventually(t, patience, "time passes", func() bool { return time.Since(forgotten) > time.Second })
 	if after := len(ingress.order()[1]); after != before || s.holds(t, "ingress", 1) {
 		t.Errorf("the paused lane got %d batches, or is held", after-before)
 	}
@@ -60,6 +64,11 @@ func TestPausedLaneStandsStill(t *testing.T) {
 	}
 	for _, f := range forwarders {
 		status := f.Status()
+		f.vacant.mu.Lock()
+		if _, vacant := f.vacant.since[SinkLane{"ingress", 1}]; vacant {
+			t.Errorf("%s counts the paused lane as vacant", status.ID)
+		}
+		f.vacant.mu.Unlock()
 		if p, ok := status.Paused["ingress"].Of(1); !ok || p.Reason != "maintenance" || len(status.Vacant) > 0 {
 			t.Errorf("%s: %+v", status.ID, status)
 		}

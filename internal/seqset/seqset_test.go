@@ -61,3 +61,16 @@ func TestSetIsAsAMap(t *testing.T) {
 		}
 	})
 }
+
+// Numbers without a gap take one span, in whatever order they come.
+func TestSetIsAsSmallAsItIsDense(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var s Set
+		for _, n := range rapid.Permutation([]int64{1, 2, 3, 4, 5, 6, 7, 8, 9}).Draw(t, "order") {
+			s.Add(n)
+		}
+		if len(s.spans) != 1 {
+			t.Fatalf("%v", s.spans)
+		}
+	})
+}
