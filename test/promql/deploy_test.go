@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/promql/parser"
 	"go.yaml.in/yaml/v3"
 
@@ -71,7 +71,7 @@ func faults(query string, series map[string][]string) []string {
 		}
 		known = append(known, have...)
 		for _, m := range s.LabelMatchers {
-			if m.Name != labels.MetricName && !slices.Contains(have, m.Name) {
+			if m.Name != model.MetricNameLabel && !slices.Contains(have, m.Name) {
 				out = append(out, s.Name+" has no label "+m.Name)
 			}
 		}
