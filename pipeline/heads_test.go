@@ -183,7 +183,8 @@ func TestNewKeysDoNotWaitForCopies(t *testing.T) {
 	if _, err := openFlush(t.Context(), conn.Conn(), nil, f, 0); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	// Before the session with the open transaction is ended for being idle.
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	if _, err := s.Append(ctx, []Event{mustEvent(t, "/other", "t", "1")}, 0, 1<<20); err != nil {
 		t.Errorf("while a copy is under way: %v", err)
