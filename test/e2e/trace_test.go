@@ -27,22 +27,24 @@ import (
 // traced is a system whose processes send all their spans to spans.
 type traced struct {
 	*system
-	spans  *collector.Collector
+	spans  *collector.Recent
 	client chipingress.ChipIngressClient
 }
 
 func mustTrace(t *testing.T) *traced {
 	t.Helper()
-	spans, err := collector.Start("127.0.0.1:0", 100_000)
+	spans := collector.NewRecent(100_000)
+	receiver, err := collector.Listen("127.0.0.1:0", spans.Add)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := spans.Close(); err != nil {
+		if err := receiver.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	s := mustStart(t, func(c *devrun.Config) { c.Env = append(os.Environ(), spans.Env(1)...) })
+	env := append(receiver.Env(), "OTEL_TRACES_SAMPLER_ARG=1", "OTEL_BSP_SCHEDULE_DELAY=200", "OTEL_BSP_MAX_QUEUE_SIZE=65536")
+	s := mustStart(t, func(c *devrun.Config) { c.Env = append(os.Environ(), env...) })
 	conn, err := grpc.NewClient(s.GRPC[0], grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
@@ -222,8 +224,7 @@ func TestTraces(t *testing.T) {
 		}
 		var trace string
 		eventually(t, patience, "it is traced", func() bool {
-			spans, _ := s.spans.Spans()
-			for _, span := range spans {
+			for _, span := range s.spans.Spans() {
 				if span.Attributes["cloudevents.event_id"] == "own" {
 					trace = span.TraceID
 				}
@@ -266,8 +267,7 @@ func mustTraceBatch(t *testing.T, s *traced) {
 	// The span of the whole batch is linked to those of the events.
 	var batches []collector.Span
 	eventually(t, patience, "the batch has a span", func() bool {
-		all, _ := s.spans.Spans()
-		batches = slices.DeleteFunc(all, func(s collector.Span) bool {
+		batches = slices.DeleteFunc(s.spans.Spans(), func(s collector.Span) bool {
 			return s.Attributes["messaging.batch.message_count"] != fmt.Sprint(count) || len(s.Links) == 0
 		})
 		return len(batches) == 1
