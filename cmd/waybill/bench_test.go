@@ -300,3 +300,28 @@ func TestBenchRefusesWhatCannotBe(t *testing.T) {
 		}
 	}
 }
+
+// TestBenchTracing measures for a moment what is traced, and sees that it is.
+func TestBenchTracing(t *testing.T) {
+	summary, _, status := mustBench(t, "tracing", "--runs=1", "--for=300ms", "--warm-up=0s", "--rate=500", "--events=5")
+	if status != 0 || !summary.OK || len(summary.Stages) != 8 || len(summary.Correctness) != 8 {
+		t.Fatalf("status %d, OK %v, %d stages, %d verdicts", status, summary.OK, len(summary.Stages), len(summary.Correctness))
+	}
+	figures := map[string]float64{}
+	for _, f := range summary.Figures {
+		figures[f.Name] = f.Value
+	}
+	const load = "2000/s in calls of 10, " // whatever --rate makes of it
+	// A batch of several events has one span more.
+	if all := figures[load+"100 % traced: spans received"]; all < 9 || all > 10 {
+		t.Errorf("%v spans came of each event, want 9, and those of batches", all)
+	}
+	if none, known := figures[load+"0 % traced: spans received"]; !known || none != 0 {
+		t.Errorf("%v spans came where nothing is sampled, known: %v", none, known)
+	}
+	for _, name := range []string{"tracing off: CPU of ingest-1", "1 % traced: CPU of forwarder-1", "100 % traced: CPU of janitor-1", "100 % traced: accepted", "0 % traced: CPU by that of tracing off"} {
+		if figures[load+name] <= 0 {
+			t.Errorf("%s is %v", name, figures[load+name])
+		}
+	}
+}

@@ -18,6 +18,9 @@ import (
 // onceLinger is how long an archive object waits to be filled where somebody waits for it.
 const onceLinger = 500 * time.Millisecond
 
+// keptSpans are those of some 3,000 events. They take about 50 MiB, of this process.
+const keptSpans = 30_000
+
 // devCommand runs the whole system on this machine.
 type devCommand struct {
 	Dir  string `type:"path" help:"Directory of data and logs; a later start on it goes on where it was. Default: .waybill, and with --once a temporary one."`
@@ -31,6 +34,7 @@ type devCommand struct {
 	Forwarders int    `default:"1" help:"Number of forwarders."`
 	Janitors   int    `default:"1" help:"Number of janitors."`
 	process.Lanes
+	KeepSpans int `env:"-" placeholder:"N" default:"${kept_spans}" help:"How many of the newest spans to keep for waybill trace, unless OTEL_* variables send them elsewhere; 0: none, and nothing is traced. With --once none."`
 
 	DatabaseURL     string `name:"database-url" env:"-" placeholder:"URL" help:"Postgres to use instead of a private one."`
 	NATSURL         string `name:"nats-url" env:"-" placeholder:"URL" help:"NATS server to use instead of a private one."`
@@ -57,7 +61,11 @@ func (c *devCommand) Run(ctx context.Context, con *console) (err error) {
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
 	screen := newScreen(con)
-	stack, err := c.stack(dir, con, screen)
+	config, err := c.config(dir, con, screen)
+	if err != nil {
+		return err
+	}
+	stack, err := devrun.New(config)
 	if err != nil {
 		return err
 	}
@@ -135,12 +143,12 @@ func (c *devCommand) directory() (dir string, temporary bool, err error) {
 	return dir, !c.Keep, os.Chmod(dir, 0o755)
 }
 
-func (c *devCommand) stack(dir string, con *console, screen *screen) (*devrun.Stack, error) {
+func (c *devCommand) config(dir string, con *console, screen *screen) (devrun.Config, error) {
+	config := devrun.DefaultConfig()
 	executable, err := os.Executable()
 	if err != nil {
-		return nil, fmt.Errorf("find the waybill binary: %w", err)
+		return config, fmt.Errorf("find the waybill binary: %w", err)
 	}
-	config := devrun.DefaultConfig()
 	config.Dir, config.Executable, config.Env, config.Say = dir, executable, con.env, screen.line
 	config.HTTPAddr, config.GRPCAddr = c.HTTPAddr, c.GRPCAddr
 	config.FreePorts = c.Ports == "free" || (c.Ports == "auto" && c.Once > 0)
@@ -148,13 +156,14 @@ func (c *devCommand) stack(dir string, con *console, screen *screen) (*devrun.St
 	config.Lanes = c.Lanes.Lanes
 	config.DatabaseURL, config.NATSURL = c.DatabaseURL, c.NATSURL
 	config.IngressEndpoint, config.EndpointAdmin, config.S3 = c.IngressEndpoint, c.EndpointAdmin, c.S3
+	config.KeepSpans = c.KeepSpans
 	if c.Once > 0 {
-		config.ArchiveLinger = onceLinger
+		config.ArchiveLinger, config.KeepSpans = onceLinger, 0
 		if c.IngressEndpoint != "" && c.EndpointAdmin == "" {
-			return nil, errors.New("--once reads events back from the endpoint: leave --ingress-endpoint out, or give --endpoint-admin too")
+			return config, errors.New("--once reads events back from the endpoint: leave --ingress-endpoint out, or give --endpoint-admin too")
 		}
 	}
-	return devrun.New(config)
+	return config, nil
 }
 
 // show prints what there is and how to use it, and then what happens, until ctx ends.
@@ -178,6 +187,10 @@ func introduce(con *console, stack *devrun.Stack) error {
 	if stack.EndpointAdmin != "" {
 		received = fmt.Sprintf("curl '%s/events?since=0'   # kept in memory only", stack.EndpointAdmin)
 	}
+	traces := "waybill's spans go where the OTEL_* variables say, or nowhere"
+	if stack.TraceQueryURL != "" {
+		traces = fmt.Sprintf("%s trace 1   # of every event; the newest spans are kept, in memory only. Jaeger's query API is at %s", os.Args[0], stack.TraceQueryURL)
+	}
 	_, err := fmt.Fprintf(con.out, `
 send an event
   curl -i %[1]s/v1/events -H 'Content-Type: application/cloudevents+json' -d '{"specversion":"1.0","id":"1","source":"/demo","type":"demo.hello","data":{"hello":"world"}}'
@@ -189,8 +202,11 @@ see it arrive
   %[3]s archive cat
   %[3]s status
 
+see where its time went
+  %[5]s
+
 Kill any of these processes: it is started again. Ctrl-C stops all of them.
 
-`, stack.HTTP[0], stack.GRPC[0], os.Args[0], received)
+`, stack.HTTP[0], stack.GRPC[0], os.Args[0], received, traces)
 	return err
 }

@@ -101,3 +101,32 @@ func TestScreen(t *testing.T) {
 		t.Errorf("%q", out.String())
 	}
 }
+
+// What is counted is not slowed down by tracing.
+func TestOnceTracesNothing(t *testing.T) {
+	parse := func(args ...string) devrun.Config {
+		t.Helper()
+		parser, err := newParser(newRunningStack())
+		if err != nil {
+			t.Fatal(err)
+		}
+		parsed, err := parser.Parse(append([]string{"dev"}, args...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		con := &console{out: &bytes.Buffer{}}
+		config, err := parsed.Model.Target.Addr().Interface().(*commands).Dev.config(t.TempDir(), con, newScreen(con))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return config
+	}
+	for want, args := range map[int][]string{keptSpans: nil, 0: {"--once=5"}, 700: {"--keep-spans=700"}} {
+		if got := parse(args...).KeepSpans; got != want {
+			t.Errorf("%v: %d spans are kept, want %d", args, got, want)
+		}
+	}
+	if got := devrun.DefaultConfig().KeepSpans; got != 0 {
+		t.Errorf("who does not ask for it, such as a benchmark, keeps %d spans", got)
+	}
+}

@@ -6,6 +6,7 @@
 //	waybill migrate                     create or update tables and streams; change the lanes
 //	waybill emit [-]                    send events, from flags or NDJSON on standard input
 //	waybill status                      what is pending, who works, what was given up
+//	waybill trace ID                    where the time of one event went, over all processes
 //	waybill lanes                       the queue of each sink, lane by lane
 //	waybill lanes pause|resume          let lanes of a sink stand still, and go on
 //	waybill tail                        events as they are queued
@@ -55,6 +56,7 @@ type commands struct {
 	Migrate     migrateCommand     `cmd:"" help:"Create or update the tables and the streams."`
 	Emit        emitCommand        `cmd:"" help:"Send events."`
 	Status      statusCommand      `cmd:"" help:"Show what is pending, who works and what was given up."`
+	Trace       traceCommand       `cmd:"" help:"Show what each process did with an event, and where its time went."`
 	Lanes       lanesCommand       `cmd:"" help:"Show the queue of each sink, lane by lane; pause and resume lanes."`
 	Tail        tailCommand        `cmd:"" help:"Print events as they are queued."`
 	Expect      expectCommand      `cmd:"" help:"Wait until events are delivered, or fail: an assertion for scripts and CI."`
@@ -147,6 +149,7 @@ func defaults() kong.Vars {
 		"http_addr": stack.HTTPAddr, "grpc_addr": stack.GRPCAddr, "emit_to": "http://" + stack.HTTPAddr,
 		"endpoint_addr": "127.0.0.1:50052", "endpoint_admin_addr": "127.0.0.1:9092",
 		"bench_scenarios":      strings.Join(bench.Names(), ","),
+		"kept_spans":           strconv.Itoa(keptSpans),
 		"endpoint_max_records": strconv.Itoa(endpoint.DefaultConfig().MaxRecords),
 	}
 }

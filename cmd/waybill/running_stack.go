@@ -67,7 +67,7 @@ func (r *runningStack) explain(err error) error {
 // looks tells the commands that look at a running system or send to it.
 func looks(parsed *kong.Context) bool {
 	switch name, _, _ := strings.Cut(parsed.Command(), " "); name {
-	case "status", "emit", "archive", "deadletters", "lanes", "doctor", "audit", "tail", "expect":
+	case "status", "trace", "emit", "archive", "deadletters", "lanes", "doctor", "audit", "tail", "expect":
 		return true
 	}
 	return false

@@ -7,23 +7,13 @@ import (
 	"time"
 
 	"github.com/waybillhq/waybill/internal/collector"
+	stages "github.com/waybillhq/waybill/internal/journey"
 )
 
-// The stages of an event's way to a sink, in their order. They follow one another without a gap:
-// what a stage takes is from the end of the one before it. Where two things go on at once, the
-// time is the one's that the event waits for.
-const (
-	stageWait    = "wait"    // from the request's beginning to that of its transaction
-	stageCommit  = "commit"  // the transaction
-	stagePublish = "publish" // until the queue has the message, as ingest hears, or a forwarder has it
-	stageQueue   = "queue"   // until a forwarder has it
-	stageGather  = "gather"  // until the request that the sink took began: company, a slot, earlier tries
-	stageSend    = "send"    // that request
-	stageReceipt = "receipt" // until the receipt is stored
-	stageSettle  = "settle"  // until the transaction that settles it has committed
-)
-
-var stageNames = []string{stageWait, stageCommit, stagePublish, stageQueue, stageGather, stageSend, stageReceipt, stageSettle}
+// stageNames are the stages that each event's way to a sink has.
+var stageNames = []string{
+	stages.Wait, stages.Commit, stages.Publish, stages.Queue, stages.Gather, stages.Send, stages.Receipt, stages.Settle,
+}
 
 // Of stageNames: what precedes the answer, and what precedes the delivery.
 const (
@@ -129,24 +119,11 @@ func (e *eventSpans) journey(process, send, settle *collector.Span) journey {
 	if n, err := strconv.Atoi(e.publish.Attributes["messaging.batch.message_count"]); err == nil {
 		j.batch = n
 	}
-	at := e.accept.Start
-	for i, end := range []time.Time{
-		e.commit.Start, e.commit.End, earlier(e.publish.End, process.Start), process.Start, send.Start, send.End,
-		earlier(process.End, settle.End), settle.End,
-	} {
-		if end.After(at) {
-			j.stages[i] = end.Sub(at)
-			at = end
-		}
+	way := stages.Way{Accept: e.accept, Commit: e.commit, Publish: e.publish, Process: process, Send: send, Settle: settle}
+	for i, stage := range way.Stages() {
+		j.stages[i] = stage.Took
 	}
 	return j
-}
-
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
 }
 
 // spread is what many values are like, in milliseconds.

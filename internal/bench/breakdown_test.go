@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/waybillhq/waybill/internal/collector"
+	stages "github.com/waybillhq/waybill/internal/journey"
 )
 
 // spansOf are those of an event that the sink ingress took at its second try. The forwarder had
@@ -37,7 +38,7 @@ func TestStagesFollowOneAnother(t *testing.T) {
 		t.Fatalf("%v, %d odd; want one journey, to ingress", bySink, odd)
 	}
 	j := bySink[ingressSink][0]
-	want := map[string]int{stageWait: 3, stageCommit: 5, stagePublish: 4, stageQueue: 0, stageGather: 18, stageSend: 10, stageReceipt: 5, stageSettle: 5}
+	want := map[string]int{stages.Wait: 3, stages.Commit: 5, stages.Publish: 4, stages.Queue: 0, stages.Gather: 18, stages.Send: 10, stages.Receipt: 5, stages.Settle: 5}
 	for i, name := range stageNames {
 		if got := j.stages[i]; got != time.Duration(want[name])*time.Millisecond {
 			t.Errorf("%s took %v, want %d ms", name, got, want[name])

@@ -41,6 +41,10 @@ type Config struct {
 	DedupeWindow time.Duration
 	// Queue is how streams are made, unless Env says otherwise to the janitors.
 	Queue pipeline.QueueConfig
+	// KeepSpans is how many of the newest spans of its processes the stack keeps itself, at about
+	// 1.8 KiB each, for who asks at Stack.TraceQueryURL; each event is traced then, unless Env says
+	// otherwise. 0: none. None either where Env says where spans go, or that there are to be none.
+	KeepSpans int
 	// ArchiveLinger is how long an object waits to be filled, unless Env says otherwise.
 	ArchiveLinger time.Duration
 
@@ -92,6 +96,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("grace: %v; want at least 1s", c.Grace)
 	case c.RestartPause <= 0:
 		return fmt.Errorf("restart pause: %v; want a positive duration", c.RestartPause)
+	case c.KeepSpans < 0 || c.KeepSpans > 0 && c.KeepSpans < leastSpans:
+		return fmt.Errorf("keep spans: %d; want 0, or at least %d", c.KeepSpans, leastSpans)
 	case c.ArchiveLinger < 0:
 		return fmt.Errorf("archive linger: %v; want 0 or more", c.ArchiveLinger)
 	}

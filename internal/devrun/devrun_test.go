@@ -97,6 +97,7 @@ func TestValidate(t *testing.T) {
 		"Say":            func(c *Config) { c.Say = nil },
 		"lanes: 0":       func(c *Config) { c.Lanes = 0 },
 		"archive linger": func(c *Config) { c.ArchiveLinger = -1 },
+		"keep spans: 5":  func(c *Config) { c.KeepSpans = 5 },
 		"ingests: 0":     func(c *Config) { c.Ingests = 0 },
 		"forwarders: 9":  func(c *Config) { c.Forwarders = 9 },
 		"janitors: -1":   func(c *Config) { c.Janitors = -1 },

@@ -30,7 +30,8 @@ func (s *Stack) command(name string, settings map[string]string, args ...string)
 		"WAYBILL_LOG_FORMAT=text", "WAYBILL_ARCHIVE_LINGER=" + s.config.ArchiveLinger.String(),
 		"WAYBILL_QUEUE_REPLICAS=" + strconv.Itoa(queue.Replicas), "WAYBILL_LEASE_TTL=" + queue.LeaseTTL.String(),
 		"WAYBILL_QUEUE_BYTES=" + strconv.FormatInt(queue.MaxBytes, 10),
-	}, s.config.Env...)
+	}, s.traces.defaults()...)
+	c.Env = append(append(c.Env, s.config.Env...), s.traces.env(s.config.Env)...)
 	for _, key := range slices.Sorted(maps.Keys(settings)) {
 		c.Env = append(c.Env, key+"="+settings[key]) // of two with one name the last counts
 	}

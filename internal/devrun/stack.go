@@ -46,6 +46,7 @@ type Stack struct {
 	postgres *postgresPart
 	admins   map[string]string // process → host:port
 
+	traces   *traces   // nil: the stack keeps none
 	counters *counters // for who calls Counters, one at a time
 
 	// In the order of starting; stopping goes from the last to the first, except that
@@ -59,6 +60,7 @@ type Stack struct {
 	EndpointAdmin   string   // URL; empty: unknown
 	HTTP            []string // URLs of the ingests
 	GRPC            []string // host:port of the ingests
+	TraceQueryURL   string   // of a server with the traces that the stack keeps; empty: it keeps none
 }
 
 // New returns a stack that is not started. The caller holds the lock of config.Dir.
@@ -97,7 +99,7 @@ func (s *Stack) start(ctx context.Context) error {
 	if err := s.checkAddrs(); err != nil {
 		return err
 	}
-	for _, add := range []func() error{s.addPostgres, s.addNATS, s.addS3, s.addEndpoint} {
+	for _, add := range []func() error{s.keepTraces, s.addPostgres, s.addNATS, s.addS3, s.addEndpoint} {
 		if err := add(); err != nil {
 			return err
 		}
@@ -208,6 +210,9 @@ const EnvironmentFile = "env"
 func (s *Stack) writeEnvironment() error {
 	env := s.environment()
 	env["WAYBILL_TO"] = s.HTTP[0]
+	if s.TraceQueryURL != "" {
+		env["WAYBILL_TRACE_QUERY_URL"] = s.TraceQueryURL
+	}
 	lines := make([]string, 0, len(env))
 	for key, value := range env {
 		lines = append(lines, key+"="+value+"\n")
@@ -244,6 +249,8 @@ func (s *Stack) Stop() error {
 	for _, m := range slices.Backward(s.servers) {
 		errs = append(errs, m.Stop())
 	}
+	errs = append(errs, s.traces.stop()) // the processes had spans to send until they stopped
+	s.traces = nil
 	if err := os.Remove(filepath.Join(s.config.Dir, EnvironmentFile)); !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
 	}

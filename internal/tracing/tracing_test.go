@@ -4,15 +4,18 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/waybillhq/waybill/internal/collector"
+	"github.com/waybillhq/waybill/pipeline"
 )
 
 func env(pairs ...string) func(string) string {
@@ -153,5 +156,46 @@ func TestAReceiverThatIsAway(t *testing.T) {
 	}
 	if n := strings.Count(log.String(), "spans cannot be sent"); n != 1 {
 		t.Errorf("it was spoken of %d times, want 1:\n%s", n, &log)
+	}
+}
+
+// From the producer's word to the receiver: of requests whose events are all sampled by their
+// producer, each in a trace of its own, no more than the configured part has spans.
+func TestSpansOfAProducerThatSamplesEverything(t *testing.T) {
+	const events, ratio = 5000, 0.1
+	spans := collector.NewRecent(10 * events)
+	receiver, err := collector.Listen("127.0.0.1:0", spans.Add)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := receiver.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	settings := append(receiver.Env(), fmt.Sprint("OTEL_TRACES_SAMPLER_ARG=", ratio), "OTEL_BSP_MAX_QUEUE_SIZE=65536")
+	for _, pair := range settings {
+		name, value, _ := strings.Cut(pair, "=")
+		t.Setenv(name, value)
+	}
+	p, err := Start(t.Context(), FromEnv(env(settings...)), Process{Kind: "test"}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewPCG(3, 4))
+	for i := range events {
+		parent := fmt.Sprintf("00-%016x%016x-00f067aa0ba902b7-01", random.Uint64(), random.Uint64())
+		event, err := pipeline.NewEvent(&pb.CloudEvent{
+			Id: fmt.Sprint(i), Source: "/s", Type: "t", SpecVersion: "1.0",
+			Attributes: map[string]*pb.CloudEventAttributeValue{"traceparent": {Attr: &pb.CloudEventAttributeValue_CeString{CeString: parent}}},
+		}, pipeline.DefaultMaxEventBytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Pipeline().Accept("grpc", time.Now(), []pipeline.Event{event}).Answered(nil)
+	}
+	p.Stop()
+	if got := float64(len(spans.Spans())) / events; got < ratio-0.02 || got > ratio+0.02 {
+		t.Errorf("%.3f of the events have a span of their acceptance, want %g", got, ratio)
 	}
 }

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +22,7 @@ import (
 
 	"github.com/waybillhq/waybill/internal/collector"
 	"github.com/waybillhq/waybill/internal/devrun"
+	"github.com/waybillhq/waybill/internal/jaeger"
 	"github.com/waybillhq/waybill/pipeline"
 	"github.com/waybillhq/waybill/schemas/chipingress"
 )
@@ -27,28 +30,53 @@ import (
 // traced is a system whose processes send all their spans to spans.
 type traced struct {
 	*system
-	spans  *collector.Collector
-	client chipingress.ChipIngressClient
+	spans    *collector.Recent
+	queryURL string // of Jaeger's query API, with the same spans
+	client   chipingress.ChipIngressClient
 }
 
 func mustTrace(t *testing.T) *traced {
 	t.Helper()
-	spans, err := collector.Start("127.0.0.1:0", 100_000)
+	spans := collector.NewRecent(100_000)
+	receiver, err := collector.Listen("127.0.0.1:0", spans.Add)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := spans.Close(); err != nil {
+		if err := receiver.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	s := mustStart(t, func(c *devrun.Config) { c.Env = append(os.Environ(), spans.Env(1)...) })
+	query := httptest.NewServer(jaeger.Handler(spans))
+	t.Cleanup(query.Close)
+	env := append(receiver.Env(), "OTEL_TRACES_SAMPLER_ARG=1", "OTEL_BSP_SCHEDULE_DELAY=200", "OTEL_BSP_MAX_QUEUE_SIZE=65536")
+	s := mustStart(t, func(c *devrun.Config) { c.Env = append(os.Environ(), env...) })
 	conn, err := grpc.NewClient(s.GRPC[0], grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	return &traced{s, spans, chipingress.NewChipIngressClient(conn)}
+	return &traced{s, spans, query.URL, chipingress.NewChipIngressClient(conn)}
+}
+
+// mustShow waits until `waybill trace` prints lines that match.
+func (s *traced) mustShow(t *testing.T, id string, lines ...string) {
+	t.Helper()
+	var out string
+	defer func() {
+		if t.Failed() {
+			fmt.Fprintf(t.Output(), "waybill trace %s:\n%s\n", id, out)
+		}
+	}()
+	for _, line := range lines {
+		eventually(t, patience, "a line matches "+line, func() bool {
+			if regexp.MustCompile("(?m)^" + line).MatchString(out) {
+				return true
+			}
+			out, _ = s.waybill(t, "trace", id, "--query-url", s.queryURL) // it says why it fails
+			return false
+		})
+	}
 }
 
 // traceID, parentID and traceparent are of the nth event of a kind.
@@ -178,6 +206,9 @@ func TestTraces(t *testing.T) {
 		mustHave(t, ofEvent, "cloudevents.event_id", "alone")
 		mustHave(t, ofEvent, "cloudevents.event_source", "/traced")
 		mustHave(t, ofEvent, "messaging.message.conversation_id", "order-7")
+		s.mustShow(t, "order-7", "event alone, source /traced, type alone, correlation id order-7$", "trace "+traceID(1, 0)+": 9 spans in ",
+			"accept events +ingest-1 ", "  commit events +ingest-1 ", "  publish EVENTS +ingest-1 ", "    process ingress +forwarder-1 ", "      send ingress +forwarder-1 ",
+			"      settle ingress +janitor-1 ", "to ingress: delivered after .*, settled after ", "to archive: delivered after .*, settled after ", "  gather .* %")
 	})
 	t.Run("the trace of a request", func(t *testing.T) {
 		ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", traceparent(2, 0, "01"))
@@ -222,8 +253,7 @@ func TestTraces(t *testing.T) {
 		}
 		var trace string
 		eventually(t, patience, "it is traced", func() bool {
-			spans, _ := s.spans.Spans()
-			for _, span := range spans {
+			for _, span := range s.spans.Spans() {
 				if span.Attributes["cloudevents.event_id"] == "own" {
 					trace = span.TraceID
 				}
@@ -257,6 +287,8 @@ func mustTraceBatch(t *testing.T, s *traced) {
 		mustHave(t, []collector.Span{only(t, spans, "publish EVENTS"), only(t, spans, "accept events")}, "messaging.batch.message_count", fmt.Sprint(count))
 		published[traceID(kind, i)+only(t, spans, "publish EVENTS").ID] = true
 	}
+	s.mustShow(t, "batch-3", "event batch-3, source /traced, type batch$", "trace "+traceID(kind, 3)+": 9 spans in ",
+		"accept events .* of 300 events, over grpc$", "  publish EVENTS .* of 300 events, lane ", "to ingress: delivered after ")
 	s.mustSettle(t, patience)
 	for i := range count {
 		if i%3 != 0 && len(s.spans.Trace(traceID(kind, i))) > 0 {
@@ -266,8 +298,7 @@ func mustTraceBatch(t *testing.T, s *traced) {
 	// The span of the whole batch is linked to those of the events.
 	var batches []collector.Span
 	eventually(t, patience, "the batch has a span", func() bool {
-		all, _ := s.spans.Spans()
-		batches = slices.DeleteFunc(all, func(s collector.Span) bool {
+		batches = slices.DeleteFunc(s.spans.Spans(), func(s collector.Span) bool {
 			return s.Attributes["messaging.batch.message_count"] != fmt.Sprint(count) || len(s.Links) == 0
 		})
 		return len(batches) == 1
@@ -292,6 +323,8 @@ func mustTraceDeadLetter(t *testing.T, s *traced) {
 	}
 	mustHave(t, []collector.Span{only(t, spans, "settle ingress")}, "waybill.outcome", "dead letter")
 	mustHave(t, []collector.Span{only(t, spans, "settle archive"), only(t, spans, "process archive")}, "waybill.outcome", "delivered")
+	s.mustShow(t, "refused", `      send ingress .* refused \(VALIDATION_FAILED\)`, `      settle ingress .* dead letter \(VALIDATION_FAILED\)`,
+		`to ingress: dead letter \(VALIDATION_FAILED\) after .*, settled after `, "to archive: delivered after ")
 }
 
 // What the queue lost comes out of Postgres, in the same trace. The endpoint is down meanwhile.
@@ -343,4 +376,5 @@ func mustTraceRetransmit(t *testing.T, s *traced) {
 	}
 	mustHang(t, settle, process, "janitor")
 	mustHang(t, process, publishes[1], "forwarder")
+	s.mustShow(t, "lost", "  publish EVENTS +ingest-1 ", "publish EVENTS +janitor-1 .* retransmit 1, lane ", "to ingress: delivered after ", "  retransmit .* until a janitor has published it again$")
 }
