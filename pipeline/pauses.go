@@ -118,8 +118,10 @@ func (q *Queue) changePauses(ctx context.Context, sink string, change func(*Sink
 		case err != nil:
 			return SinkPauses{}, fmt.Errorf("read the pauses of %s: %w", sink, err)
 		default:
-			// One that cannot be read counts for none: it is overwritten.
-			_ = json.Unmarshal(entry.Value(), &now)
+			// One that cannot be read counts for none, and so does the half of it that could: it is overwritten.
+			if json.Unmarshal(entry.Value(), &now) != nil {
+				now = SinkPauses{}
+			}
 		}
 		if err := change(&now); err != nil {
 			return SinkPauses{}, err

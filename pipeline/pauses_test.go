@@ -199,3 +199,18 @@ func TestPausesAreChanged(t *testing.T) {
 		t.Errorf("%v, %v", all, err)
 	}
 }
+
+func TestPausesThatCannotBeReadAreOverwritten(t *testing.T) {
+	s := mustSite(t, 1, "ingress")
+	kv, err := s.queue.js.KeyValue(t.Context(), pausesBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kv.Put(t.Context(), "ingress", []byte(`{"lanes":{"3":{"since":"2026-11-30T00:00:00Z"}},"all":17}`)); err != nil {
+		t.Fatal(err)
+	}
+	now, err := PauseLanes(t.Context(), s.queue, "ingress", []int{1}, "")
+	if err != nil || now.All != nil || len(now.Lanes) != 1 || now.Lanes[1].Since.IsZero() {
+		t.Errorf("%+v, %v; want lane 1 and nothing of what could not be read", now, err)
+	}
+}

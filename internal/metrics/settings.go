@@ -26,14 +26,7 @@ type Settings struct {
 
 // FromEnv reads the variables through get, which returns "" for one that is not set.
 func FromEnv(get func(name string) string) Settings {
-	first := func(fallback string, names ...string) string {
-		for _, name := range names {
-			if value := strings.TrimSpace(get(name)); value != "" {
-				return value
-			}
-		}
-		return fallback
-	}
+	first := tracing.FirstSet(get)
 	s := Settings{
 		Disabled: strings.EqualFold(first("", "OTEL_SDK_DISABLED"), "true"),
 		Endpoint: first("", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),

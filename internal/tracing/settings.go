@@ -39,14 +39,7 @@ type Settings struct {
 
 // FromEnv reads the variables through get, which returns "" for one that is not set.
 func FromEnv(get func(name string) string) Settings {
-	first := func(fallback string, names ...string) string {
-		for _, name := range names {
-			if value := strings.TrimSpace(get(name)); value != "" {
-				return value
-			}
-		}
-		return fallback
-	}
+	first := FirstSet(get)
 	s := Settings{
 		Disabled: strings.EqualFold(first("", "OTEL_SDK_DISABLED"), "true"),
 		Exporter: first("", "OTEL_TRACES_EXPORTER"),
@@ -60,6 +53,19 @@ func FromEnv(get func(name string) string) Settings {
 		s.Ratio, s.badNumber = strconv.ParseFloat(s.argument, 64)
 	}
 	return s
+}
+
+// FirstSet returns what finds the value of the first variable that is set and not blank, or else the
+// fallback: what is said of one signal comes before what is said of all.
+func FirstSet(get func(name string) string) func(fallback string, names ...string) string {
+	return func(fallback string, names ...string) string {
+		for _, name := range names {
+			if value := strings.TrimSpace(get(name)); value != "" {
+				return value
+			}
+		}
+		return fallback
+	}
 }
 
 // On reports whether spans are made at all.
