@@ -9,6 +9,7 @@
 //	waybill archive cat                 print archived events
 //	waybill deadletters ls|show         look at what a sink refused or did not take in time
 //	waybill deadletters requeue|purge   send it again, or delete it
+//	waybill replay --sink SINK          deliver again what was accepted before
 //	waybill bench SCENARIO              measure a system and check that it loses nothing
 //	waybill endpoint                    a ChipIngress endpoint that records what it gets
 //	waybill ingest|forwarder|janitor    the three processes, as the programs of these names
@@ -19,7 +20,7 @@
 //
 // `waybill COMMAND --help` lists them. Every flag can be set by a variable: --database-url
 // by WAYBILL_DATABASE_URL; secrets can be read from a file: WAYBILL_DATABASE_URL_FILE.
-// Where neither is set, status, emit, archive and deadletters take the addresses of the
+// Where neither is set, status, emit, archive, deadletters and replay take the addresses of the
 // `waybill dev` that runs in the directory WAYBILL_DIR, .waybill by default.
 //
 // # Output
@@ -44,6 +45,7 @@ import (
 	"github.com/waybillhq/waybill/internal/devrun"
 	"github.com/waybillhq/waybill/internal/endpoint"
 	"github.com/waybillhq/waybill/internal/process"
+	"github.com/waybillhq/waybill/internal/replay"
 	"github.com/waybillhq/waybill/pipeline"
 )
 
@@ -55,6 +57,7 @@ type commands struct {
 	Status      statusCommand      `cmd:"" help:"Show what is pending, who works and what was given up."`
 	Archive     archiveCommand     `cmd:"" help:"Read the archive."`
 	Deadletters deadlettersCommand `cmd:"" help:"Look at dead letters, queue them again, or delete them."`
+	Replay      replayCommand      `cmd:"" help:"Deliver again, to one sink, what was accepted before."`
 	Ingest      process.Ingest     `cmd:"" help:"Run an ingest: take events and make them durable."`
 	Forwarder   process.Forwarder  `cmd:"" help:"Run a forwarder: deliver queued events to the sinks."`
 	Janitor     process.Janitor    `cmd:"" help:"Run a janitor: settle, retransmit, expire and tidy up."`
@@ -72,11 +75,12 @@ type console struct {
 	out, err io.Writer
 	env      []string // KEY=value
 	terminal bool     // whether a person watches out
+	watches  bool     // whether a person watches err
 	asks     bool     // whether in is a terminal, so that a person can be asked
 }
 
 func main() {
-	con := &console{in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.Environ(), terminal: isTerminal(os.Stdout), asks: isTerminal(os.Stdin)}
+	con := &console{in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.Environ(), terminal: isTerminal(os.Stdout), watches: isTerminal(os.Stderr), asks: isTerminal(os.Stdin)}
 	stack := newRunningStack()
 	parser, err := newParser(stack)
 	if err != nil {
@@ -121,6 +125,7 @@ func defaults() kong.Vars {
 		"sinks":     strings.Join(pipeline.DefaultSpec().Sinks, ","),
 		"http_addr": stack.HTTPAddr, "grpc_addr": stack.GRPCAddr, "emit_to": "http://" + stack.HTTPAddr,
 		"endpoint_addr": "127.0.0.1:50052", "endpoint_admin_addr": "127.0.0.1:9092",
+		"replay_late": replay.DefaultConfig().Late.String(), "replay_retry_for": replay.DefaultConfig().RetryFor.String(),
 		"bench_scenarios":      strings.Join(bench.Names(), ","),
 		"endpoint_max_records": strconv.Itoa(endpoint.DefaultConfig().MaxRecords),
 	}

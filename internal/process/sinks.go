@@ -93,12 +93,19 @@ type Ingress struct {
 	IngressTimeout       time.Duration     `help:"How long one call may take." default:"${ingress_timeout}"`
 }
 
-func (c Ingress) sink(log *slog.Logger, meter metric.Meter) (*sinks.Ingress, error) {
+// Config is the settings as package sinks wants them.
+func (c Ingress) Config(log *slog.Logger) sinks.IngressConfig {
 	i := sinks.DefaultIngressConfig()
 	i.Endpoint = c.IngressEndpoint
 	i.TLS = sinks.IngressTLS{Enabled: c.IngressTLS, CAFile: c.IngressCAFile, CertFile: c.IngressCertFile, KeyFile: c.IngressKeyFile}
 	i.User, i.Password, i.Headers = c.IngressUser, c.IngressPassword, c.IngressHeaders
 	i.MaxRequestBytes, i.MaxRequestEvents, i.Timeout = c.IngressRequestBytes, c.IngressRequestEvents, c.IngressTimeout
-	i.Meter, i.Log = meter, log
+	i.Log = log
+	return i
+}
+
+func (c Ingress) sink(log *slog.Logger, meter metric.Meter) (*sinks.Ingress, error) {
+	i := c.Config(log)
+	i.Meter = meter
 	return sinks.NewIngress(i)
 }
