@@ -32,9 +32,6 @@ func (f Filter) Validate() error {
 
 func (f Filter) lane(lane int) bool { return len(f.Lanes) == 0 || slices.Contains(f.Lanes, lane) }
 
-// byKey reports that events have to be looked into.
-func (f Filter) byKey() bool { return f.Source != "" || f.Type != "" }
-
 func (f Filter) key(source, typ string) bool {
 	return matches(f.Source, source) && matches(f.Type, typ)
 }

@@ -265,12 +265,3 @@ func second(t *testing.T, n int64) Point {
 	t.Helper()
 	return mustPoint(t, epoch.Add(time.Duration(n)*time.Second).Format(time.RFC3339))
 }
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-	}
-}

@@ -215,7 +215,10 @@ func TestReplayIsStoppedAndGoesOn(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		calls := 0
 		sink.mu.Lock()
-		sink.answer = func(_ context.Context, _ int, ids []string) ([]pipeline.Result, error) {
+		sink.answer = func(_ context.Context, lane int, ids []string) ([]pipeline.Result, error) {
+			if lane == 1 {
+				time.Sleep(10 * time.Millisecond) // the other one is ahead of it
+			}
 			sink.mu.Lock()
 			calls++
 			lost := calls > 12
