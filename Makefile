@@ -14,6 +14,8 @@ TOOLS   := internal/tools
 TOOL    := go tool -modfile=$(TOOLS)/go.mod
 # What drives a browser is of another one.
 BROWSER := test/browser
+# What reads PromQL, of a third.
+PROMQL  := test/promql
 # What this machine's containers are composed with.
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 # Everything but what tools generate.
@@ -63,6 +65,7 @@ deps: need-go need-postgres need-cc need-faketime need-chromium ## Install what 
 	go list -deps -test ./... >/dev/null
 	go list -modfile=$(TOOLS)/go.mod -deps tool >/dev/null
 	go list -C $(BROWSER) -deps -test ./... >/dev/null
+	go list -C $(PROMQL) -deps -test ./... >/dev/null
 
 .PHONY: need-go need-postgres need-cc need-faketime need-chromium
 need-postgres need-cc need-faketime need-chromium: need-go
@@ -76,17 +79,19 @@ ci: ## Run what CI runs
 	.ci/run
 
 .PHONY: lint
-lint: fmt-check vet staticcheck script-check generate-check mod-check ## Run all checks that are not tests
+lint: fmt-check vet staticcheck script-check promql-check generate-check mod-check ## Run all checks that are not tests
 
 .PHONY: vet
 vet: need-go ## Look for mistakes with go vet
 	go vet ./...
 	go vet -C $(BROWSER) ./...
+	go vet -C $(PROMQL) ./...
 
 .PHONY: staticcheck
 staticcheck: need-go ## Look for mistakes with staticcheck
 	$(TOOL) staticcheck ./...
 	cd $(BROWSER) && go tool -modfile=$(CURDIR)/$(TOOLS)/go.mod staticcheck ./...
+	cd $(PROMQL) && go tool -modfile=$(CURDIR)/$(TOOLS)/go.mod staticcheck ./...
 
 .PHONY: fmt
 fmt: need-go ## Format the Go code
@@ -100,6 +105,11 @@ fmt-check: need-go ## Fail if a Go file is not formatted
 .PHONY: script-check
 script-check: ## Fail if a shell script does not parse
 	@for script in .ci/run scripts/*; do bash -n "$$script"; done
+
+.PHONY: promql-check
+promql-check: need-go ## Hold dashboards and alert rules against docs/metrics.md and the runbook
+	go test -C $(PROMQL) -count=1 ./...
+	@! command -v promtool >/dev/null || promtool check rules deploy/prometheus/alerts.yaml
 
 .PHONY: mod-check
 mod-check: need-go ## Fail if a module file is not tidy or a module's content has changed
@@ -120,6 +130,18 @@ isolation: need-postgres bin/versitygw ## Measure what a sink that is down does 
 	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw go run ./test/faults isolation --down ingress $(ARGS)
 	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw go run ./test/faults isolation --down archive $(ARGS)
 
+.PHONY: cre
+cre: need-postgres bin/versitygw ## Run workflows with an event a second each and watch the tables (flags: ARGS='--for 10m')
+	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw go run ./test/cre $(ARGS)
+
+.PHONY: cre-load
+cre-load: need-postgres bin/versitygw ## Find the highest rate that 20 workflows keep up (flags: ARGS='--for 1m')
+	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw go run ./test/cre load $(ARGS)
+
+.PHONY: compose-test
+compose-test: need-go ## Bring up compose.yaml for real, scale it, kill containers, check both sinks, take it down
+	COMPOSE='$(COMPOSE)' go run ./test/compose $(ARGS)
+
 .PHONY: bench
 bench: need-postgres build bin/versitygw ## Measure: quick and targets, with reports in .waybill/bench (flags: ARGS='--keep-logs')
 	bin/waybill bench quick --out .waybill/bench/quick $(ARGS)
@@ -133,8 +155,9 @@ cover: ## Show the statement coverage of the last make test, function by functio
 ##@ Change
 
 .PHONY: generate
-generate: need-go ## Generate the code of the protocols
+generate: need-go ## Generate the code of the protocols, and docs/cli.md
 	$(TOOL) buf generate
+	go generate ./cmd/waybill
 
 .PHONY: generate-check
 generate-check: need-go ## Fail if generated code is not what make generate makes
@@ -142,6 +165,8 @@ generate-check: need-go ## Fail if generated code is not what make generate make
 	@mkdir -p .cache/generated
 	@$(TOOL) buf lint
 	@$(TOOL) buf generate -o .cache/generated
+	@mkdir -p .cache/generated/docs
+	@go run ./cmd/waybill reference --out .cache/generated/docs/cli.md
 	@cd .cache/generated && find . -type f | sort | while read -r file; do \
 		cmp -s "$$file" "$(CURDIR)/$$file" || { echo "$$file is not what make generate makes"; exit 1; }; done
 

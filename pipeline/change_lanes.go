@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -147,8 +146,7 @@ func (c *laneChange) restABeat(ctx context.Context) error {
 // run has ended.
 func (c *laneChange) alone(ctx context.Context) error {
 	_, err := c.db.Exec(ctx, `SELECT pg_advisory_lock(hashtext('waybill change lanes'))`)
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "55P03" { // lock_timeout
+	if isLockTimeout(err) {
 		return errors.New("somebody else is changing the number of lanes: wait for that to end")
 	}
 	if err != nil {
@@ -298,6 +296,11 @@ func (c *laneChange) obstacles(ctx context.Context, tx pgx.Tx) (out []string, er
 	if err != nil {
 		return nil, err
 	}
+	paused, err := c.pausedSinks(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, paused...)
 	receipts, err := c.queue.unsettledReceipts(ctx)
 	if err != nil {
 		return nil, err
@@ -306,6 +309,29 @@ func (c *laneChange) obstacles(ctx context.Context, tx pgx.Tx) (out []string, er
 		alive = append(alive, fmt.Sprintf("receipts are not settled (%d): start a janitor with the old number, wait until it has settled them, and stop it", receipts))
 	}
 	return append(out, alive...), nil
+}
+
+// pausedSinks names the sinks of which single lanes are paused: under another number they would be
+// other keys' lanes.
+func (c *laneChange) pausedSinks(ctx context.Context, tx pgx.Tx) (obstacles []string, err error) {
+	rows, err := tx.Query(ctx, `SELECT name FROM waybill.sinks ORDER BY name`)
+	if err != nil {
+		return nil, fmt.Errorf("read the sinks: %w", err)
+	}
+	sinks, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("read the sinks: %w", err)
+	}
+	pauses, err := PausesOf(ctx, c.queue, sinks)
+	if err != nil {
+		return nil, err
+	}
+	for _, sink := range sinks {
+		if len(pauses[sink].Lanes) > 0 {
+			obstacles = append(obstacles, fmt.Sprintf("lanes of %s are paused: resume them with `waybill lanes resume --sink %s`", sink, sink))
+		}
+	}
+	return obstacles, nil
 }
 
 // unsettledReceipts is the number of messages on RECEIPTS; none if there is no such stream.

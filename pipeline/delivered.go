@@ -12,6 +12,7 @@ type delivered struct {
 	known map[BatchID]delivery
 	order []BatchID // a ring once it is full
 	next  int
+	keys  *orderWatch // newest seqnums, by key
 }
 
 // delivery is what is remembered of a batch.
@@ -21,7 +22,9 @@ type delivery struct {
 	refusals bool  // and it named refused events, which are not remembered
 }
 
-func newDelivered() *delivered { return &delivered{known: make(map[BatchID]delivery)} }
+func newDelivered() *delivered {
+	return &delivered{known: make(map[BatchID]delivery), keys: newOrderWatch()}
+}
 
 func (d *delivered) add(id BatchID, what delivery) {
 	if _, ok := d.known[id]; !ok {

@@ -155,9 +155,9 @@ func (w *worker) send(ctx context.Context, r *request, pending []int) ([]Result,
 // that does not get through, they come again, and are not sent again.
 func (w *worker) remember(r *request, done []int) {
 	for _, at := range done {
-		b, refused := r.held[at].batch, len(r.batches[at].refused)
-		w.known.add(b.ID, delivery{attempt: int32(b.Attempt), refusals: refused > 0})
-		w.out.metrics.resolved(b, refused)
+		b, refused := r.held[at].batch, r.batches[at].refused
+		w.known.add(b.ID, delivery{attempt: int32(b.Attempt), refusals: len(refused) > 0})
+		w.out.metrics.resolved(b, refused, w.known.keys)
 	}
 }
 

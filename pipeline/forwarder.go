@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -25,6 +26,7 @@ type Forwarder struct {
 	instance string
 	known    map[SinkLane]*delivered // filled by New, then each used by one worker at a time
 	vacant   vacancies
+	paused   paused
 	receipts *receipter
 
 	holding sync.WaitGroup // one for each tenure
@@ -48,7 +50,7 @@ func NewForwarder(cfg ForwarderConfig, queue *Queue, log *slog.Logger, meter met
 	}
 	f := &Forwarder{
 		cfg: cfg, queue: queue, log: log, instance: uuid.NewString(),
-		known: map[SinkLane]*delivered{}, held: map[SinkLane]*tenure{}, receipts: newReceipter(queue.js),
+		known: map[SinkLane]*delivered{}, held: map[SinkLane]*tenure{}, receipts: newReceipter(queue.js, m.producer),
 		trouble: trouble{errors.New("not started yet"), time.Now()},
 	}
 	for _, s := range cfg.Sinks {
@@ -60,7 +62,7 @@ func NewForwarder(cfg ForwarderConfig, queue *Queue, log *slog.Logger, meter met
 			f.known[SinkLane{s.Name(), lane}] = newDelivered()
 		}
 	}
-	return f, nil
+	return f, m.observe(meter, f)
 }
 
 // Run works until ctx ends; then the requests in flight may finish within
@@ -135,9 +137,9 @@ func (f *Forwarder) beat(h Heartbeat) Heartbeat {
 	return h
 }
 
-// rebalance gives up the lanes that are another's, takes those of this forwarder that are
-// free, and looks for those that nobody has. While who is alive cannot be told, everything
-// stays as it is.
+// rebalance gives up the lanes that are another's or paused, takes those of this forwarder that
+// are free, and looks for those that nobody has. While who is alive, or what is paused, cannot be
+// told, everything stays as it is.
 func (f *Forwarder) rebalance(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, consumerTimeout)
 	defer cancel()
@@ -145,6 +147,11 @@ func (f *Forwarder) rebalance(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	pauses, err := PausesOf(ctx, f.queue, f.sinks())
+	if err != nil {
+		return err
+	}
+	f.notePauses(pauses)
 	kv, ttl, err := f.queue.bucket(ctx, leasesBucket)
 	if err != nil {
 		return err
@@ -163,7 +170,26 @@ func (f *Forwarder) rebalance(ctx context.Context) error {
 	return f.lookForVacancies(ctx, ttl)
 }
 
-// share gives up the lanes of a sink that are another's, and returns those of this
+// sinks are the names of those that this forwarder serves.
+func (f *Forwarder) sinks() (names []string) {
+	for _, out := range f.outlets {
+		names = append(names, out.sink.Name())
+	}
+	return names
+}
+
+// notePauses keeps what is paused, and logs when that changes.
+func (f *Forwarder) notePauses(now map[string]SinkPauses) {
+	before := f.paused.all()
+	f.paused.set(now)
+	for _, sink := range f.sinks() {
+		if !reflect.DeepEqual(before[sink], now[sink]) {
+			f.log.Info("pauses changed", "sink", sink, "all", now[sink].All != nil, "lanes", slices.Sorted(maps.Keys(now[sink].Lanes)))
+		}
+	}
+}
+
+// share gives up the lanes of a sink that are another's or paused, and returns those of this
 // forwarder that it does not hold. The lanes are spread over those that serve the sink; one
 // of an older version does not say what it serves, and counts for none.
 func (f *Forwarder) share(out *outlet, live []Heartbeat) (missing []int) {
@@ -178,6 +204,9 @@ func (f *Forwarder) share(out *outlet, live []Heartbeat) (missing []int) {
 	defer f.mu.Unlock()
 	mine := 0
 	for lane, id := range assign(f.cfg.Lanes, ids) {
+		if f.paused.has(SinkLane{sink, lane}) {
+			id = "" // nobody's
+		}
 		if id == f.cfg.ID {
 			mine++
 		}
@@ -220,7 +249,7 @@ func (f *Forwarder) lookForVacancies(ctx context.Context, ttl time.Duration) err
 	}
 	var vacant []SinkLane
 	for place := range f.known {
-		if !leased[place] {
+		if !leased[place] && !f.paused.has(place) {
 			vacant = append(vacant, place)
 		}
 	}
@@ -300,8 +329,8 @@ func (f *Forwarder) Ready() error {
 }
 
 // Problems reports everything that keeps events from being delivered, each with since when,
-// or nil: what Ready says, sinks that are down, lanes that stand still, and lanes of its
-// sinks that no forwarder has held for longer than two TTLs of a lease.
+// or nil: what Ready says, sinks that are down, lanes that stand still, lanes of its sinks that
+// are paused, and those that no forwarder has held for longer than two TTLs of a lease.
 func (f *Forwarder) Problems() error {
 	var all []error
 	if err := f.Ready(); err != nil {
@@ -317,6 +346,7 @@ func (f *Forwarder) Problems() error {
 			all = append(all, fmt.Errorf("lane %d of %s: since %s: %w", w.lane, w.sink, t.since.UTC().Format(time.RFC3339), t.err))
 		}
 	}
+	all = append(all, f.paused.problems()...)
 	for _, v := range f.vacant.lasting() {
 		all = append(all, fmt.Errorf("%v: since %s: no forwarder holds it", v.SinkLane, v.Since.Format(time.RFC3339)))
 	}
@@ -334,9 +364,40 @@ func (f *Forwarder) workers() []*workerStatus {
 	return all
 }
 
+// stuckAfter is how long a lane must have been in trouble to count as stuck: longer than a
+// request is retried, and a consumer started over, without anybody having to know.
+const stuckAfter = 30 * time.Second
+
+// stuckLanes counts the held lanes that are stuck, by sink.
+func (f *Forwarder) stuckLanes() map[string]int64 {
+	out := map[string]int64{}
+	for _, w := range f.workers() {
+		if t := w.problem(); t.err != nil && time.Since(t.since) > stuckAfter {
+			out[w.sink]++
+		}
+	}
+	return out
+}
+
+// Buffers says how full the forwarder's bounded buffers are.
+func (f *Forwarder) Buffers() []Buffer {
+	held := map[string]int64{}
+	for _, w := range f.workers() {
+		held[w.sink] += int64(w.held())
+	}
+	var all []Buffer
+	for _, out := range f.outlets {
+		sink := out.sink.Name()
+		all = append(all,
+			Buffer{Name: "events held for " + sink, Unit: "bytes", Used: held[sink], Limit: int64(out.memory), Busy: true},
+			Buffer{Name: "requests in flight to " + sink, Unit: "requests", Used: int64(len(out.slots)), Limit: int64(cap(out.slots)), Busy: true})
+	}
+	return all
+}
+
 // Status returns the state of the forwarder.
 func (f *Forwarder) Status() ForwarderStatus {
-	s := ForwarderStatus{ID: f.cfg.ID, Vacant: f.vacant.lasting()}
+	s := ForwarderStatus{ID: f.cfg.ID, Vacant: f.vacant.lasting(), Paused: f.paused.all()}
 	for _, out := range f.outlets {
 		one := SinkStatus{Sink: out.sink.Name()}
 		if t := out.breaker.state(); t.err != nil {

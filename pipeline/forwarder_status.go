@@ -34,6 +34,8 @@ type ForwarderStatus struct {
 	// Vacant are lanes of its sinks that no forwarder has held for longer than two TTLs of
 	// a lease, by lane and sink.
 	Vacant []Vacancy `json:"vacant,omitempty"`
+	// Paused is what stands still of its sinks because an operator wants it to, by sink.
+	Paused map[string]SinkPauses `json:"paused,omitempty"`
 }
 
 // workerStatus collects what a worker says of itself.
@@ -47,6 +49,8 @@ type workerStatus struct {
 	sending  trouble
 	receipts trouble
 	oldest   time.Time
+	memory   int     // of the request in hand, in bytes
+	puller   *puller // of the session; nil: there is none
 }
 
 // update returns the trouble after one more attempt.
@@ -84,10 +88,11 @@ func (s *workerStatus) receipt(err error) {
 	s.receipts = s.receipts.update(err)
 }
 
-// holds says that a batch is in hand.
-func (s *workerStatus) holds(b *Batch) {
+// holds says that a batch is in hand, of a request that takes so many bytes now.
+func (s *workerStatus) holds(b *Batch, memory int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.memory = memory
 	if s.oldest.IsZero() || b.AcceptedAt.Before(s.oldest) {
 		s.oldest = b.AcceptedAt
 	}
@@ -97,7 +102,24 @@ func (s *workerStatus) holds(b *Batch) {
 func (s *workerStatus) idle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.oldest = time.Time{}
+	s.oldest, s.memory = time.Time{}, 0
+}
+
+// reads says what the worker reads from, which may be nil.
+func (s *workerStatus) reads(p *puller) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.puller = p
+}
+
+// held is how many bytes the worker holds.
+func (s *workerStatus) held() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.puller == nil {
+		return s.memory
+	}
+	return s.memory + s.puller.memory()
 }
 
 // problem returns what is first in the way of a delivery.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -133,6 +134,60 @@ func TestKnownKeysWithoutHeads(t *testing.T) {
 				mustExec(t, s.pool, `TRUNCATE waybill.events, waybill.batches, waybill.keys, waybill.heads`)
 			}
 		})
+	}
+}
+
+// A page of heads that was lost is not made anew, neither for its keys nor for one that would be on it:
+// the seqnums that it had would be given out again.
+func TestLostPageOfHeads(t *testing.T) {
+	s := mustStore(t)
+	mustAppend(t, s, mustEventsFrom(t, 1, 2))
+	mustExec(t, s.pool, `DELETE FROM waybill.heads`)
+	for _, events := range [][]Event{
+		mustEventsFrom(t, 2, 1), mustEventsFrom(t, 2, 2),
+		{mustEvent(t, "/new", "t", "1")},
+		{mustEvent(t, "/new", "t", "1"), mustEvent(t, "/newer", "t", "1")},
+	} {
+		if _, err := s.Append(t.Context(), events, 0, 1<<20); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("%d events of %s: %v; want that nothing can be stored", len(events), events[0].Source, err)
+		}
+	}
+	if n := mustCount(t, s, `SELECT count(*) FROM waybill.heads`) + mustCount(t, s, `SELECT count(*) FROM waybill.events WHERE seqnum < 3`); n != 2 {
+		t.Errorf("%d pages of heads and first seqnums; want those of the two events before", n)
+	}
+}
+
+// Who copies many events of a new key does not keep others from new keys meanwhile, unless they come
+// to lie on the same page.
+func TestNewKeysDoNotWaitForCopies(t *testing.T) {
+	s := mustStore(t)
+	var events []Event
+	for i := range 31 {
+		events = append(events, mustEvent(t, fmt.Sprintf("/before/%d", i), "t", "1"))
+	}
+	mustAppend(t, s, events)
+	events = nil
+	for i := range smallFlush + 1 {
+		events = append(events, mustEvent(t, "/copied", "t", fmt.Sprint(i)))
+	}
+	f, err := newFlush(events, s.lanes, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.newKeys = f.keys
+	conn, err := s.pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	if _, err := openFlush(t.Context(), conn.Conn(), nil, f, 0); err != nil {
+		t.Fatal(err)
+	}
+	// Before the session with the open transaction is ended for being idle.
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if _, err := s.Append(ctx, []Event{mustEvent(t, "/other", "t", "1")}, 0, 1<<20); err != nil {
+		t.Errorf("while a copy is under way: %v", err)
 	}
 }
 

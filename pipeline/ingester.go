@@ -310,7 +310,7 @@ func (in *Ingester) flush(ctx context.Context, units []*unit) {
 		return
 	}
 	if data != nil {
-		in.log.Error("Postgres refused the data of an event that was found valid", "error", err)
+		in.log.Error("Postgres refused the data of an event that was found valid", traceOfAny(units[0].events), "error", err)
 		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	in.note(err)
@@ -397,9 +397,23 @@ func (in *Ingester) Health() error {
 	return nil
 }
 
-// QueueFill returns how many events wait for a transaction, and the limit.
-func (in *Ingester) QueueFill() (events, limit int) {
+// queueFill returns how much waits for a transaction.
+func (in *Ingester) queueFill() (events, bytes int) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return in.queuedEvents, in.cfg.QueueEvents
+	return in.queuedEvents, in.queuedBytes
+}
+
+// Buffers says how full the ingester's bounded buffers are.
+func (in *Ingester) Buffers() []Buffer {
+	events, bytes := in.queueFill()
+	publish, mostPublish := in.publisher.queueFill()
+	backlogEvents, backlogBytes := in.backlog.fill()
+	return []Buffer{
+		{Name: "events that wait for a transaction", Unit: "events", Used: int64(events), Limit: int64(in.cfg.QueueEvents)},
+		{Name: "bytes that wait for a transaction", Unit: "bytes", Used: int64(bytes), Limit: int64(in.cfg.QueueBytes)},
+		{Name: "bytes that wait to be published", Unit: "bytes", Used: publish, Limit: mostPublish},
+		{Name: "backlog in events", Unit: "events", Used: backlogEvents, Limit: in.cfg.BacklogEvents},
+		{Name: "backlog in bytes", Unit: "bytes", Used: backlogBytes, Limit: in.cfg.BacklogBytes},
+	}
 }

@@ -83,9 +83,9 @@ type Janitor struct {
 
 	stranded stranded // of upkeep
 
-	mu      sync.Mutex // guards troubles and survey
+	mu      sync.Mutex // guards what follows
 	trouble map[string]trouble
-	survey  Survey
+	watched watched
 }
 
 // trouble is a task that fails, and since when.
@@ -120,6 +120,7 @@ func (j *Janitor) Run(ctx context.Context) error {
 	wg.Go(func() { j.every(ctx, "purge dead letters", j.cfg.ExpireEvery, j.purge) })
 	wg.Go(func() { j.every(ctx, "drop removed sinks", j.cfg.ExpireEvery, j.dropRemovedSinks) })
 	wg.Go(func() { j.every(ctx, "forget accepted events", j.forgetEvery(), j.forgetAccepted) })
+	wg.Go(func() { j.every(ctx, "look at the tables", tablesEvery, j.lookAtTables) })
 	wg.Go(func() { j.every(ctx, "end stalled copies", j.cfg.UpkeepEvery, j.endStalledCopies) })
 	wg.Wait()
 	return nil
@@ -176,14 +177,6 @@ func (j *Janitor) Health() error {
 	return errors.Join(errs...)
 }
 
-// Pending returns the newest survey of what waits. While little waits it is at most
-// RetransmitEvery old.
-func (j *Janitor) Pending() Survey {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.survey
-}
-
 // The statements of the periodic work that deletes are bounded by these, and by a time limit
 // each. They are tasks of their own: one that fails holds no other up.
 const (
@@ -191,15 +184,18 @@ const (
 	dropBatches  = 200
 )
 
-// expire moves what is past its TTL to dead_letters.
+// expire moves what is past its TTL to dead_letters. To look for it is to walk over all that waits, and
+// over all that died while somebody holds a transaction open: the survey, whose pace allows for that,
+// says whether there is any.
 func (j *Janitor) expire(ctx context.Context) error {
-	for {
+	for j.Pending().Due() {
 		moved, err := bounded(ctx, j.store.Expire)
-		j.metrics.expired(moved)
+		j.metrics.died(moved)
 		if err != nil || len(moved) == 0 {
 			return err
 		}
 	}
+	return nil
 }
 
 // purge deletes dead letters past their own TTL.
@@ -215,14 +211,20 @@ func (j *Janitor) purge(ctx context.Context) error {
 	return nil
 }
 
-// dropRemovedSinks lets no batch wait for a sink that was removed.
+// dropRemovedSinks lets no batch wait for a sink that was removed. As with what expires, the survey says
+// whether any does.
 func (j *Janitor) dropRemovedSinks(ctx context.Context) error {
-	for {
+	names, err := bounded(ctx, j.store.Sinks)
+	if err != nil {
+		return err
+	}
+	for j.Pending().WaitsForOthers(names) {
 		n, err := bounded(ctx, func(ctx context.Context) (int, error) { return j.store.DropRemovedSinks(ctx, dropBatches) })
 		if err != nil || n < dropBatches {
 			return err
 		}
 	}
+	return nil
 }
 
 // forgetEvery is the pause between looks at the log of accepted events: often enough for its

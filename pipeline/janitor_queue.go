@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -41,6 +43,32 @@ func (q *Queue) readFloors(ctx context.Context) (*floors, error) {
 		return nil, fmt.Errorf("stream %s was recreated meanwhile", EventsStream)
 	}
 	return f, nil
+}
+
+// QueuedLane is the queue of one sink in one lane.
+type QueuedLane struct {
+	// Floor is the stream's sequence up to which all is acked.
+	Floor uint64
+	// Batches are above it: delivered and not acked, or not delivered yet.
+	Batches uint64
+}
+
+// QueuedFor returns the queues of all sinks, for people to look at.
+func QueuedFor(ctx context.Context, q *Queue) (map[SinkLane]QueuedLane, error) {
+	f, err := q.readFloors(ctx)
+	if err != nil {
+		return nil, err
+	}
+	queued := map[SinkLane]QueuedLane{}
+	for name, info := range f.byName {
+		sink := info.Config.Metadata[sinkMetadata]
+		lane, err := strconv.Atoi(strings.TrimPrefix(name, sink+"-"))
+		if sink == "" || err != nil {
+			continue // not one of ours
+		}
+		queued[SinkLane{sink, lane}] = QueuedLane{Floor: info.AckFloor.Stream, Batches: info.NumPending + uint64(info.NumAckPending)}
+	}
+	return queued, nil
 }
 
 // ahead reports a consumer whose position is beyond the stream's end: the stream lost its
@@ -100,7 +128,8 @@ func EnsureQueue(ctx context.Context, cfg QueueConfig, store *Store, queue *Queu
 	if err != nil {
 		return err
 	}
-	return k.consumers(ctx, f)
+	_, err = k.consumers(ctx, f)
+	return err
 }
 
 // upkeep keeps the queue in order. It sheds first: a queue that is full stops everybody, and
@@ -111,13 +140,16 @@ func (j *Janitor) upkeep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	j.sawStream(f.info)
 	if err := j.shed(ctx, f.info); err != nil {
 		return err
 	}
 	if err := j.reviveReceipts(ctx); err != nil {
 		return err
 	}
-	return k.consumers(ctx, f)
+	sinks, err := k.consumers(ctx, f)
+	j.sawSinks(sinks)
+	return err
 }
 
 // streams creates missing streams and buckets and returns the positions it finds.
@@ -128,16 +160,16 @@ func (k keeper) streams(ctx context.Context) (*floors, error) {
 	return k.queue.readFloors(ctx)
 }
 
-// consumers creates the missing ones and deletes those of removed sinks.
-func (k keeper) consumers(ctx context.Context, f *floors) error {
+// consumers creates the missing ones and deletes those of removed sinks. It returns the sinks.
+func (k keeper) consumers(ctx context.Context, f *floors) ([]string, error) {
 	sinks, err := k.store.Sinks(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := k.ensureConsumers(ctx, sinks, f); err != nil {
-		return err
+		return sinks, err
 	}
-	return k.removeConsumers(ctx, sinks, f)
+	return sinks, k.removeConsumers(ctx, sinks, f)
 }
 
 func (k keeper) ensureConsumers(ctx context.Context, sinks []string, f *floors) error {

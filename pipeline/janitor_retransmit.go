@@ -20,7 +20,7 @@ import (
 type staleStore interface {
 	Grace() time.Duration
 	FindStale(ctx context.Context, lane int, stale []staleFor, limit int) ([]staleBatch, error)
-	ClaimStale(ctx context.Context, numbers []int64, stale []staleFor) ([]claimed, []BatchID, error)
+	ClaimStale(ctx context.Context, numbers []int64, stale []staleFor) ([]claimed, []damagedBatch, error)
 }
 
 // staleQueue is what a pass needs of JetStream.
@@ -68,9 +68,7 @@ func (j *Janitor) retransmit(ctx context.Context) (rest time.Duration, err error
 	}
 	surveyed := time.Since(began)
 	rest = max(j.cfg.RetransmitEvery, surveyShare*surveyed)
-	j.mu.Lock()
-	j.survey = survey
-	j.mu.Unlock()
+	j.sawPending(survey)
 	saved := j.store.SaveWaiting(ctx, survey.Waiting())
 	r := retransmitter{cfg: j.cfg, store: j.store, queue: j.queue, metrics: j.metrics, log: j.log}
 	stale, err := r.pass(ctx, survey)
@@ -310,9 +308,10 @@ func (r *retransmitter) chunk(ctx context.Context, numbers []int64, stale []stal
 	if err != nil {
 		return 0, err
 	}
-	for _, id := range damaged {
+	for _, d := range damaged {
 		r.metrics.damaged()
-		r.log.Error("events of a batch are damaged in Postgres; they are dead letters now, and its other events are retransmitted one by one", "batch", id.String())
+		r.metrics.died(d.letters)
+		r.log.Error("events of a batch are damaged in Postgres; they are dead letters now, and its other events are retransmitted one by one", "batch", d.id.String())
 	}
 	deadline := began.Add(r.store.Grace() / 2)
 	for i := range batches {
@@ -323,13 +322,15 @@ func (r *retransmitter) chunk(ctx context.Context, numbers []int64, stale []stal
 		o := outgoing{msg: c.batch.message(c.body), id: c.batch.ID, events: c.batch.count, deadline: deadline}
 		o.hop = r.cfg.Tracing.republishing(&c.batch, c.body, o.msg)
 		failpoint.Hit("janitor/before-publish")
+		start := time.Now()
 		err := failpoint.Err("janitor/after-publish", r.queue.publishOnce(ctx, o))
+		r.metrics.published(time.Since(start), err)
 		o.hop.stored(err)
 		switch {
 		case isTooLarge(err):
 			// Of this batch alone: those behind it must not wait for it.
 			r.metrics.unpublishable()
-			r.log.Error("a batch is larger than the NATS server's max_payload; raise that to deliver it", "batch", c.batch.ID.String(), "error", err)
+			r.log.Error("a batch is larger than the NATS server's max_payload; raise that to deliver it", "batch", c.batch.ID.String(), o.hop.trace(), "error", err)
 		case err != nil:
 			return sent, err // unknown or not stored: what is claimed becomes stale again
 		default:

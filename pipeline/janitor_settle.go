@@ -16,6 +16,7 @@ import (
 type receiptMsg struct {
 	receipts []Receipt
 	msg      jetstream.Msg
+	arrived  time.Time
 }
 
 // batches is how many batches the receipts name.
@@ -66,6 +67,7 @@ func (j *Janitor) settleReceipts(ctx context.Context) error {
 			}
 			return <-broken
 		}
+		j.metrics.queue.took(len(batch))
 		if err := j.settle(ctx, batch); err != nil {
 			return err
 		}
@@ -90,7 +92,7 @@ func (j *Janitor) readReceipts(ctx context.Context, it jetstream.MessagesContext
 			continue
 		}
 		select {
-		case out <- receiptMsg{receipts, msg}:
+		case out <- receiptMsg{receipts, msg, time.Now()}:
 		case <-ctx.Done():
 			_ = msg.Nak() // another janitor may have it at once; else AckWait sees to it
 			return nil
@@ -139,6 +141,7 @@ func (j *Janitor) settle(ctx context.Context, batch []receiptMsg) error {
 		receipts = append(receipts, m.receipts...)
 	}
 	err := j.commit(ctx, receipts)
+	j.metrics.queue.processed(batch[0].arrived, err, storeErrorType)
 	switch {
 	case ctx.Err() != nil:
 		return nil
@@ -187,7 +190,7 @@ func (j *Janitor) commit(ctx context.Context, receipts []Receipt) error {
 	for ctx.Err() == nil {
 		start := time.Now()
 		done, err := bounded(ctx, func(ctx context.Context) (Settled, error) { return j.store.Settle(ctx, receipts) })
-		j.metrics.settled(done, len(receipts), time.Since(start), err)
+		j.metrics.settled(done, len(receipts), err)
 		if err == nil {
 			j.cfg.Tracing.settled(receipts, start)
 			j.note("settle", nil)

@@ -37,6 +37,7 @@ func (j *Janitor) reviveReceipts(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	j.sawStream(receipts)
 	beyond := receipts.State.Msgs > 0 && receipts.State.FirstSeq <= info.AckFloor.Stream
 	ahead := info.Delivered.Stream > receipts.State.LastSeq
 	switch now := time.Now(); {

@@ -139,3 +139,12 @@ func eventually(t testing.TB, within time.Duration, what string, ok func() bool)
 		time.Sleep(5 * time.Millisecond)
 	}
 }
+
+func mustProducerMetrics(t testing.TB) *producerMetrics {
+	t.Helper()
+	m, err := newProducerMetrics(testMeter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}

@@ -16,33 +16,25 @@ var secondsBuckets = metric.WithExplicitBucketBoundaries(
 
 // publisherMetrics counts what goes into EVENTS.
 type publisherMetrics struct {
-	batches  metric.Int64Counter
+	*producerMetrics
 	events   metric.Int64Counter
-	failures metric.Int64Counter
 	leftOver metric.Int64Counter
-	duration metric.Float64Histogram
 }
 
 func newPublisherMetrics(m metric.Meter) (*publisherMetrics, error) {
 	var p publisherMetrics
-	var errs [5]error
-	p.batches, errs[0] = m.Int64Counter("waybill.publish.batches", metric.WithUnit("{batch}"), metric.WithDescription("Batches stored in EVENTS"))
+	var errs [3]error
+	p.producerMetrics, errs[0] = newProducerMetrics(m)
 	p.events, errs[1] = m.Int64Counter("waybill.publish.events", metric.WithUnit("{event}"), metric.WithDescription("Events stored in EVENTS"))
-	p.failures, errs[2] = m.Int64Counter("waybill.publish.failures", metric.WithUnit("{attempt}"), metric.WithDescription("Attempts to publish a batch that failed or whose outcome is unknown"))
-	p.leftOver, errs[3] = m.Int64Counter("waybill.publish.left", metric.WithUnit("{event}"), metric.WithDescription("Committed events left to the janitor's retransmission, by reason"))
-	p.duration, errs[4] = m.Float64Histogram("waybill.publish.duration", metric.WithUnit("s"), metric.WithDescription("Time of one attempt to publish a batch"), secondsBuckets)
+	p.leftOver, errs[2] = m.Int64Counter("waybill.publish.left", metric.WithUnit("{event}"), metric.WithDescription("Committed events left to the janitor's retransmission, by reason"))
 	return &p, metricsError(errs[:])
 }
 
 func (p *publisherMetrics) published(events int, took time.Duration, err error) {
-	ctx := context.Background()
-	p.duration.Record(ctx, took.Seconds())
-	if err != nil {
-		p.failures.Add(ctx, 1)
-		return
+	p.producerMetrics.published(EventsStream, took, err)
+	if err == nil {
+		p.events.Add(context.Background(), int64(events))
 	}
-	p.batches.Add(ctx, 1)
-	p.events.Add(ctx, int64(events))
 }
 
 func (p *publisherMetrics) left(events int, reason string) {
@@ -68,27 +60,29 @@ func newIngesterMetrics(m metric.Meter) (*ingesterMetrics, error) {
 	return &i, metricsError(errs[:])
 }
 
-// observeFill exports how full the ingester's two bounded buffers are.
+// observeFill exports how full the ingester's bounded buffers are.
 func observeFill(m metric.Meter, in *Ingester) error {
-	var errs [4]error
-	var events, bytes, backlogEvents, backlogBytes metric.Int64ObservableGauge
+	var errs [5]error
+	var events, queued, bytes, backlogEvents, backlogBytes metric.Int64ObservableGauge
 	events, errs[0] = m.Int64ObservableGauge("waybill.queue.events", metric.WithUnit("{event}"), metric.WithDescription("Events that wait for a transaction; the limit is an attribute"))
 	bytes, errs[1] = m.Int64ObservableGauge("waybill.publish.queue", metric.WithUnit("By"), metric.WithDescription("Committed bytes that wait to be published; the limit is an attribute"))
 	backlogEvents, errs[2] = m.Int64ObservableGauge("waybill.backlog.events", metric.WithUnit("{event}"), metric.WithDescription("Events that wait in Postgres for any sink, as far as this process knows; the limit is an attribute"))
 	backlogBytes, errs[3] = m.Int64ObservableGauge("waybill.backlog.bytes", metric.WithUnit("By"), metric.WithDescription("Bytes of the events that wait in Postgres for any sink; the limit is an attribute"))
+	queued, errs[4] = m.Int64ObservableGauge("waybill.queue.bytes", metric.WithUnit("By"), metric.WithDescription("Bytes of the events that wait for a transaction; the limit is an attribute"))
 	if err := metricsError(errs[:]); err != nil {
 		return err
 	}
 	_, err := m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		waiting, limit := in.QueueFill()
-		o.ObserveInt64(events, int64(waiting), metric.WithAttributes(attribute.Int("limit", limit)))
+		waiting, size := in.queueFill()
+		o.ObserveInt64(events, int64(waiting), metric.WithAttributes(attribute.Int("limit", in.cfg.QueueEvents)))
+		o.ObserveInt64(queued, int64(size), metric.WithAttributes(attribute.Int("limit", in.cfg.QueueBytes)))
 		held, most := in.publisher.queueFill()
 		o.ObserveInt64(bytes, held, metric.WithAttributes(attribute.Int64("limit", most)))
 		e, b := in.backlog.fill()
 		o.ObserveInt64(backlogEvents, e, metric.WithAttributes(attribute.Int64("limit", in.cfg.BacklogEvents)))
 		o.ObserveInt64(backlogBytes, b, metric.WithAttributes(attribute.Int64("limit", in.cfg.BacklogBytes)))
 		return nil
-	}, events, bytes, backlogEvents, backlogBytes)
+	}, events, queued, bytes, backlogEvents, backlogBytes)
 	if err != nil {
 		return fmt.Errorf("observe the queues: %w", err)
 	}
@@ -159,92 +153,3 @@ func metricsError(errs []error) error {
 	}
 	return nil
 }
-
-// janitorMetrics counts what the janitor does and shows what waits.
-type janitorMetrics struct {
-	receipts      metric.Int64Counter
-	batches       metric.Int64Counter
-	events        metric.Int64Counter
-	deadLetters   metric.Int64Counter
-	late          metric.Int64Counter
-	bad           metric.Int64Counter
-	retransmits   metric.Int64Counter
-	damagedCount  metric.Int64Counter
-	tooLarge      metric.Int64Counter
-	shedCount     metric.Int64Counter
-	settleSeconds metric.Float64Histogram
-}
-
-func newJanitorMetrics(m metric.Meter, j *Janitor) (*janitorMetrics, error) {
-	var out janitorMetrics
-	var errs []error
-	counter := func(name, unit, description string) metric.Int64Counter {
-		c, err := m.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(description))
-		errs = append(errs, err)
-		return c
-	}
-	out.receipts = counter("waybill.settle.receipts", "{receipt}", "Receipts applied")
-	out.batches = counter("waybill.settle.batches", "{batch}", "Batches that every sink has, deleted")
-	out.events = counter("waybill.settle.events", "{event}", "Events that every sink has, deleted")
-	out.deadLetters = counter("waybill.dead_letters", "{event}", "Events moved to dead_letters, by sink and cause")
-	out.late = counter("waybill.delivered_late", "{event}", "Expired events whose receipt came after all")
-	out.bad = counter("waybill.receipts.malformed", "{receipt}", "Receipts dropped as malformed")
-	out.retransmits = counter("waybill.retransmit.events", "{event}", "Events published again because they were no longer queued")
-	out.damagedCount = counter("waybill.batches.damaged", "{batch}", "Batches with events that were damaged in Postgres and became dead letters")
-	out.tooLarge = counter("waybill.batches.too_large", "{batch}", "Retransmits that failed because the batch is larger than the NATS server's max_payload")
-	out.shedCount = counter("waybill.shed.batches", "{batch}", "Batches taken out of a queue that was nearly full")
-	h, err := m.Float64Histogram("waybill.settle.duration", metric.WithUnit("s"), metric.WithDescription("Time of one settle transaction"), secondsBuckets)
-	out.settleSeconds = h
-	errs = append(errs, err, observeBacklog(m, j))
-	return &out, metricsError(errs)
-}
-
-// observeBacklog exports the newest survey by sink, without asking Postgres.
-func observeBacklog(m metric.Meter, j *Janitor) error {
-	var errs [3]error
-	var events, bytes metric.Int64ObservableGauge
-	var age metric.Float64ObservableGauge
-	events, errs[0] = m.Int64ObservableGauge("waybill.pending.events", metric.WithUnit("{event}"), metric.WithDescription("Events that wait for a sink"))
-	bytes, errs[1] = m.Int64ObservableGauge("waybill.pending.bytes", metric.WithUnit("By"), metric.WithDescription("Bytes of the events that wait for a sink"))
-	age, errs[2] = m.Float64ObservableGauge("waybill.pending.oldest_age", metric.WithUnit("s"), metric.WithDescription("Age of the oldest event that waits for a sink, by Postgres's clock"))
-	if err := errors.Join(errs[:]...); err != nil {
-		return err
-	}
-	_, err := m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		for sink, b := range j.Pending().BySink() {
-			at := metric.WithAttributes(attribute.String("sink", sink))
-			o.ObserveInt64(events, b.Events, at)
-			o.ObserveInt64(bytes, b.Bytes, at)
-			o.ObserveFloat64(age, j.Pending().Now.Sub(b.OldestAccepted).Seconds(), at)
-		}
-		return nil
-	}, events, bytes, age)
-	return err
-}
-
-func (m *janitorMetrics) settled(done Settled, receipts int, took time.Duration, err error) {
-	ctx := context.Background()
-	m.settleSeconds.Record(ctx, took.Seconds())
-	if err != nil {
-		return
-	}
-	m.receipts.Add(ctx, int64(receipts))
-	m.batches.Add(ctx, int64(done.Batches))
-	m.events.Add(ctx, int64(done.Events))
-	m.late.Add(ctx, int64(done.Late))
-	for sink, n := range done.DeadLetters {
-		m.deadLetters.Add(ctx, int64(n), metric.WithAttributes(attribute.String("sink", sink), attribute.String("cause", "refused")))
-	}
-}
-
-func (m *janitorMetrics) expired(bySink map[string]int) {
-	for sink, n := range bySink {
-		m.deadLetters.Add(context.Background(), int64(n), metric.WithAttributes(attribute.String("sink", sink), attribute.String("cause", "expired")))
-	}
-}
-
-func (m *janitorMetrics) malformed()          { m.bad.Add(context.Background(), 1) }
-func (m *janitorMetrics) damaged()            { m.damagedCount.Add(context.Background(), 1) }
-func (m *janitorMetrics) unpublishable()      { m.tooLarge.Add(context.Background(), 1) }
-func (m *janitorMetrics) retransmitted(n int) { m.retransmits.Add(context.Background(), int64(n)) }
-func (m *janitorMetrics) shedBatches(n int64) { m.shedCount.Add(context.Background(), n) }

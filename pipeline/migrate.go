@@ -121,8 +121,8 @@ func Migrate(ctx context.Context, url string, spec Spec) error {
 	return nil
 }
 
-// latestMigration is the highest number among the embedded migrations.
-func latestMigration() (int64, error) {
+// LatestMigration is the highest number among the embedded migrations.
+func LatestMigration() (int64, error) {
 	files, err := fs.Glob(postgres.Migrations, "*.sql")
 	if err != nil || len(files) == 0 {
 		return 0, fmt.Errorf("no embedded migrations: %w", err)

@@ -139,7 +139,7 @@ func (p *Publisher) deliver(ctx context.Context, o outgoing) {
 	o.hop.stored(err)
 	if err != nil {
 		p.metrics.left(o.events, "failed")
-		p.log.Debug("batch left to the janitor", "batch", o.id.String(), "error", err)
+		p.log.Debug("batch left to the janitor", "batch", o.id.String(), o.hop.trace(), "error", err)
 	}
 }
 

@@ -58,6 +58,7 @@ type puller struct {
 	nc          *nats.Conn
 	name        string // of the consumer
 	answered    func() // called once, when a pull request brings a first sign of life
+	took        func(messages int)
 	lane        int
 	maxMessages int
 	maxBytes    func() int // may change
@@ -204,7 +205,13 @@ func (p *puller) pull(ctx context.Context, want pullRequest, reply string) error
 	}
 	silence := time.NewTimer(p.expires + pullSilence)
 	defer silence.Stop()
-	for messages, bytes := 0, 0; messages < want.Batch && (want.MaxBytes == 0 || bytes < want.MaxBytes); {
+	messages, bytes := 0, 0
+	defer func() {
+		if p.took != nil {
+			p.took(messages)
+		}
+	}()
+	for messages < want.Batch && (want.MaxBytes == 0 || bytes < want.MaxBytes) {
 		select {
 		case m := <-p.msgs:
 			p.alive(m)
@@ -325,6 +332,13 @@ func (p *puller) pop() {
 		p.queue = nil
 	}
 	signal(p.room)
+}
+
+// memory is how many bytes what is buffered takes.
+func (p *puller) memory() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.bytes
 }
 
 var (

@@ -38,8 +38,9 @@ const (
 // receipter stores the receipts of all workers of a forwarder in RECEIPTS: those that come
 // within receiptLinger, or while others are being stored, go in one message.
 type receipter struct {
-	js   jetstream.JetStream
-	wake chan struct{} // capacity 1
+	js      jetstream.JetStream
+	metrics *producerMetrics
+	wake    chan struct{} // capacity 1
 
 	mu      sync.Mutex // guards what follows
 	waiting []*parcel
@@ -54,8 +55,8 @@ type parcel struct {
 	left    int             // lines that are not stored; of run
 }
 
-func newReceipter(js jetstream.JetStream) *receipter {
-	return &receipter{js: js, wake: make(chan struct{}, 1)}
+func newReceipter(js jetstream.JetStream, m *producerMetrics) *receipter {
+	return &receipter{js: js, metrics: m, wake: make(chan struct{}, 1)}
 }
 
 // store returns once all batches are receipted, or with ctx's error; trouble is told how each
@@ -177,8 +178,10 @@ func (r *receipter) try(ctx context.Context, m *nats.Msg) error {
 	ctx, cancel := context.WithTimeout(ctx, receiptTimeout)
 	defer cancel()
 	failpoint.Hit("forwarder/before-receipt")
+	began := time.Now()
 	_, err := r.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0), jetstream.WithExpectStream(ReceiptsStream))
 	err = failpoint.Err("forwarder/after-receipt", err)
+	r.metrics.published(ReceiptsStream, time.Since(began), err)
 	if err != nil {
 		return fmt.Errorf("store receipt: %w", err)
 	}

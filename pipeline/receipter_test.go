@@ -60,7 +60,7 @@ func TestReceiptsFitMessages(t *testing.T) {
 // What the lanes have to say goes in one message, as far as it fits, and each hears of its own.
 func TestReceiptsShareMessages(t *testing.T) {
 	s := mustSite(t, 1, "ingress")
-	r := newReceipter(s.queue.js)
+	r := newReceipter(s.queue.js, mustProducerMetrics(t))
 	const lanes = 16
 	var stores sync.WaitGroup
 	for lane := range lanes {

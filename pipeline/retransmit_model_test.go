@@ -310,7 +310,7 @@ func (w *world) apply(receipts []Receipt) {
 			c.found, c.waiting, c.events = true, row.waiting, 1
 		}
 	}
-	rows := s.sort(&Settled{DeadLetters: map[string]int{}})
+	rows := s.sort(&Settled{DeadLetters: map[SinkCode]int{}})
 	for i, number := range rows.waitingBatches {
 		w.rows[number].waiting = []string{rows.waitingRemaining[i]} // of two, one is left
 	}

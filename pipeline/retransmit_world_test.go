@@ -405,7 +405,7 @@ func (r *worldRow) staleFor(stale []staleFor) (sinks []string) {
 	return sinks
 }
 
-func (p *worldPass) ClaimStale(ctx context.Context, numbers []int64, stale []staleFor) (out []claimed, damaged []BatchID, err error) {
+func (p *worldPass) ClaimStale(ctx context.Context, numbers []int64, stale []staleFor) (out []claimed, damaged []damagedBatch, err error) {
 	waited := p.do(ctx, fmt.Sprintf("claims %v", numbers), func(how outcome) {
 		if how == fails {
 			err = errWorld

@@ -97,7 +97,7 @@ func TestSettlementIsWhatTheReceiptsSay(t *testing.T) {
 	check(t, 5000, func(t *rapid.T) {
 		batches, receipts := drawBatches(t), drawReceipts(t)
 		w := locked(receipts, batches)
-		done := Settled{DeadLetters: map[string]int{}}
+		done := Settled{DeadLetters: map[SinkCode]int{}}
 		r := w.sort(&done)
 
 		var settled, waiting, requeued, refused []string

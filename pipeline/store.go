@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/otel/metric"
 )
 
 // StoreConfig says how a process uses Postgres.
@@ -29,6 +30,8 @@ type StoreConfig struct {
 	// index, whatever the parameters: each connection makes it once, where making it anew takes
 	// longer than executing it.
 	KeepPlans bool
+	// Meter makes the store's instruments; nil records nothing.
+	Meter metric.Meter
 }
 
 // DefaultStoreConfig returns the settings of a process with the given database.
@@ -56,8 +59,9 @@ func (c StoreConfig) Validate() error {
 // Store is Waybill's part of a Postgres database, the system of record. It is safe for
 // concurrent use.
 type Store struct {
-	pool *pgxpool.Pool
-	keys *knownKeys
+	pool    *pgxpool.Pool
+	keys    *knownKeys
+	metrics *storeMetrics
 	// As OpenStore found them in the pipeline's row.
 	lanes  int
 	grace  time.Duration
@@ -77,6 +81,11 @@ func OpenStore(ctx context.Context, cfg StoreConfig, wantLanes int) (*Store, err
 	s := &Store{pool: pool, keys: newKnownKeys()}
 	if err := s.check(ctx, wantLanes); err != nil {
 		pool.Close()
+		return nil, err
+	}
+	// Last, since what was registered stays: a process tries until Postgres is there.
+	if s.metrics, err = newStoreMetrics(cfg.Meter, pool); err != nil {
+		s.Close()
 		return nil, err
 	}
 	return s, nil
@@ -172,7 +181,7 @@ func (s *Store) check(ctx context.Context, wantLanes int) error {
 	case err != nil:
 		return readError("check the database", err)
 	}
-	want, err := latestMigration()
+	want, err := LatestMigration()
 	if err != nil {
 		return err
 	}
@@ -200,6 +209,12 @@ func readError(what string, err error) error {
 		return fmt.Errorf("%w: %s: %w", ErrUnavailable, what, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// isLockTimeout reports that a lock was not to be had in time.
+func isLockTimeout(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "55P03"
 }
 
 // classify turns an error of a transaction that was not known to commit into one of the

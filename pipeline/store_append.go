@@ -95,7 +95,8 @@ func (s *Store) Append(ctx context.Context, events []Event, ttl time.Duration, m
 
 // appendWith is Append. With a deduper, which must know none of the events, it fails with
 // errServerChanged or errAcceptedBefore, and nothing was stored, where they may be stored already.
-func (s *Store) appendWith(ctx context.Context, d *deduper, events []Event, ttl time.Duration, maxBatchBytes int) (*appended, error) {
+func (s *Store) appendWith(ctx context.Context, d *deduper, events []Event, ttl time.Duration, maxBatchBytes int) (done *appended, err error) {
+	defer s.metrics.time("append")(&err)
 	f, err := newFlush(events, s.lanes, maxBatchBytes)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)

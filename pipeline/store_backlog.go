@@ -38,8 +38,9 @@ func (s Survey) Waiting() Waiting {
 
 // SaveWaiting leaves what a survey found where every ingest reads it, unless a newer one is
 // there.
-func (s *Store) SaveWaiting(ctx context.Context, w Waiting) error {
-	if _, err := s.pool.Exec(ctx, backlogSaveSQL, w.Events, w.Bytes, w.SurveyedAt); err != nil {
+func (s *Store) SaveWaiting(ctx context.Context, w Waiting) (err error) {
+	defer s.metrics.time("save_backlog")(&err)
+	if _, err = s.pool.Exec(ctx, backlogSaveSQL, w.Events, w.Bytes, w.SurveyedAt); err != nil {
 		return fmt.Errorf("save the backlog: %w", err)
 	}
 	return nil
@@ -47,7 +48,8 @@ func (s *Store) SaveWaiting(ctx context.Context, w Waiting) error {
 
 // ReadWaiting returns the newest survey's sum. When no janitor has made one for as long as
 // oldAfter, it counts itself, unless another process is about it.
-func (s *Store) ReadWaiting(ctx context.Context, oldAfter time.Duration) (Waiting, error) {
+func (s *Store) ReadWaiting(ctx context.Context, oldAfter time.Duration) (w Waiting, err error) {
+	defer s.metrics.time("read_backlog")(&err)
 	w, old, err := s.readWaiting(ctx, oldAfter)
 	if err != nil || !old {
 		return w, err

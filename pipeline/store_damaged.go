@@ -21,6 +21,12 @@ var (
 // that was accepted: nothing can be delivered of it.
 const CodeDamaged = "DAMAGED"
 
+// damagedBatch is a batch that was taken apart, and the dead letters that came of it.
+type damagedBatch struct {
+	id      BatchID
+	letters map[SinkCode]int
+}
+
 // rows is what was found of a batch's events.
 type rows struct {
 	sound   []int64 // positions
@@ -69,11 +75,11 @@ func damageOf(source, typ, id string, encoded []byte) string {
 }
 
 // split takes a damaged batch apart, in the transaction that claimed it: what is damaged
-// becomes dead letters, what is sound waits alone.
-func (r *rows) split(ctx context.Context, tx pgx.Tx, number int64) error {
+// becomes dead letters, which it counts, what is sound waits alone.
+func (r *rows) split(ctx context.Context, tx pgx.Tx, number int64) (letters map[SinkCode]int, err error) {
 	if len(r.damaged) > 0 {
-		if _, err := tx.Exec(ctx, splitDamagedSQL, planAnew, number, r.damaged, r.reasons); err != nil {
-			return fmt.Errorf("take the damaged batch %d apart: %w", number, err)
+		if letters, err = r.bury(ctx, tx, number); err != nil {
+			return nil, fmt.Errorf("take the damaged batch %d apart: %w", number, err)
 		}
 	}
 	b := &pgx.Batch{}
@@ -83,7 +89,22 @@ func (r *rows) split(ctx context.Context, tx pgx.Tx, number int64) error {
 	b.Queue(deleteBatchesSQL, []int64{number})
 	b.Queue(deleteEventsSQL, []int64{Position(number, 0)}, []int64{Position(number+1, 0)})
 	if err := tx.SendBatch(ctx, b).Close(); err != nil {
-		return fmt.Errorf("take the damaged batch %d apart: %w", number, err)
+		return nil, fmt.Errorf("take the damaged batch %d apart: %w", number, err)
 	}
-	return nil
+	return letters, nil
+}
+
+// bury makes dead letters of the damaged events.
+func (r *rows) bury(ctx context.Context, tx pgx.Tx, number int64) (map[SinkCode]int, error) {
+	found, err := tx.Query(ctx, splitDamagedSQL, planAnew, number, r.damaged, r.reasons)
+	if err != nil {
+		return nil, err
+	}
+	letters := map[SinkCode]int{}
+	var sink string
+	_, err = pgx.ForEachRow(found, []any{&sink}, func() error {
+		letters[SinkCode{sink, CodeDamaged}]++
+		return nil
+	})
+	return letters, err
 }

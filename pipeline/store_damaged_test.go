@@ -39,7 +39,7 @@ func TestClaimStaleTakesDamagedBatchesApart(t *testing.T) {
 			}
 			stale := staleFor{"ingress", time.Now().Add(time.Minute)}
 			claims, damaged, err := mustClaim(t, s, first.Lane, 100, stale)
-			if err != nil || len(claims) != 1 || claims[0].batch.ID != second.ID || len(damaged) != 1 || damaged[0] != first.ID {
+			if err != nil || len(claims) != 1 || claims[0].batch.ID != second.ID || len(damaged) != 1 || damaged[0].id != first.ID || damaged[0].letters[SinkCode{"ingress", CodeDamaged}] != len(d.damaged) {
 				t.Fatalf("%d claims, damaged %v, %v", len(claims), damaged, err)
 			}
 			mustBeLetters(t, s, first.ID, d.damaged, d.reason, d.lost)

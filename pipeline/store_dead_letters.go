@@ -48,6 +48,12 @@ type DeadLetter struct {
 	Encoded []byte
 }
 
+// SinkCode is what dead letters are counted by.
+type SinkCode struct{ Sink, Code string }
+
+// CodeExpired is the code of a dead letter that its sink did not take within its time to live.
+const CodeExpired = "expired"
+
 // State says where the letter stands.
 func (d DeadLetter) State() LetterState {
 	switch {
@@ -149,22 +155,23 @@ const (
 )
 
 // Expire moves some batches past their TTL into dead_letters, the oldest first, and returns
-// the number of dead letters by sink; nothing once no batch is past its TTL.
-func (s *Store) Expire(ctx context.Context) (map[string]int, error) {
+// the number of dead letters; nothing once no batch is past its TTL.
+func (s *Store) Expire(ctx context.Context) (moved map[SinkCode]int, err error) {
+	defer s.metrics.time("expire")(&err)
 	failpoint.Hit("janitor/before-expire")
 	rows, err := s.pool.Query(ctx, expireSQL, expireBatches, expireEvents)
 	if err != nil {
 		return nil, fmt.Errorf("expire: %w", err)
 	}
 	defer rows.Close()
-	out := map[string]int{}
+	out := map[SinkCode]int{}
 	for rows.Next() {
-		var sink string
+		var l SinkCode
 		var n int
-		if err := rows.Scan(&sink, &n); err != nil {
+		if err := rows.Scan(&l.Sink, &l.Code, &n); err != nil {
 			return nil, fmt.Errorf("expire: %w", err)
 		}
-		out[sink] = n
+		out[l] = n
 	}
 	if err := failpoint.Err("janitor/after-expire", rows.Err()); err != nil {
 		return nil, fmt.Errorf("expire: %w", err)
@@ -173,7 +180,8 @@ func (s *Store) Expire(ctx context.Context) (map[string]int, error) {
 }
 
 // PurgeDeadLetters deletes up to limit dead letters older than ttl that were not requeued.
-func (s *Store) PurgeDeadLetters(ctx context.Context, ttl time.Duration, limit int) (int, error) {
+func (s *Store) PurgeDeadLetters(ctx context.Context, ttl time.Duration, limit int) (n int, err error) {
+	defer s.metrics.time("purge_dead_letters")(&err)
 	tag, err := s.pool.Exec(ctx, purgeDeadLettersSQL, planAnew, ttl.Microseconds(), limit)
 	if err != nil {
 		return 0, fmt.Errorf("purge dead letters: %w", err)

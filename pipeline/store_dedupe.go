@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 var (
@@ -88,7 +87,8 @@ func (d *deduper) sameServer(ctx context.Context) error {
 }
 
 // load reads the log anew, as far back as there is room for.
-func (d *deduper) load(ctx context.Context) error {
+func (d *deduper) load(ctx context.Context) (err error) {
+	defer d.store.metrics.time("load_accepted")(&err)
 	conn, err := d.store.pool.Acquire(ctx)
 	if err != nil {
 		return err
@@ -144,7 +144,7 @@ func (d *deduper) load(ctx context.Context) error {
 
 // catchUp reads what others have logged since the last flush, so that the next one need not.
 // It commits an empty row, which makes the snapshot of the last one safe.
-func (d *deduper) catchUp(ctx context.Context) error {
+func (d *deduper) catchUp(ctx context.Context) (err error) {
 	if err := d.ready(ctx); err != nil {
 		return err
 	}
@@ -152,6 +152,7 @@ func (d *deduper) catchUp(ctx context.Context) error {
 	if began.Sub(d.readAt) < catchUpEvery {
 		return nil
 	}
+	defer d.store.metrics.time("read_accepted")(&err)
 	d.set.expire(began)
 	conn, err := d.store.pool.Acquire(ctx)
 	if err != nil {
@@ -185,7 +186,8 @@ var errLogInUse = errors.New("a transaction keeps the log of accepted events fro
 
 // ForgetAccepted drops the part of the log of accepted events that is older than the window,
 // as a whole. The error is errLogInUse when a reader is in the way; try again later.
-func (s *Store) ForgetAccepted(ctx context.Context) error {
+func (s *Store) ForgetAccepted(ctx context.Context) (err error) {
+	defer s.metrics.time("forget_accepted")(&err)
 	rows, err := s.pool.Query(ctx, oldLogSQL)
 	if err != nil {
 		return fmt.Errorf("find what to forget: %w", err)
@@ -227,8 +229,7 @@ func (s *Store) forgetSlot(ctx context.Context, old oldSlot) error {
 		_, err := tx.Exec(ctx, `TRUNCATE `+partition)
 		return err
 	})
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "55P03" { // lock_not_available
+	if isLockTimeout(err) {
 		return fmt.Errorf("%w: %w", errLogInUse, err)
 	}
 	if err != nil {

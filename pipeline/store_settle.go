@@ -36,21 +36,21 @@ var (
 
 // Settled counts what a Settle did.
 type Settled struct {
-	Batches     int            // that wait for nobody any more, and were deleted
-	Events      int            // of those batches
-	DeadLetters map[string]int // events refused for good, by sink
-	Late        int            // dead letters that turned out to be delivered
+	Batches     int              // that wait for nobody any more, and were deleted
+	Events      int              // of those batches
+	DeadLetters map[SinkCode]int // events refused for good
+	Late        int              // dead letters that turned out to be delivered
 }
 
 // Settle applies receipts in one transaction: each sink is taken off the batches it has a
 // receipt for, where number and token match; events it refused are copied into
 // dead_letters; a batch that then waits for nobody is deleted with its events. Applying a
 // receipt again changes nothing. Two at once cannot deadlock: batches are locked in order.
-func (s *Store) Settle(ctx context.Context, receipts []Receipt) (Settled, error) {
+func (s *Store) Settle(ctx context.Context, receipts []Receipt) (done Settled, err error) {
+	defer s.metrics.time("settle")(&err)
 	work := gather(receipts)
-	var done Settled
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		done = Settled{DeadLetters: map[string]int{}}
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		done = Settled{DeadLetters: map[SinkCode]int{}}
 		failpoint.Hit("janitor/before-lock")
 		if err := work.lock(ctx, tx); err != nil {
 			return err
@@ -210,13 +210,13 @@ func (r *settleRows) addTaken(c *claim, sink string, refused map[int]Refusal, do
 			continue
 		}
 		count++
+		done.DeadLetters[SinkCode{sink, f.Code}]++
 		r.refusedPositions = append(r.refusedPositions, Position(c.id.Number, index))
 		r.refusedSinks = append(r.refusedSinks, sink)
 		r.refusedCodes = append(r.refusedCodes, f.Code)
 		r.refusedReasons = append(r.refusedReasons, f.Reason)
 	}
 	if count > 0 {
-		done.DeadLetters[sink] += count
 		return
 	}
 	if c.requeued {

@@ -17,12 +17,13 @@ var (
 )
 
 // Sinks returns the names of the sinks that events must reach.
-func (s *Store) Sinks(ctx context.Context) ([]string, error) {
+func (s *Store) Sinks(ctx context.Context) (names []string, err error) {
+	defer s.metrics.time("sinks")(&err)
 	rows, err := s.pool.Query(ctx, `SELECT name FROM waybill.sinks ORDER BY name`)
 	if err != nil {
 		return nil, fmt.Errorf("read the sinks: %w", err)
 	}
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	names, err = pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		return nil, fmt.Errorf("read the sinks: %w", err)
 	}
@@ -31,9 +32,9 @@ func (s *Store) Sinks(ctx context.Context) ([]string, error) {
 
 // DropRemovedSinks lets no batch wait for a sink that is no longer in the table of sinks: up
 // to limit batches. It returns how many there were.
-func (s *Store) DropRemovedSinks(ctx context.Context, limit int) (int, error) {
-	n := 0
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+func (s *Store) DropRemovedSinks(ctx context.Context, limit int) (n int, err error) {
+	defer s.metrics.time("drop_removed_sinks")(&err)
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		n = 0
 		rows, err := tx.Query(ctx, dropRemovedSinksSQL, limit)
 		if err != nil {

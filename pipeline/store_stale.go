@@ -42,6 +42,9 @@ type Backlog struct {
 	// the future, by a clock that jumped back since.
 	Unqueued int64
 
+	// NearTTL counts the events that have less than a fifth of their time to live left.
+	NearTTL int64
+
 	// The batches' events and bytes, each divided by the number of sinks it waits for.
 	shareEvents, shareBytes float64
 }
@@ -59,7 +62,7 @@ func (s Survey) BySink() map[string]Backlog {
 		sum, seen := out[b.Sink]
 		if !seen {
 			sum = b
-			sum.Batches, sum.Events, sum.Bytes, sum.Overdue, sum.Unqueued = 0, 0, 0, 0, 0
+			sum.Batches, sum.Events, sum.Bytes, sum.Overdue, sum.Unqueued, sum.NearTTL = 0, 0, 0, 0, 0, 0
 		}
 		sum.Lane = -1
 		sum.Batches += b.Batches
@@ -67,12 +70,23 @@ func (s Survey) BySink() map[string]Backlog {
 		sum.Bytes += b.Bytes
 		sum.Overdue += b.Overdue
 		sum.Unqueued += b.Unqueued
+		sum.NearTTL += b.NearTTL
 		sum.OldestQueued = earlier(sum.OldestQueued, b.OldestQueued)
 		sum.OldestAccepted = earlier(sum.OldestAccepted, b.OldestAccepted)
 		sum.OldestExpires = earlier(sum.OldestExpires, b.OldestExpires)
 		out[b.Sink] = sum
 	}
 	return out
+}
+
+// Due reports whether something is past its TTL, as of the survey.
+func (s Survey) Due() bool {
+	return slices.ContainsFunc(s.Backlogs, func(b Backlog) bool { return !b.OldestExpires.IsZero() && b.OldestExpires.Before(s.Now) })
+}
+
+// WaitsForOthers reports whether something waits for a sink that is not among those named.
+func (s Survey) WaitsForOthers(names []string) bool {
+	return slices.ContainsFunc(s.Backlogs, func(b Backlog) bool { return !slices.Contains(names, b.Sink) })
 }
 
 // stale reports whether any of it was queued before a time, as of the survey.
@@ -106,9 +120,9 @@ func (s *Store) scan(ctx context.Context, read func(pgx.Tx) error) error {
 
 // Survey scans the batches once. It is cheap while few wait and takes a second or so per
 // million.
-func (s *Store) Survey(ctx context.Context) (Survey, error) {
-	var out Survey
-	err := s.scan(ctx, func(tx pgx.Tx) error {
+func (s *Store) Survey(ctx context.Context) (out Survey, err error) {
+	defer s.metrics.time("survey")(&err)
+	err = s.scan(ctx, func(tx pgx.Tx) error {
 		// Before the scan: what is accepted during it counts as newer.
 		if err := tx.QueryRow(ctx, `SELECT now()`).Scan(&out.Now); err != nil {
 			return err
@@ -131,7 +145,7 @@ func scanBacklog(row pgx.CollectableRow) (Backlog, error) {
 	var lane int16
 	var queued, expires *time.Time
 	err := row.Scan(&b.Sink, &lane, &b.Batches, &b.Events, &b.Bytes, &queued, &b.OldestAccepted, &expires, &b.Overdue,
-		&b.Unqueued, &b.shareEvents, &b.shareBytes)
+		&b.Unqueued, &b.NearTTL, &b.shareEvents, &b.shareBytes)
 	b.Lane = int(lane)
 	if queued != nil {
 		b.OldestQueued = *queued
@@ -160,10 +174,10 @@ type staleBatch struct{ number, bytes int64 }
 
 // FindStale returns the numbers and sizes of up to limit stale batches of a lane, oldest
 // first. By the time they are claimed some may no longer be.
-func (s *Store) FindStale(ctx context.Context, lane int, stale []staleFor, limit int) ([]staleBatch, error) {
-	var out []staleBatch
+func (s *Store) FindStale(ctx context.Context, lane int, stale []staleFor, limit int) (out []staleBatch, err error) {
+	defer s.metrics.time("find_stale")(&err)
 	sinks, before := staleArgs(stale)
-	err := s.scan(ctx, func(tx pgx.Tx) error {
+	err = s.scan(ctx, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, findStaleSQL, int16(lane), sinks, before, limit, s.grace.Microseconds())
 		if err != nil {
 			return err
@@ -193,7 +207,8 @@ func staleArgs(stale []staleFor) (sinks []string, before []time.Time) {
 // A batch of which rows of events are missing or are not what was accepted is left out of the
 // result and taken apart: the damaged events become dead letters with the code CodeDamaged, and
 // each of the others a batch of its own. It is named in damaged.
-func (s *Store) ClaimStale(ctx context.Context, numbers []int64, stale []staleFor) (out []claimed, damaged []BatchID, err error) {
+func (s *Store) ClaimStale(ctx context.Context, numbers []int64, stale []staleFor) (out []claimed, damaged []damagedBatch, err error) {
+	defer s.metrics.time("claim_stale")(&err)
 	out, damaged, err = s.claimStale(ctx, numbers, stale)
 	if isNumberTaken(err) {
 		if _, err := s.pool.Exec(ctx, repairNumbersSQL); err != nil {
@@ -207,7 +222,7 @@ func (s *Store) ClaimStale(ctx context.Context, numbers []int64, stale []staleFo
 	return out, damaged, nil
 }
 
-func (s *Store) claimStale(ctx context.Context, numbers []int64, stale []staleFor) (out []claimed, damaged []BatchID, err error) {
+func (s *Store) claimStale(ctx context.Context, numbers []int64, stale []staleFor) (out []claimed, damaged []damagedBatch, err error) {
 	sinks, before := staleArgs(stale)
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		out, damaged = nil, nil
@@ -230,10 +245,11 @@ func (s *Store) claimStale(ctx context.Context, numbers []int64, stale []staleFo
 				out = append(out, c)
 				continue
 			}
-			damaged = append(damaged, c.batch.ID)
-			if err := c.rows.split(ctx, tx, c.batch.ID.Number); err != nil {
+			letters, err := c.rows.split(ctx, tx, c.batch.ID.Number)
+			if err != nil {
 				return err
 			}
+			damaged = append(damaged, damagedBatch{c.batch.ID, letters})
 		}
 		return nil
 	})

@@ -458,7 +458,7 @@ func TestRemovedSinkIsNotWaitedFor(t *testing.T) {
 }
 
 // mustClaim finds and claims up to limit stale batches.
-func mustClaim(t testing.TB, s *Store, lane, limit int, stale ...staleFor) ([]claimed, []BatchID, error) {
+func mustClaim(t testing.TB, s *Store, lane, limit int, stale ...staleFor) ([]claimed, []damagedBatch, error) {
 	t.Helper()
 	found, err := s.FindStale(t.Context(), lane, stale, limit)
 	if err != nil {
@@ -559,13 +559,13 @@ func TestExpireIsBoundedByEvents(t *testing.T) {
 		if len(moved) == 0 {
 			break
 		}
-		if moved["archive"] > expireEvents+MaxBatchEvents {
-			t.Fatalf("one statement moved %d events", moved["archive"])
+		if moved[SinkCode{"archive", CodeExpired}] > expireEvents+MaxBatchEvents {
+			t.Fatalf("one statement moved %d events", moved[SinkCode{"archive", CodeExpired}])
 		}
 		if took := time.Since(start); took > 20*time.Second {
 			t.Fatalf("one statement took %v", took)
 		}
-		total += moved["archive"]
+		total += moved[SinkCode{"archive", CodeExpired}]
 	}
 	if total != 12*4096 {
 		t.Fatalf("%d of %d events expired", total, 12*4096)

@@ -33,6 +33,8 @@ const (
 	leasesBucket     = "waybill_leases"
 	heartbeatsBucket = "waybill_heartbeats"
 	cursorsBucket    = "waybill_cursors"
+	// pausesBucket is not waited for: without it nothing is paused.
+	pausesBucket = "waybill_pauses"
 )
 
 func eventSubject(lane int) string { return "events." + strconv.Itoa(lane) }
@@ -185,6 +187,7 @@ func bucketConfigs(cfg QueueConfig) []jetstream.KeyValueConfig {
 		{Bucket: leasesBucket, TTL: cfg.LeaseTTL, Storage: jetstream.FileStorage, Replicas: cfg.Replicas},
 		{Bucket: heartbeatsBucket, TTL: cfg.LeaseTTL, Storage: jetstream.FileStorage, Replicas: cfg.Replicas},
 		{Bucket: cursorsBucket, Storage: jetstream.FileStorage, Replicas: cfg.Replicas},
+		{Bucket: pausesBucket, Storage: jetstream.FileStorage, Replicas: cfg.Replicas},
 	}
 }
 
@@ -299,6 +302,9 @@ func (q *Queue) Check(ctx context.Context, lanes, maxEventBytes int) error {
 		}
 	}
 	for _, b := range bucketConfigs(DefaultQueueConfig()) {
+		if b.Bucket == pausesBucket {
+			continue
+		}
 		if _, err := q.js.KeyValue(ctx, b.Bucket); err != nil {
 			return notReady(err, "bucket "+b.Bucket)
 		}

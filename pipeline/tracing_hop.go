@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"encoding/binary"
+	"log/slog"
 	"strconv"
 	"time"
 
@@ -65,6 +66,26 @@ func (t *Tracing) members(events [][]byte) (members []tracedMember) {
 		}
 	}
 	return members
+}
+
+// trace names a trace in a log: the first sampled event's. It is empty where there is none.
+func (h *hop) trace() slog.Attr {
+	if h == nil || len(h.members) == 0 {
+		return slog.Attr{}
+	}
+	return traceAttr(h.members[0].trace)
+}
+
+func traceAttr(id trace.TraceID) slog.Attr { return slog.String("trace_id", id.String()) }
+
+// traceOfAny is hop.trace for events that are not in a batch.
+func traceOfAny(events []Event) slog.Attr {
+	for i := range events {
+		if t := events[i].traced; t != nil {
+			return traceAttr(t.trace)
+		}
+	}
+	return slog.Attr{}
 }
 
 // stored makes the spans: the message is in the stream, or is given up.

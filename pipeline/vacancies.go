@@ -50,3 +50,12 @@ func (v *vacancies) lasting() []Vacancy {
 	slices.SortFunc(all, func(a, b Vacancy) int { return compareSinkLanes(a.SinkLane, b.SinkLane) })
 	return all
 }
+
+// bySink counts what lasts.
+func (v *vacancies) bySink() map[string]int64 {
+	out := map[string]int64{}
+	for _, vacancy := range v.lasting() {
+		out[vacancy.Sink]++
+	}
+	return out
+}

@@ -77,7 +77,10 @@ func (w *worker) rest(ctx context.Context, d time.Duration) bool {
 func (w *worker) session(ctx context.Context) error {
 	p := newPuller(w.js, w.out.sink.Name(), w.lane, w.cfg.PrefetchMessages, w.prefetch, w.lease.ttl/3)
 	p.answered = func() { w.status.note(nil) }
+	p.took = w.out.metrics.queue.took
 	w.puller = p
+	w.status.reads(p)
+	defer w.status.reads(nil)
 	if err := p.open(); err != nil {
 		return err
 	}
@@ -130,7 +133,9 @@ func (w *worker) step(ctx context.Context) error {
 	if err := w.gather(ctx, &r); err != nil {
 		return err
 	}
-	if err := w.deliver(ctx, &r); err != nil {
+	err := w.deliver(ctx, &r)
+	w.out.metrics.queue.processed(r.held[0].arrived, err, queueErrorType)
+	if err != nil {
 		return err
 	}
 	for _, h := range r.held {
@@ -204,7 +209,7 @@ func (w *worker) fill(r *request) (full bool, err error) {
 			}
 			r.add(h, true)
 			w.cfg.Tracing.took(r)
-			w.status.holds(h.batch)
+			w.status.holds(h.batch, r.memory)
 		case receiptIt:
 			r.add(h, false)
 		case ackIt:

@@ -110,38 +110,8 @@ func (w *spanWalk) start(ctx context.Context) (int64, error) {
 	if w.span.Since.IsZero() {
 		return from, nil
 	}
-	end, err := w.reader.End(ctx, w.lane)
-	if err != nil {
-		return 0, err
-	}
-	return w.search(ctx, from, end)
-}
-
-// search finds the first object between two offsets, the first of an object's and the second the
-// lane's end, whose watermark is not below Since: watermarks never fall.
-func (w *spanWalk) search(ctx context.Context, low, high int64) (int64, error) {
-	since := archiveTime(w.span.Since)
-	for low < high {
-		middle := low + (high-low)/2
-		covering, err := w.reader.objects.preceding(ctx, w.lane, middle+1, 1, 1)
-		if err != nil {
-			return 0, err
-		}
-		if len(covering) == 0 || covering[0] < low {
-			low = middle + 1 // objects were deleted
-			continue
-		}
-		frame, err := w.reader.objects.frame(ctx, w.lane, covering[0])
-		if err != nil {
-			return 0, err
-		}
-		if frame.Watermark < since {
-			low = max(frame.end(), middle+1)
-		} else {
-			high = frame.Offset
-		}
-	}
-	return low, nil
+	since, err := w.reader.OffsetSince(ctx, w.lane, w.span.Since)
+	return max(from, since), err
 }
 
 // object visits the batches of an object that are wanted.

@@ -167,19 +167,25 @@ func (r *ArchiveReader) object(ctx context.Context, lane int, offset int64) ([][
 	if err != nil {
 		return nil, err
 	}
+	_, lines, err := r.open(key, offset, data)
+	return lines, err
+}
+
+// open takes an object apart: its list of batches, and its lines, as many as that says.
+func (r *ArchiveReader) open(key string, offset int64, data []byte) (*archiveFrame, [][]byte, error) {
 	frame, err := r.objects.parse(key, offset, data)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	text, err := r.decoder.DecodeAll(data, nil)
 	if err != nil {
-		return nil, r.objects.damaged(key, err)
+		return nil, nil, r.objects.damaged(key, err)
 	}
 	lines := bytes.Split(bytes.TrimSuffix(text, []byte{'\n'}), []byte{'\n'})
 	if int64(len(lines)) != frame.Events {
-		return nil, r.objects.damaged(key, fmt.Errorf("it has %d lines and says that it has %d", len(lines), frame.Events))
+		return nil, nil, r.objects.damaged(key, fmt.Errorf("it has %d lines and says that it has %d", len(lines), frame.Events))
 	}
-	return lines, nil
+	return frame, lines, nil
 }
 
 func visitLines(lane int, offset, since int64, lines [][]byte, visit func(Record) bool) (goOn bool, err error) {

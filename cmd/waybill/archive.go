@@ -8,18 +8,18 @@ import (
 	"io"
 	"slices"
 
-	"github.com/waybillhq/waybill/internal/process"
 	"github.com/waybillhq/waybill/sinks"
 )
 
 type archiveCommand struct {
-	Cat archiveCatCommand `cmd:"" help:"Print archived events, one structured CloudEvent in JSON a line: lane after lane, each in order."`
+	Ls     archiveLsCommand     `cmd:"" help:"List the lanes of the archive, or its objects."`
+	Cat    archiveCatCommand    `cmd:"" help:"Print archived events, one structured CloudEvent in JSON a line: lane after lane, each in order."`
+	Verify archiveVerifyCommand `cmd:"" help:"Read the whole archive and check it: dense offsets, checksums, nothing twice."`
 }
 
 // archiveCatCommand prints what is in the archive. Offsets count the events of a lane.
 type archiveCatCommand struct {
-	process.S3
-	Lane    []int    `env:"-" help:"Only these lanes."`
+	archivePlace
 	Since   int64    `env:"-" default:"0" help:"From this offset on, in each lane. Offsets count a lane's events from 0."`
 	Type    []string `env:"-" help:"Only events of these types."`
 	Limit   int      `env:"-" default:"0" help:"At most this many events; 0: all."`
@@ -33,18 +33,9 @@ func (c *archiveCatCommand) Run(ctx context.Context, con *console) error {
 	if c.Since < 0 || c.Limit < 0 {
 		return errors.New("--since and --limit: want 0 or more")
 	}
-	if c.S3Bucket == "" {
-		return errors.New("--s3-bucket: is empty; name the bucket of the archive, or set WAYBILL_S3_BUCKET; or run it where a `waybill dev` runs, or with the directory of one as WAYBILL_DIR")
-	}
-	reader, err := c.ArchiveReader(ctx)
+	reader, lanes, err := c.open(ctx)
 	if err != nil {
 		return err
-	}
-	lanes := c.Lane
-	if len(lanes) == 0 {
-		if lanes, err = reader.Lanes(ctx); err != nil {
-			return err
-		}
 	}
 	out := bufio.NewWriter(con.out)
 	printed := 0

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -80,8 +79,8 @@ func (c *benchCommand) Run(ctx context.Context, con *console) error {
 	if c.Pending != nil && c.Scenario != "store" && c.Scenario != "statements" {
 		return errors.New("--pending: only store and statements begin with rows; leave it out")
 	}
-	if c.Runs != nil && !slices.Contains([]string{"errors", "replay", "scale", "store"}, c.Scenario) {
-		return errors.New("--runs: only errors, replay, scale and store compare things in turn; leave it out")
+	if c.Runs != nil && !scenario.Compares() {
+		return fmt.Errorf("--runs: %s compares nothing in turn; leave it out", c.Scenario)
 	}
 	if c.Scenario != "s3" && (c.S3Endpoint != "" || c.S3Bucket != "") {
 		return errors.New("--s3-endpoint and --s3-bucket (WAYBILL_S3_ENDPOINT, WAYBILL_S3_BUCKET): only s3 measures a server that exists; leave them out")

@@ -304,6 +304,20 @@ func TestDevIsKilledStoppedAndStartedAgain(t *testing.T) {
 	if out := mustWork(t, dir, "deadletters", "requeue", "--sink=ingress"); !strings.HasPrefix(out, "0 dead letters queued again") {
 		t.Error(out)
 	}
+	// The other commands find the system in the same way.
+	for _, c := range []struct{ args, want string }{
+		{"expect --type=third --count=20 --since=10m", `20 of 20 events delivered to archive and ingress`},
+		{"tail --type=third --limit=20 --since=10m", `(?s)(third.*){20}`},
+		{"audit", `60 events accepted ever, of 3 keys(?s:.*)nothing is missing`},
+		{"archive verify", `60 events: offsets are dense`},
+		{"archive ls", `from offset`},
+		{"lanes", `ingress +15 +forwarder-1`},
+		{"doctor", `, 0 faults`},
+	} {
+		if out := mustWork(t, dir, strings.Fields(c.args)...); !regexp.MustCompile(c.want).MatchString(out) {
+			t.Errorf("%s: %s", c.args, out)
+		}
+	}
 	if out := mustWork(t, dir, "migrate", "--database-url="+environment(t, dir, "WAYBILL_DATABASE_URL"), "--nats-url="+environment(t, dir, "WAYBILL_NATS_URL")); !strings.Contains(out, "16 lanes") || !strings.Contains(out, "EVENTS") {
 		t.Error(out)
 	}

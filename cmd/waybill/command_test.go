@@ -199,7 +199,7 @@ func TestRunningStack(t *testing.T) {
 func TestNoStackRuns(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("WAYBILL_DIR", dir)
-	for _, args := range [][]string{{"status"}, {"deadletters", "ls"}} {
+	for _, args := range [][]string{{"status"}, {"deadletters", "ls"}, {"lanes"}, {"lanes", "pause", "--sink=x"}, {"audit"}, {"doctor"}, {"expect"}} {
 		mustFail(t, command(t, nil, args...), "missing flags: --database-url", "waybill dev", dir, "WAYBILL_DIR")
 	}
 	mustFail(t, command(t, nil, "archive", "cat"), "--s3-bucket", "waybill dev", "WAYBILL_DIR")

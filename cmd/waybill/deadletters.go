@@ -91,6 +91,18 @@ func (p *timePoint) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// String is what UnmarshalText reads, or empty.
+func (p timePoint) String() string {
+	switch {
+	case p.ago > 0:
+		return p.ago.String()
+	case p.time.IsZero():
+		return ""
+	default:
+		return p.time.Format(time.RFC3339)
+	}
+}
+
 // at is the time, or zero if none was given.
 func (p timePoint) at(now time.Time) time.Time {
 	if p.ago > 0 {

@@ -39,7 +39,7 @@ func mustLetters(t *testing.T, n int) (url string, store *pipeline.Store) {
 		t.Fatal(err)
 	}
 	moved, err := store.Expire(t.Context())
-	if err != nil || moved["archive"] != n {
+	if err != nil || moved[pipeline.SinkCode{Sink: "archive", Code: pipeline.CodeExpired}] != n {
 		t.Fatal(moved, err)
 	}
 	return url, store

@@ -36,6 +36,13 @@ type emitCommand struct {
 	ContentType string            `env:"-" default:"application/json" help:"Content type of the data."`
 	Count       *int              `env:"-" help:"Number of events; 0: without end. Default: 1, and with --every without end."`
 	Every       time.Duration     `env:"-" default:"0s" help:"Send one event each time this has passed; 0: all at once."`
+	outputFlag
+}
+
+// emitResult is what became of the events, as -o json prints it.
+type emitResult struct {
+	Accepted    int `json:"accepted"`
+	NotAccepted int `json:"not_accepted"`
 }
 
 // Run sends the events. It fails if one was not accepted.
@@ -57,7 +64,7 @@ func (c *emitCommand) Run(ctx context.Context, con *console) error {
 	default:
 		err = c.sendAll(ctx, e)
 	}
-	_, _ = fmt.Fprintf(con.err, "%s accepted\n", plural(e.accepted, "event"))
+	err = errors.Join(err, c.print(con, plural(e.accepted, "event")+" accepted", emitResult{Accepted: e.accepted, NotAccepted: e.failed}))
 	if err == nil && e.failed > 0 {
 		err = fmt.Errorf("%s not accepted", plural(e.failed, "event"))
 	}

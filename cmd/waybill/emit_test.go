@@ -70,7 +70,7 @@ func TestEmitFromFlags(t *testing.T) {
 	to := newIngest(t, m)
 	r := command(t, nil, "emit", "--to", to, "--id=1", "--source=/a", "--type=b", "--subject=c", "--extension", "d=e",
 		"--data=<f/>", "--content-type=text/xml")
-	if r.failure != nil || r.err != "1 event accepted\n" || len(m.events) != 1 {
+	if r.failure != nil || r.out != "1 event accepted\n" || len(m.events) != 1 {
 		t.Fatalf("%+v", r)
 	}
 	ce := m.events[0]
@@ -85,7 +85,7 @@ func TestEmitFromFlags(t *testing.T) {
 func TestEmitMany(t *testing.T) {
 	m := &memory{}
 	r := command(t, nil, "emit", "--url", newIngest(t, m), "--count=25", "--batch=10") // an alias
-	if r.failure != nil || r.err != "25 events accepted\n" || len(m.events) != 25 || m.units != 3 {
+	if r.failure != nil || r.out != "25 events accepted\n" || len(m.events) != 25 || m.units != 3 {
 		t.Errorf("%+v, %d events in %d requests", r, len(m.events), m.units)
 	}
 	ids := strings.Split(m.ids(), ",")
@@ -135,10 +135,10 @@ func TestEmitLines(t *testing.T) {
 	if m.ids() != "1,5" || string(m.events[0].GetBinaryData()) != `{"a": 1}` {
 		t.Errorf("sent %v", m.events)
 	}
-	want := []string{"line 3: type: ", "line 4: ", "line 5: ext: ", "line 6: event: ", "line 7: data_base64: ", "2 events accepted"}
+	want := []string{"line 3: type: ", "line 4: ", "line 5: ext: ", "line 6: event: ", "line 7: data_base64: "}
 	got := strings.Split(strings.TrimSpace(r.err), "\n")
-	if len(got) != len(want) {
-		t.Fatalf("%q", got)
+	if len(got) != len(want) || r.out != "2 events accepted\n" {
+		t.Fatalf("%q, %q", got, r.out)
 	}
 	for i := range want {
 		if !strings.HasPrefix(got[i], want[i]) {

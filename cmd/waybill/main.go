@@ -6,28 +6,30 @@
 //	waybill migrate                     create or update tables and streams; change the lanes
 //	waybill emit [-]                    send events, from flags or NDJSON on standard input
 //	waybill status                      what is pending, who works, what was given up
-//	waybill archive cat                 print archived events
+//	waybill lanes                       the queue of each sink, lane by lane
+//	waybill lanes pause|resume          let lanes of a sink stand still, and go on
+//	waybill tail                        events as they are queued
+//	waybill expect                      wait for deliveries, or fail
+//	waybill archive ls|cat|verify       list, print and check the archive
+//	waybill audit                       account for every event that was accepted
 //	waybill deadletters ls|show         look at what a sink refused or did not take in time
 //	waybill deadletters requeue|purge   send it again, or delete it
 //	waybill replay --sink SINK          deliver again what was accepted before
+//	waybill doctor                      whether the servers are what is needed, and what to do
+//	waybill config print                settings, without secrets, and where each came from
 //	waybill bench SCENARIO              measure a system and check that it loses nothing
 //	waybill endpoint                    a ChipIngress endpoint that records what it gets
 //	waybill ingest|forwarder|janitor    the three processes, as the programs of these names
 //	waybill healthcheck URL             for containers without a shell
+//	waybill completion bash|zsh|fish    what lets a shell complete command lines
 //	waybill version
 //
-// # Flags
-//
-// `waybill COMMAND --help` lists them. Every flag can be set by a variable: --database-url
-// by WAYBILL_DATABASE_URL; secrets can be read from a file: WAYBILL_DATABASE_URL_FILE.
-// Where neither is set, status, emit, archive, deadletters and replay take the addresses of the
-// `waybill dev` that runs in the directory WAYBILL_DIR, .waybill by default.
+// docs/cli.md, which is made from the commands themselves, has each with all its flags,
+// variables and defaults, where settings come from, and the exit codes.
 //
 // # Output
 //
-// Results go to standard output, everything else to standard error. The status is 0 when
-// all went well, 1 when something failed or a command was interrupted, 80 for wrong flags. To be
-// interrupted is the proper end of dev (without --once), endpoint, ingest, forwarder and janitor.
+// Results go to standard output, everything else to standard error.
 package main
 
 import (
@@ -55,9 +57,15 @@ type commands struct {
 	Migrate     migrateCommand     `cmd:"" help:"Create or update the tables and the streams."`
 	Emit        emitCommand        `cmd:"" help:"Send events."`
 	Status      statusCommand      `cmd:"" help:"Show what is pending, who works and what was given up."`
+	Lanes       lanesCommand       `cmd:"" help:"Show the queue of each sink, lane by lane; pause and resume lanes."`
+	Tail        tailCommand        `cmd:"" help:"Print events as they are queued."`
+	Expect      expectCommand      `cmd:"" help:"Wait until events are delivered, or fail: an assertion for scripts and CI."`
 	Archive     archiveCommand     `cmd:"" help:"Read the archive."`
+	Audit       auditCommand       `cmd:"" help:"Account for every event that was accepted: it waits, is settled, archived or a dead letter; or is missing."`
 	Deadletters deadlettersCommand `cmd:"" help:"Look at dead letters, queue them again, or delete them."`
 	Replay      replayCommand      `cmd:"" help:"Deliver again, to one sink, what was accepted before."`
+	Doctor      doctorCommand      `cmd:"" help:"Ask every server whether it is what Waybill needs, and say what to do where it is not."`
+	Config      configCommand      `cmd:"" help:"Show settings and where they come from."`
 	Ingest      process.Ingest     `cmd:"" help:"Run an ingest: take events and make them durable."`
 	Forwarder   process.Forwarder  `cmd:"" help:"Run a forwarder: deliver queued events to the sinks."`
 	Janitor     process.Janitor    `cmd:"" help:"Run a janitor: settle, retransmit, expire and tidy up."`
@@ -65,8 +73,11 @@ type commands struct {
 	BenchEcho   benchEchoCommand   `cmd:"" name:"bench-echo" hidden:"" help:"Run what waybill bench compares an ingest with."`
 	Endpoint    endpointCommand    `cmd:"" help:"Run a ChipIngress endpoint that records what it gets."`
 	NATSServer  natsServerCommand  `cmd:"" name:"nats-server" hidden:"" help:"Run the nats-server of waybill dev."`
+	Proxy       proxyCommand       `cmd:"" hidden:"" help:"Spread connections over the containers of one name."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask a URL whether all is well."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
+	Completion  completionCommand  `cmd:"" help:"Print what lets a shell complete command lines: bash, zsh or fish."`
+	Reference   referenceCommand   `cmd:"" hidden:"" help:"Write docs/cli.md."`
 }
 
 // console is what a command reads and writes.
@@ -86,6 +97,7 @@ func main() {
 	if err != nil {
 		panic(err) // a mistake in the structs' tags
 	}
+	completeLine(parser)
 	parsed, err := parser.Parse(os.Args[1:])
 	parser.FatalIfErrorf(stack.explain(err))
 	cli.Exit("waybill", cli.RunUntilSignal(func(ctx context.Context) error { return run(ctx, parsed, con) }))
@@ -96,7 +108,20 @@ func newParser(stack *runningStack) (*kong.Kong, error) {
 	if err != nil {
 		return nil, err
 	}
+	withoutVariables(parser, "completion")
 	return parser, kong.Resolvers(stack).Apply(parser)
+}
+
+// withoutVariables keeps variables from setting the flags of a command whose struct is a library's.
+func withoutVariables(parser *kong.Kong, command string) {
+	for _, node := range parser.Model.Children {
+		if node.Name != command {
+			continue
+		}
+		for _, flag := range node.Flags {
+			flag.Envs, flag.Tag.Envs = nil, nil
+		}
+	}
 }
 
 func run(ctx context.Context, parsed *kong.Context, con *console) error {

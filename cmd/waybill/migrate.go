@@ -28,6 +28,28 @@ type migrateCommand struct {
 	DedupeWindow time.Duration `default:"${dedupe_window}" help:"How long an accepted event is remembered, so that it is not stored again; 0: not at all."`
 	ChangeLanes  bool          `env:"-" help:"Change the number of lanes to --lanes. Refused unless the pipeline is drained and all ingests, forwarders and janitors are stopped."`
 	Wait         time.Duration `env:"WAYBILL_MIGRATE_WAIT" default:"1m" help:"How long to wait for servers that are still starting."`
+	outputFlag
+}
+
+// migrateResult is what there is now, as -o json prints it.
+type migrateResult struct {
+	Lanes        int      `json:"lanes"`
+	LanesBefore  int      `json:"lanes_before,omitempty"` // where they were changed
+	Grace        string   `json:"grace"`
+	DedupeWindow string   `json:"dedupe_window"`
+	Sinks        []string `json:"sinks"`
+	QueueBytes   int64    `json:"queue_bytes"`
+	ReceiptBytes int64    `json:"receipt_bytes"`
+	Replicas     int      `json:"replicas"`
+}
+
+// say prints a line of the result for people, as soon as it is known.
+func (c *migrateCommand) say(con *console, format string, args ...any) error {
+	if c.json() {
+		return nil
+	}
+	_, err := fmt.Fprintf(con.out, format+"\n", args...)
+	return err
 }
 
 // Run creates the tables and then the streams.
@@ -36,9 +58,10 @@ func (c *migrateCommand) Run(ctx context.Context, con *console) error {
 	if err := errors.Join(spec.Validate(), c.QueueConfig().Validate()); err != nil {
 		return err
 	}
+	var result migrateResult
 	deadline := time.Now().Add(c.Wait)
 	if c.ChangeLanes {
-		if err := c.changeLanes(ctx, con, time.Until(deadline)); err != nil {
+		if err := c.changeLanes(ctx, con, time.Until(deadline), &result); err != nil {
 			return fmt.Errorf("change lanes: %w", err)
 		}
 	}
@@ -48,7 +71,7 @@ func (c *migrateCommand) Run(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
-	if err := c.printTables(ctx, con); err != nil {
+	if err := c.printTables(ctx, con, &result); err != nil {
 		return err
 	}
 	queue, nc, err := connectQueue(ctx, c.NATS, time.Until(deadline))
@@ -63,14 +86,17 @@ func (c *migrateCommand) Run(ctx context.Context, con *console) error {
 		return err
 	}
 	q := c.QueueConfig()
-	_, err = fmt.Fprintf(con.out, "NATS: streams %s (%d bytes) and %s (%d bytes), a consumer per sink and lane, three buckets; %s\n",
+	result.QueueBytes, result.ReceiptBytes, result.Replicas = q.MaxBytes, q.MaxReceiptBytes, q.Replicas
+	if c.json() {
+		return c.print(con, "", result)
+	}
+	return c.say(con, "NATS: streams %s (%d bytes) and %s (%d bytes), a consumer per sink and lane, four buckets; %s",
 		pipeline.EventsStream, q.MaxBytes, pipeline.ReceiptsStream, q.MaxReceiptBytes, plural(q.Replicas, "replica"))
-	return err
 }
 
 // changeLanes changes the number before the rest is brought up to date, which then finds it
 // to be what it is configured for.
-func (c *migrateCommand) changeLanes(ctx context.Context, con *console, wait time.Duration) error {
+func (c *migrateCommand) changeLanes(ctx context.Context, con *console, wait time.Duration, result *migrateResult) error {
 	queue, nc, err := connectQueue(ctx, c.NATS, wait)
 	if err != nil {
 		return err
@@ -85,12 +111,11 @@ func (c *migrateCommand) changeLanes(ctx context.Context, con *console, wait tim
 	for _, intruder := range done.Intruders {
 		_, _ = fmt.Fprintf(con.err, "started in the moment of the change, perhaps with the old number: %s, and start it again\n", intruder)
 	}
+	result.LanesBefore = done.From
 	if done.From == done.To {
-		_, err = fmt.Fprintf(con.out, "lanes: %d, as before\n", done.To)
-		return err
+		return c.say(con, "lanes: %d, as before", done.To)
 	}
-	_, err = fmt.Fprintf(con.out, "lanes: %d before, %d now; set WAYBILL_LANES=%d for every process and start them\n", done.From, done.To, done.To)
-	return err
+	return c.say(con, "lanes: %d before, %d now; set WAYBILL_LANES=%d for every process and start them", done.From, done.To, done.To)
 }
 
 // ensureQueue creates streams, buckets and consumers.
@@ -103,7 +128,7 @@ func (c *migrateCommand) ensureQueue(ctx context.Context, queue *pipeline.Queue)
 	return pipeline.EnsureQueue(ctx, c.QueueConfig(), store, queue, slog.New(slog.DiscardHandler))
 }
 
-func (c *migrateCommand) printTables(ctx context.Context, con *console) error {
+func (c *migrateCommand) printTables(ctx context.Context, con *console, result *migrateResult) error {
 	store, err := openStore(ctx, c.DatabaseURL, c.Lanes.Lanes)
 	if err != nil {
 		return err
@@ -113,9 +138,9 @@ func (c *migrateCommand) printTables(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(con.out, "Postgres: tables are up to date; %s, grace %v, dedupe window %v, sinks %s\n",
+	result.Lanes, result.Grace, result.DedupeWindow, result.Sinks = store.Lanes(), store.Grace().String(), store.DedupeWindow().String(), names
+	return c.say(con, "Postgres: tables are up to date; %s, grace %v, dedupe window %v, sinks %s",
 		plural(store.Lanes(), "lane"), store.Grace(), store.DedupeWindow(), strings.Join(names, ", "))
-	return err
 }
 
 // retry calls f until it succeeds, fails for good or the deadline passes.

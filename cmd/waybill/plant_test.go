@@ -75,12 +75,17 @@ func (p *plant) migrate(t *testing.T, lanes int, args ...string) result {
 
 func (p *plant) queue(t *testing.T) *pipeline.Queue {
 	t.Helper()
+	return mustQueue(t, mustConnect(t, p))
+}
+
+func mustConnect(t *testing.T, p *plant) *nats.Conn {
+	t.Helper()
 	nc, err := pipeline.ConnectNATS(p.nats.URL(), t.Name())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	return mustQueue(t, nc)
+	return nc
 }
 
 func mustQueue(t *testing.T, nc *nats.Conn) *pipeline.Queue {
@@ -248,6 +253,13 @@ func (r *recorder) times(id string) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.seen[id]
+}
+
+// total is how many events it got, each counted once.
+func (r *recorder) total() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.seen)
 }
 
 func eventually(t *testing.T, within time.Duration, what string, ok func() bool) {

@@ -177,7 +177,8 @@ func (c *replayCommand) endpoint() string {
 }
 
 func (c *replayCommand) ingressSink(log *slog.Logger) (*sinks.Ingress, error) {
-	config := c.Ingress.Config(log)
+	config := c.Ingress.Config()
+	config.Log = log
 	config.Endpoint = c.endpoint()
 	// An event that the endpoint chokes on is to be reported before the replay is given up.
 	config.UnknownFor = c.RetryFor / 2

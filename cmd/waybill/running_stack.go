@@ -22,6 +22,7 @@ const defaultDir = ".waybill"
 // are not this stack's either.
 type runningStack struct {
 	env map[string]string
+	at  string // the directory that env is of
 	dir string // where none runs
 }
 
@@ -47,7 +48,7 @@ func newRunningStack() *runningStack {
 			return &runningStack{}
 		}
 	}
-	return &runningStack{env: env}
+	return &runningStack{env: env, at: dir}
 }
 
 // explain adds to the error of a command line that nothing could be resolved for what it
@@ -66,7 +67,7 @@ func (r *runningStack) explain(err error) error {
 // looks tells the commands that look at a running system or send to it.
 func looks(parsed *kong.Context) bool {
 	switch name, _, _ := strings.Cut(parsed.Command(), " "); name {
-	case "status", "emit", "archive", "deadletters", "replay":
+	case "status", "emit", "archive", "deadletters", "lanes", "doctor", "audit", "tail", "expect", "replay":
 		return true
 	}
 	return false

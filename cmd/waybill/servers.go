@@ -20,7 +20,11 @@ const lookTimeout = 5 * time.Second
 func openStore(ctx context.Context, url string, lanes int) (*pipeline.Store, error) {
 	config := pipeline.DefaultStoreConfig(url)
 	config.MaxConns = 2
-	return pipeline.OpenStore(ctx, config, lanes)
+	store, err := pipeline.OpenStore(ctx, config, lanes)
+	if errors.Is(err, pipeline.ErrUnavailable) && ctx.Err() == nil {
+		err = fmt.Errorf("%w; --database-url (WAYBILL_DATABASE_URL) is %s: correct it, or start Postgres", err, redactedURL(url))
+	}
+	return store, err
 }
 
 // connectQueue waits until the NATS server answers, up to wait.
@@ -35,6 +39,9 @@ func connectQueue(ctx context.Context, servers process.NATS, wait time.Duration)
 	}
 	if err := awaitNATS(ctx, nc, wait); err != nil {
 		nc.Close()
+		if ctx.Err() == nil {
+			err = fmt.Errorf("%w; --nats-url (WAYBILL_NATS_URL) is %s: correct it, or start the server", err, redactedURLs(servers.NATSURL))
+		}
 		return nil, nil, err
 	}
 	queue, err := pipeline.NewQueue(nc)
@@ -55,7 +62,7 @@ func awaitNATS(ctx context.Context, nc *nats.Conn, wait time.Duration) error {
 			if err := nc.LastError(); err != nil {
 				return fmt.Errorf("NATS does not answer: %w", err)
 			}
-			return errors.New("NATS does not answer: check WAYBILL_NATS_URL and whether the server runs")
+			return fmt.Errorf("NATS does not answer within %v", wait)
 		}
 		pause(ctx, 50*time.Millisecond)
 	}

@@ -22,6 +22,16 @@ type statusCommand struct {
 	process.NATS
 	process.Lanes
 	outputFlag
+	Watch bool          `short:"w" env:"-" help:"Look again and again until interrupted: a screen that refreshes, or a line each time where there is no terminal."`
+	Every time.Duration `env:"-" default:"2s" help:"Pause between two looks of --watch."`
+}
+
+// Validate refuses a watch without pauses.
+func (c *statusCommand) Validate() error {
+	if c.Every < 100*time.Millisecond {
+		return fmt.Errorf("--every: %v; want at least 100ms", c.Every)
+	}
+	return nil
 }
 
 // status is the state of a pipeline, as -o json prints it.
@@ -29,6 +39,8 @@ type status struct {
 	At time.Time `json:"at"`
 	// Of the parts that could not be asked, and why.
 	Problems []string `json:"problems,omitempty"`
+	// What is wrong with the pipeline.
+	Trouble []trouble `json:"trouble,omitempty"`
 
 	// From Postgres.
 	Lanes        int           `json:"lanes,omitempty"`
@@ -41,7 +53,10 @@ type status struct {
 	// From NATS.
 	Processes []pipeline.Heartbeat `json:"processes,omitempty"`   // by kind and id
 	Owners    []laneOwner          `json:"lane_owners,omitempty"` // by sink and lane
-	natsDone  bool
+	// Paused is what stands still because an operator wants it to, by sink.
+	Paused   map[string]pipeline.SinkPauses `json:"paused,omitempty"`
+	streams  []pipeline.Buffer
+	natsDone bool
 }
 
 // sinkStatus is what waits for a sink.
@@ -54,6 +69,10 @@ type sinkStatus struct {
 	Oldest float64 `json:"oldest_age_seconds"`
 	// Overdue batches were queued longer ago than the grace period.
 	Overdue int64 `json:"overdue_batches"`
+	// NearTTL events have less than a fifth of their time to live left; TTLBudget is how long the
+	// first of those that wait has left, in seconds. nil: none expires.
+	NearTTL   int64    `json:"near_ttl_events"`
+	TTLBudget *float64 `json:"ttl_budget_seconds,omitempty"`
 }
 
 type letterCount struct {
@@ -69,8 +88,11 @@ type laneOwner struct {
 	Since     time.Time `json:"since"`
 }
 
-// Run asks both servers and prints what they say. It fails if one does not answer.
+// Run asks both servers and prints what they say. It fails if one does not answer, unless it watches.
 func (c *statusCommand) Run(ctx context.Context, con *console) error {
+	if c.Watch {
+		return c.watch(ctx, con)
+	}
 	s := c.ask(ctx)
 	var err error
 	if c.json() {
@@ -104,6 +126,7 @@ func (c *statusCommand) ask(ctx context.Context) *status {
 		}
 	}
 	s.postgresDone, s.natsDone = fromPostgres == nil, fromNATS == nil
+	s.findTrouble()
 	return s
 }
 
@@ -143,9 +166,13 @@ func sinksOf(names []string, survey pipeline.Survey) []sinkStatus {
 	out := make([]sinkStatus, 0, len(names))
 	for _, name := range names {
 		b, waits := pending[name]
-		sink := sinkStatus{Sink: name, Batches: b.Batches, Events: b.Events, Bytes: b.Bytes, Overdue: b.Overdue}
+		sink := sinkStatus{Sink: name, Batches: b.Batches, Events: b.Events, Bytes: b.Bytes, Overdue: b.Overdue, NearTTL: b.NearTTL}
 		if waits {
 			sink.Oldest = max(0, survey.Now.Sub(b.OldestAccepted).Seconds())
+		}
+		if !b.OldestExpires.IsZero() {
+			left := max(0, b.OldestExpires.Sub(survey.Now).Seconds())
+			sink.TTLBudget = &left
 		}
 		out = append(out, sink)
 	}
@@ -184,6 +211,12 @@ func (c *statusCommand) askNATS(ctx context.Context, s *status) error {
 	for place, holder := range holders {
 		s.Owners = append(s.Owners, laneOwner{SinkLane: place, Forwarder: holder.Forwarder, Since: holder.Since})
 	}
+	if s.Paused, err = pipeline.PausesOf(ctx, queue, nil); err != nil {
+		return err
+	}
 	slices.SortFunc(s.Owners, func(a, b laneOwner) int { return cmp.Or(cmp.Compare(a.Sink, b.Sink), cmp.Compare(a.Lane, b.Lane)) })
+	if s.streams, err = pipeline.StreamFills(ctx, queue); err != nil {
+		return fmt.Errorf("look at the streams: %w", err)
+	}
 	return nil
 }

@@ -12,10 +12,10 @@ import (
 func sampleStatus() *status {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	letters, more := countsOf(map[[2]string]int64{{"ingress", "EXPIRED"}: 3, {"ingress", "BAD"}: 1, {"archive", "MALFORMED_EVENT"}: 2})
-	return &status{
+	s := &status{
 		At: at, Lanes: 8, Grace: "10s", postgresDone: true, natsDone: true,
 		Sinks: sinksOf([]string{"archive", "ingress"}, pipeline.Survey{Now: at, Backlogs: []pipeline.Backlog{
-			{Sink: "ingress", Lane: 1, Batches: 2, Events: 20, Bytes: 2000, OldestAccepted: at.Add(-90 * time.Second), Overdue: 1},
+			{Sink: "ingress", Lane: 1, Batches: 2, Events: 20, Bytes: 2000, OldestAccepted: at.Add(-90 * time.Second), Overdue: 1, NearTTL: 20, OldestExpires: at.Add(9 * time.Second)},
 			{Sink: "ingress", Lane: 2, Batches: 1, Events: 5, Bytes: 100, OldestAccepted: at.Add(-time.Second)},
 		}}),
 		DeadLetters: letters, MoreLetters: more,
@@ -30,7 +30,12 @@ func sampleStatus() *status {
 			{pipeline.SinkLane{Sink: "ingress", Lane: 4}, "f1", at},
 			{pipeline.SinkLane{Sink: "ingress", Lane: 7}, "f2", at},
 		},
+		streams: []pipeline.Buffer{
+			{Name: "stream EVENTS", Unit: "bytes", Used: 85, Limit: 100}, {Name: "stream RECEIPTS", Unit: "bytes", Used: 79, Limit: 100},
+		},
 	}
+	s.findTrouble()
+	return s
 }
 
 func TestStatusText(t *testing.T) {
@@ -38,7 +43,13 @@ func TestStatusText(t *testing.T) {
 	if err := sampleStatus().write(&out); err != nil {
 		t.Fatal(err)
 	}
-	want := `pipeline: 8 lanes, grace 10s
+	want := `TROUBLE: ingest i1: queue: it is not there
+TROUBLE: janitor: none is alive: nothing is settled, retransmitted or expired; start one
+TROUBLE: sink archive: nobody holds its lanes 0-7
+TROUBLE: sink ingress: 20 events have less than a fifth of their time to live left; the first becomes a dead letter in 9s
+TROUBLE: sink ingress: nobody holds its lanes 3,5-6
+TROUBLE: stream EVENTS: 85 of 100 bytes are used (85 %)
+pipeline: 8 lanes, grace 10s
 
 sink      pending events   bytes   batches   overdue batches   oldest
 archive   0                0       0         0                 -
@@ -62,6 +73,30 @@ ingress           EXPIRED           3
 `
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
+// A lane that an operator paused is not one that nobody has.
+func TestStatusTextOfPauses(t *testing.T) {
+	s := sampleStatus()
+	since := s.At.Add(-time.Hour)
+	s.Paused = map[string]pipeline.SinkPauses{
+		"archive": {All: &pipeline.Pause{Since: since}},
+		"ingress": {Lanes: map[int]pipeline.Pause{5: {Since: since, Reason: "a new\nendpoint"}, 6: {Since: since, Reason: "a new\nendpoint"}}},
+	}
+	var out strings.Builder
+	if err := s.write(&out); err != nil {
+		t.Fatal(err)
+	}
+	want := `sink      lanes   owner
+archive   0-7     paused since 2026-01-02T02:04:05Z
+ingress   0-1,4   f1
+ingress   2,7     f2
+ingress   5-6     paused since 2026-01-02T02:04:05Z: a new endpoint
+ingress   3       nobody
+`
+	if !strings.Contains(out.String(), want) {
+		t.Errorf("got\n%s\nwant in it\n%s", out.String(), want)
 	}
 }
 
@@ -93,6 +128,11 @@ func TestStatusWithoutServers(t *testing.T) {
 	mustFail(t, r, "not known in full")
 	if !strings.Contains(r.out, "PROBLEM: Postgres: ") || !strings.Contains(r.out, "PROBLEM: NATS: ") || strings.Contains(r.out, "no dead letters") {
 		t.Errorf("%s", r.out)
+	}
+	for _, setting := range []string{"--database-url (WAYBILL_DATABASE_URL) is postgres://user:xxxxx@127.0.0.1:1/x", "--nats-url (WAYBILL_NATS_URL) is nats://127.0.0.1:1"} {
+		if !strings.Contains(r.out, setting) {
+			t.Errorf("it does not say %q: %s", setting, r.out)
+		}
 	}
 	if strings.Contains(r.out+r.failure.Error(), "geheim") {
 		t.Error("the password is printed")

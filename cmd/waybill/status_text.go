@@ -19,6 +19,7 @@ func (s *status) write(w io.Writer) error {
 	for _, problem := range s.Problems {
 		_, _ = fmt.Fprintf(table, "PROBLEM: %s\n", problem) // Flush tells of failures to write
 	}
+	s.writeTrouble(table)
 	if s.postgresDone {
 		s.writeSinks(table)
 	}
@@ -65,9 +66,9 @@ func (s *status) writeProcesses(w io.Writer) {
 	_, _ = fmt.Fprintln(w)
 }
 
-// writeLanes lists, for each sink, the lanes by owner, and those that have none.
-func (s *status) writeLanes(w io.Writer) {
-	owners := map[string]map[string][]int{} // lanes, by sink and forwarder
+// lanesByOwner are the lanes that are held, by sink and forwarder.
+func (s *status) lanesByOwner() map[string]map[string][]int {
+	owners := map[string]map[string][]int{}
 	for _, sink := range s.Sinks {
 		owners[sink.Sink] = map[string][]int{}
 	}
@@ -77,14 +78,36 @@ func (s *status) writeLanes(w io.Writer) {
 		}
 		owners[o.Sink][o.Forwarder] = append(owners[o.Sink][o.Forwarder], o.Lane)
 	}
+	return owners
+}
+
+// writeLanes lists, for each sink, the lanes by owner, and those that have none.
+func (s *status) writeLanes(w io.Writer) {
+	owners := s.lanesByOwner()
 	_, _ = fmt.Fprintln(w, "sink\tlanes\towner")
 	for _, sink := range slices.Sorted(maps.Keys(owners)) {
 		lanes := owners[sink]
 		for _, owner := range slices.Sorted(maps.Keys(lanes)) {
 			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", sink, ranges(lanes[owner]), owner)
 		}
-		if free := s.freeLanes(lanes); len(free) > 0 {
-			_, _ = fmt.Fprintf(w, "%s\t%s\tnobody\n", sink, ranges(free))
+		var nobodys []int
+		byReason := map[string][]int{} // paused lanes
+		for _, lane := range s.freeLanes(lanes) {
+			if p, paused := s.Paused[sink].Of(lane); paused {
+				text := "paused since " + p.Since.UTC().Format(time.RFC3339)
+				if p.Reason != "" {
+					text += ": " + oneLine(p.Reason)
+				}
+				byReason[text] = append(byReason[text], lane)
+				continue
+			}
+			nobodys = append(nobodys, lane)
+		}
+		for _, text := range slices.Sorted(maps.Keys(byReason)) {
+			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", sink, ranges(byReason[text]), text)
+		}
+		if len(nobodys) > 0 {
+			_, _ = fmt.Fprintf(w, "%s\t%s\tnobody\n", sink, ranges(nobodys))
 		}
 	}
 	_, _ = fmt.Fprintln(w)

@@ -4,12 +4,20 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 )
 
-type versionCommand struct{}
+type versionCommand struct{ outputFlag }
+
+// versionResult is what -o json prints.
+type versionResult struct {
+	Version  string `json:"version"`
+	Revision string `json:"revision,omitempty"`
+	Go       string `json:"go"`
+}
 
 // Run prints the version of the module, as the build knows it, and of Go.
-func (versionCommand) Run(con *console) error {
+func (c versionCommand) Run(con *console) error {
 	version, revision := "devel", ""
 	if info, ok := debug.ReadBuildInfo(); ok {
 		if info.Main.Version != "" {
@@ -17,10 +25,10 @@ func (versionCommand) Run(con *console) error {
 		}
 		for _, setting := range info.Settings {
 			if setting.Key == "vcs.revision" {
-				revision = " " + setting.Value
+				revision = setting.Value
 			}
 		}
 	}
-	_, err := fmt.Fprintf(con.out, "waybill %s%s %s\n", version, revision, runtime.Version())
-	return err
+	text := strings.Join(strings.Fields(fmt.Sprintf("waybill %s %s %s", version, revision, runtime.Version())), " ")
+	return c.print(con, text, versionResult{Version: version, Revision: revision, Go: runtime.Version()})
 }

@@ -36,6 +36,7 @@ func Scenarios() []Scenario {
 		{"outage", "a million events while the endpoint is down, and how fast they drain once it is up", runOutage},
 		{"slow-sink", "an endpoint that answers after 50 ms and after 1 s", runSlowSink},
 		{"scale", "1, 2 and 4 forwarders against an endpoint that answers after 50 ms", runScale},
+		{"lanes", "1, 4 and 16 lanes, for few callers, many connections and large calls", runLanes},
 		{"propagation", "from the transaction to a consumer of the queue: p50, p95, p99", runPropagation},
 		{"latency", "from acceptance to each sink, at low and at moderate rates, taken apart into stages by traces", runLatency},
 		{"replay", "200,000 events read back from the stream and from the archive, in turn: rates, each event once, the live path as it was", runReplay},

@@ -205,22 +205,30 @@ func receiptOf(sink string, ids []pipeline.BatchID) pipeline.Receipt {
 }
 
 // upkeep is what a janitor and an ingest do beside, at the janitor's pace: it surveys what waits, unless
-// that would take more than a tenth of the time, and looks for what has expired and for removed sinks.
+// that would take more than a tenth of the time, and does what the survey asks for.
 func (c *churn) upkeep(ctx context.Context) error {
 	pace := pipeline.DefaultJanitorConfig()
 	walked := time.Now()
 	for pauseOr(ctx, c.stop, pace.RetransmitEvery); !c.stopping() && ctx.Err() == nil; {
-		took, err := c.survey(ctx)
+		survey, took, err := c.survey(ctx)
 		if err != nil {
 			return err
 		}
 		if time.Since(walked) >= pace.ExpireEvery {
 			walked = time.Now()
-			if _, err := c.janitor.DropRemovedSinks(ctx, upkeepDropped); err != nil {
+			names, err := c.janitor.Sinks(ctx)
+			if err != nil {
 				return err
 			}
-			if _, err := c.janitor.Expire(ctx); err != nil {
-				return err
+			if survey.WaitsForOthers(names) {
+				if _, err := c.janitor.DropRemovedSinks(ctx, upkeepDropped); err != nil {
+					return err
+				}
+			}
+			if survey.Due() {
+				if _, err := c.janitor.Expire(ctx); err != nil {
+					return err
+				}
 			}
 		}
 		pauseOr(ctx, c.stop, max(pace.RetransmitEvery, (surveyShare-1)*took))
@@ -229,19 +237,18 @@ func (c *churn) upkeep(ctx context.Context) error {
 }
 
 // survey leaves a survey where ingests read it, and reads it as they do.
-func (c *churn) survey(ctx context.Context) (took time.Duration, err error) {
+func (c *churn) survey(ctx context.Context) (survey pipeline.Survey, took time.Duration, err error) {
 	began := time.Now()
-	survey, err := c.janitor.Survey(ctx)
-	if err != nil {
-		return 0, err
+	if survey, err = c.janitor.Survey(ctx); err != nil {
+		return survey, 0, err
 	}
 	took = time.Since(began)
 	c.surveying.Store(int64(took))
 	if err := c.janitor.SaveWaiting(ctx, survey.Waiting()); err != nil {
-		return took, err
+		return survey, took, err
 	}
 	_, err = c.ingest.ReadWaiting(ctx, time.Minute)
-	return took, err
+	return survey, took, err
 }
 
 // pauseOr is pause, which stop ends too.

@@ -109,18 +109,6 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// comparedRuns is how often things that are compared are measured, in turn: enough for a median
-// that one disturbed run does not move.
-const comparedRuns = 5
-
-// runs is how often a scenario measures what it compares.
-func (s Settings) runs() int {
-	if s.Runs != nil {
-		return *s.Runs
-	}
-	return comparedRuns
-}
-
 // apply puts the settings into a stage.
 func (s Settings) apply(l *Load) {
 	set(&l.WarmUp, s.WarmUp)

@@ -137,8 +137,8 @@ func (r *headRace) watch(ctx context.Context, conn *pgx.Conn, began, end time.Ti
 	return ctx.Err()
 }
 
-// row is what was measured.
-func (r *headRace) row() TableRow {
+// values are what was measured, by column of the table.
+func (r *headRace) values() map[string]float64 {
 	q := quantilesOf(r.latency.merged())
 	rate := float64(r.flushes.Load()) / r.seconds
 	values := map[string]float64{
@@ -150,5 +150,5 @@ func (r *headRace) row() TableRow {
 	if r.looks > 0 {
 		values["writers waiting"] = float64(r.waiting) / float64(r.looks)
 	}
-	return TableRow{Name: r.load.Name, Values: values}
+	return values
 }

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -53,12 +54,12 @@ func TestHeadsAreJudged(t *testing.T) {
 	if !v.OK() || v.Heads.Keys != 4 || v.Accepted == 0 || v.Pending != v.Accepted {
 		t.Errorf("%v", v)
 	}
-	row := r.row()
-	if row.Values["flushes"] <= 0 || row.Values["events"] != 3*row.Values["flushes"] || row.Values["p50"] <= 0 || row.Values["failed flushes"] != 0 {
-		t.Errorf("%+v", row)
+	values := r.values()
+	if values["flushes"] <= 0 || values["events"] != 3*values["flushes"] || values["p50"] <= 0 || values["failed flushes"] != 0 {
+		t.Errorf("%+v", values)
 	}
-	if _, looked := row.Values["writers waiting"]; !looked {
-		t.Errorf("nobody looked who waits: %+v", row)
+	if _, looked := values["writers waiting"]; !looked {
+		t.Errorf("nobody looked who waits: %+v", values)
 	}
 	for name, test := range wrongHeads {
 		test.mustBeFound(t, name, conn, r.ledger)
@@ -98,6 +99,19 @@ func (w wrongHead) mustBeFound(t *testing.T, name string, conn *pgx.Conn, l *led
 	}
 	if !strings.Contains(v.String(), "NOT OK") || !strings.Contains(v.String(), v.Heads.String()) {
 		t.Errorf("%s: %s", name, v)
+	}
+}
+
+// TestHeadsRow: medians, and what went wrong in any of the runs.
+func TestHeadsRow(t *testing.T) {
+	runs := []map[string]float64{
+		{"events": 10, "deadlocks": 0, "failed flushes": 0, "p99": 3},
+		{"events": 30, "deadlocks": 1, "failed flushes": 0, "p99": 1},
+		{"events": 20, "deadlocks": 0, "failed flushes": 2, "p99": 2},
+	}
+	want := map[string]float64{"events": 20, "events, lowest": 10, "events, highest": 30, "deadlocks": 1, "failed flushes": 2, "p99": 2}
+	if row := headsRow("load", runs); !maps.Equal(row.Values, want) {
+		t.Errorf("%v; want %v", row.Values, want)
 	}
 }
 

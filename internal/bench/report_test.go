@@ -208,11 +208,3 @@ func TestFormatValue(t *testing.T) {
 		}
 	}
 }
-
-func TestMedian(t *testing.T) {
-	for want, values := range map[float64][]float64{3: {3}, 2.5: {4, 1}, 2: {9, 1, 2}} {
-		if got := median(values); got != want {
-			t.Errorf("%v: %v, want %v", values, got, want)
-		}
-	}
-}

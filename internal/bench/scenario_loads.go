@@ -6,19 +6,33 @@ import (
 	"time"
 )
 
-// runPayload sends events of growing size as fast as they are taken.
+// payloadSizes are bytes of data of an event.
+var payloadSizes = []int{50, 200, 1 << 10, 5 << 10, 20 << 10, 50 << 10}
+
+// runPayload compares events of different sizes, as fast as they are taken, in turn.
 func runPayload(ctx context.Context, b *Bench) error {
 	return b.with(ctx, "payload", nil, func(s *System) error {
-		for _, bytes := range []int{50, 200, 1 << 10, 5 << 10, 20 << 10, 50 << 10} {
-			load := standard(fmt.Sprintf("%d B", bytes))
-			load.Bytes, load.Callers = bytes, 16
+		runs := b.config.Settings.runs()
+		stages := map[int][]*Stage{}
+		err := compare(runs, payloadSizes, func(bytes, run int) error {
+			load := standard(ofRun(fmt.Sprintf("%d B", bytes), run, runs))
+			load.Bytes, load.Callers, load.WarmUp, load.For = bytes, 16, time.Second, 4*time.Second
 			// A call stays below the limit of a request.
 			load.Events = min(100, 2<<20/bytes)
 			st, err := s.Run(ctx, load)
-			if err != nil {
-				return err
-			}
-			b.figure(Absolute, "delivered to both sinks, "+load.Name, st.Slowest()*float64(bytes)/(1<<20), "MiB/s")
+			stages[bytes] = append(stages[bytes], st)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, bytes := range payloadSizes {
+			of := stages[bytes]
+			name := fmt.Sprintf("%d B: ", bytes)
+			b.overRuns(Absolute, name+"delivered to both sinks", valuesOf(of, (*Stage).Slowest), "events/s")
+			b.overRuns(Absolute, name+"data delivered to both sinks", valuesOf(of, func(st *Stage) float64 { return st.Slowest() * float64(bytes) / (1 << 20) }), "MiB/s")
+			b.overRuns(Absolute, name+"CPU of all processes but this", valuesOf(of, (*Stage).TotalCPU), "µs/event")
+			b.overRuns(Shape, name+"WAL", valuesOf(of, func(st *Stage) float64 { return st.WAL }), "bytes/event")
 		}
 		return nil
 	})
@@ -178,17 +192,20 @@ var invalidShares = []float64{0, 0.1}
 func runErrors(ctx context.Context, b *Bench) error {
 	return b.with(ctx, "errors", nil, func(s *System) error {
 		cpu := map[float64][]float64{}
-		for run := range b.config.Settings.runs() {
-			for _, share := range inTurn(invalidShares, run) {
-				load := standard(fmt.Sprintf("%.0f %% invalid, %d", 100*share, run+1))
-				load.Callers, load.Invalid, load.WarmUp, load.For = 16, share, time.Second, 4*time.Second
-				st, err := s.Run(ctx, load)
-				if err != nil {
-					return err
-				}
-				// Over all events that were offered: refusing is work too.
-				cpu[share] = append(cpu[share], st.CPU["ingest-1"]*float64(st.Accepted)/float64(max(1, st.Offered)))
+		runs := b.config.Settings.runs()
+		err := compare(runs, invalidShares, func(share float64, run int) error {
+			load := standard(ofRun(fmt.Sprintf("%.0f %% invalid", 100*share), run, runs))
+			load.Callers, load.Invalid, load.WarmUp, load.For = 16, share, time.Second, 4*time.Second
+			st, err := s.Run(ctx, load)
+			if err != nil {
+				return err
 			}
+			// Over all events that were offered: refusing is work too.
+			cpu[share] = append(cpu[share], st.CPU["ingest-1"]*float64(st.Accepted)/float64(max(1, st.Offered)))
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 		without := median(cpu[0])
 		for _, share := range invalidShares {

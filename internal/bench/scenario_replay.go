@@ -101,19 +101,21 @@ func (s *System) replayers(ctx context.Context, behind uint64) ([]replayer, erro
 func (s *System) replayInTurn(ctx context.Context, readers []replayer) error {
 	chart := Series{Title: "Reading back", X: "pass", Y: "events/s", Kind: Absolute}
 	passes, verdicts := map[string][]replayPass{}, map[string]Verdict{}
-	for run := range s.bench.config.Settings.runs() {
-		for _, r := range inTurn(readers, run) {
-			s.bench.live(fmt.Sprintf("reading back: %s, pass %d", r.name, run+1))
-			p, v, err := s.replay(ctx, r)
-			if err != nil {
-				return err
-			}
-			passes[r.name] = append(passes[r.name], p)
-			chart.add(r.name, float64(run+1), p.eventRate())
-			if worst, known := verdicts[r.name]; !known || worst.OK() {
-				verdicts[r.name] = v
-			}
+	err := compare(s.bench.config.Settings.runs(), readers, func(r replayer, run int) error {
+		s.bench.live(fmt.Sprintf("reading back: %s, pass %d", r.name, run+1))
+		p, v, err := s.replay(ctx, r)
+		if err != nil {
+			return err
 		}
+		passes[r.name] = append(passes[r.name], p)
+		chart.add(r.name, float64(run+1), p.eventRate())
+		if worst, known := verdicts[r.name]; !known || worst.OK() {
+			verdicts[r.name] = v
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	for _, r := range readers {
 		s.replayFigures(r, passes[r.name])
@@ -125,14 +127,7 @@ func (s *System) replayInTurn(ctx context.Context, readers []replayer) error {
 }
 
 func (s *System) replayFigures(r replayer, passes []replayPass) {
-	of := func(value func(replayPass) float64) float64 {
-		var values []float64
-		for _, p := range passes {
-			values = append(values, value(p))
-		}
-		return median(values)
-	}
-	s.bench.figure(Absolute, r.name+", median", of(replayPass.eventRate), "events/s")
-	s.bench.figure(Absolute, r.name+", "+r.what+", median", of(replayPass.byteRate), "MiB/s")
-	s.bench.figure(Absolute, r.name+", CPU of the reader, median", of(replayPass.perEvent), "µs/event")
+	s.bench.overRuns(Absolute, r.name, valuesOf(passes, replayPass.eventRate), "events/s")
+	s.bench.overRuns(Absolute, r.name+", "+r.what, valuesOf(passes, replayPass.byteRate), "MiB/s")
+	s.bench.overRuns(Absolute, r.name+", CPU of the reader", valuesOf(passes, replayPass.perEvent), "µs/event")
 }

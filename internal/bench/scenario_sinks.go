@@ -4,29 +4,43 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/waybillhq/waybill/pipeline"
 )
 
-// runOutage lets a backlog pile up while the endpoint is down, and drains it.
+// runOutage delivers as fast as it goes, and lets a backlog pile up while the endpoint is down and drains
+// it, in turn.
 func runOutage(ctx context.Context, b *Bench) error {
 	return b.with(ctx, "outage", nil, func(s *System) error {
-		load := fullLoad(256, 200)
-		load.Name = "no outage"
-		st, err := s.Run(ctx, load)
+		runs := b.config.Settings.runs()
+		rates := make([]float64, runs) // without an outage
+		drains := make([]Drain, runs)
+		err := compare(runs, []bool{false, true}, func(down bool, run int) (err error) {
+			if down {
+				_, drains[run], err = s.outage(ctx, backlog(ofRun("outage", run, runs), outageEvents), 0)
+				return err
+			}
+			load := fullLoad(256, 200)
+			load.Name = ofRun("no outage", run, runs)
+			st, err := s.Run(ctx, load)
+			if err == nil {
+				rates[run] = deliveredIngress(st)
+			}
+			return err
+		})
 		if err != nil {
 			return err
 		}
-		_, drain, err := s.outage(ctx, backlog("outage", outageEvents), 0)
-		if err != nil {
-			return err
+		ratios := make([]float64, runs)
+		for run := range runs {
+			ratios[run] = drains[run].Rate() / rates[run]
 		}
-		b.figure(Absolute, "backlog", float64(drain.Backlog), "events")
-		b.figure(Absolute, "drain from when the endpoint is up", drain.Rate(), "events/s")
-		b.figure(Absolute, "drain between the first and the last tenth", drain.Pace, "events/s")
-		b.figure(Shape, "drain in relation to delivery without an outage", drain.Rate()/deliveredIngress(st), "ratio")
+		b.figure(Absolute, "backlog", float64(drains[0].Backlog), "events")
+		b.overRuns(Absolute, "delivered without an outage", rates, "events/s")
+		b.overRuns(Absolute, "drain from when the endpoint is up", valuesOf(drains, Drain.Rate), "events/s")
+		b.overRuns(Absolute, "drain between the first and the last tenth", valuesOf(drains, func(d Drain) float64 { return d.Pace }), "events/s")
+		b.overRuns(Shape, "drain in relation to delivery without an outage", ratios, "ratio")
 		return nil
 	})
 }
@@ -35,15 +49,17 @@ func runOutage(ctx context.Context, b *Bench) error {
 func runScale(ctx context.Context, b *Bench) error {
 	counts := []int{1, 2, 4}
 	paces, predicted := map[int][]float64{}, map[int][]float64{}
-	for run := range b.config.Settings.runs() {
-		for _, forwarders := range inTurn(counts, run) {
-			drain, err := b.scale(ctx, forwarders)
-			if err != nil {
-				return err
-			}
-			paces[forwarders] = append(paces[forwarders], drain.Pace)
-			predicted[forwarders] = append(predicted[forwarders], drain.Pace/scalePrediction(forwarders, drain.RequestEvents))
+	err := compare(b.config.Settings.runs(), counts, func(forwarders, _ int) error {
+		drain, err := b.scale(ctx, forwarders)
+		if err != nil {
+			return err
 		}
+		paces[forwarders] = append(paces[forwarders], drain.Pace)
+		predicted[forwarders] = append(predicted[forwarders], drain.Pace/scalePrediction(forwarders, drain.RequestEvents))
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	one := median(paces[1])
 	for _, forwarders := range sortedKeys(paces) {
@@ -66,38 +82,47 @@ func scalePrediction(forwarders int, requestEvents float64) float64 {
 // forwarderPerEvent is what a forwarder itself takes of an event (docs/scaling.md).
 const forwarderPerEvent = 5 * time.Microsecond
 
-// inTurn returns what is compared in the order of a run: in every other one in reverse, so that
-// what drifts meanwhile favours none.
-func inTurn[T any](things []T, run int) []T {
-	order := slices.Clone(things)
-	if run%2 == 1 {
-		slices.Reverse(order)
-	}
-	return order
-}
+// slowSinkDelays are after how long the endpoint of slow-sink answers.
+var slowSinkDelays = []time.Duration{0, 50 * time.Millisecond, time.Second}
 
-// median of values, of which there must be some.
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	n := len(sorted)
-	return (sorted[(n-1)/2] + sorted[n/2]) / 2
-}
-
-// runSlowSink measures with an endpoint that takes its time.
+// runSlowSink compares endpoints that take their time with one that does not, in turn.
 func runSlowSink(ctx context.Context, b *Bench) error {
 	return b.with(ctx, "slow sink", nil, func(s *System) error {
 		if s.receiver == nil {
 			return errors.New("slow-sink needs the endpoint: give --endpoint-addr")
 		}
 		defer s.receiver.delay.Store(0)
-		for _, delay := range []time.Duration{0, 50 * time.Millisecond, time.Second} {
+		runs := b.config.Settings.runs()
+		stages := map[time.Duration][]*Stage{}
+		err := compare(runs, slowSinkDelays, func(delay time.Duration, run int) error {
 			s.receiver.delay.Store(int64(delay))
-			load := standard(fmt.Sprintf("endpoint answers after %v", delay))
-			load.Rate, load.Events, load.For = 2000, 10, 15*time.Second
-			if _, err := s.Run(ctx, load); err != nil {
-				return err
+			load := standard(ofRun(slowSinkName(delay), run, runs))
+			load.Rate, load.Events, load.WarmUp = 2000, 10, 5*time.Second // which is more than a lane's turn takes
+			st, err := s.Run(ctx, load)
+			stages[delay] = append(stages[delay], st)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, delay := range slowSinkDelays {
+			for _, f := range []struct {
+				what, unit string
+				of         func(*Stage) float64
+			}{
+				{"accept p50", "ms", func(st *Stage) float64 { return st.Accept.P50 }},
+				{"accept p99", "ms", func(st *Stage) float64 { return st.Accept.P99 }},
+				{"accepted → ingress p50", "ms", func(st *Stage) float64 { return st.Ingress.P50 }},
+				{"accepted → ingress p99", "ms", func(st *Stage) float64 { return st.Ingress.P99 }},
+				{"the archive took", "events/s", func(st *Stage) float64 { return st.DeliverRate[archiveSink] }},
+			} {
+				b.overRuns(Absolute, slowSinkName(delay)+": "+f.what, valuesOf(stages[delay], f.of), f.unit)
 			}
 		}
 		return nil
 	})
+}
+
+func slowSinkName(delay time.Duration) string {
+	return fmt.Sprintf("endpoint answers after %v", delay)
 }

@@ -20,11 +20,24 @@ func statementSizes(s Settings) []int {
 	return []int{10_000, 1_000_000}
 }
 
-// runStatements measures each statement of the store by itself.
+// staleAndFresh are the statistics that statements are measured with, in that order: the fresh ones replace
+// the stale ones.
+var staleAndFresh = []string{"stale", "fresh"}
+
+// statementRuns are the results of each run, by the name of the row.
+type statementRuns map[string][]statementResult
+
+// statementRow is the name of a case's row.
+func statementRow(c statementCase, rows int, statistics string) string {
+	return fmt.Sprintf("%s (%s), %d rows, %s", c.file, c.what, rows, statistics)
+}
+
+// runStatements measures each statement of the store by itself, so many times as other scenarios measure
+// what they compare.
 func runStatements(ctx context.Context, b *Bench) error {
 	table := b.table(Table{
 		Name: "statements", Title: "Statements",
-		Note: "Executed alone, in transactions that are rolled back; a hundred neighbours are drawn anew each time. Without planning, " +
+		Note: "Medians of the runs, each with tables of its own. Executed alone, in transactions that are rolled back; a hundred neighbours are drawn anew each time. Without planning, " +
 			"round trip and commit. Stale: the plans, and the statistics that they are made with, are of empty tables.",
 		Columns: []Column{
 			{"p50", "ms", Absolute},
@@ -36,25 +49,54 @@ func runStatements(ctx context.Context, b *Bench) error {
 	for file, why := range statementsNotMeasured {
 		b.missing(file + ": " + why)
 	}
+	sizes := statementSizes(b.config.Settings)
+	for _, rows := range sizes {
+		if rows < leastRows {
+			return fmt.Errorf("--pending: %d; want at least %d", rows, leastRows)
+		}
+	}
 	return b.withPostgres(ctx, nil, func(d *database) error {
-		for _, rows := range statementSizes(b.config.Settings) {
-			if rows < leastRows {
-				return fmt.Errorf("--pending: %d; want at least %d", rows, leastRows)
-			}
-			err := d.with(ctx, fmt.Sprintf("statements_%d", rows), func(url string) error {
-				return b.statementsOf(ctx, url, table, rows)
-			})
-			if err != nil {
-				return err
-			}
+		d.kept = 0 // each has its tables on a disk that has nothing else to do
+		results := statementRuns{}
+		err := compare(b.config.Settings.runs(), sizes, func(rows, _ int) error {
+			return d.with(ctx, "statements", func(url string) error { return b.statementsOf(ctx, url, rows, results) })
+		})
+		if err != nil {
+			return err
+		}
+		for _, rows := range sizes {
+			b.reportStatements(table, rows, results)
 		}
 		return nil
 	})
 }
 
+// reportStatements makes rows of the results with some number of rows.
+func (b *Bench) reportStatements(table *Table, rows int, results statementRuns) {
+	for _, statistics := range staleAndFresh {
+		for _, c := range statementCases {
+			name := statementRow(c, rows, statistics)
+			b.add(table, statementResultRow(name, results[name]))
+		}
+	}
+	worst, most := statementCase{}, 0.0
+	byRun := func(c statementCase) []float64 {
+		return ratiosOf(resultValues(results[statementRow(c, rows, "stale")]), resultValues(results[statementRow(c, rows, "fresh")]), "p50")
+	}
+	for _, c := range statementCases {
+		stale := medianValues(resultValues(results[statementRow(c, rows, "stale")]))["p50"]
+		if ratio := median(byRun(c)); stale > 1 && ratio > most {
+			worst, most = c, ratio
+		}
+	}
+	if most > 0 {
+		b.overRuns(Shape, fmt.Sprintf("%d rows: the most that stale statistics cost a statement of over 1 ms (%s, %s)", rows, worst.file, worst.what), byRun(worst), "ratio")
+	}
+}
+
 // statementsOf measures with some number of rows, first with plans that were made before they were
 // there.
-func (b *Bench) statementsOf(ctx context.Context, url string, table *Table, rows int) (err error) {
+func (b *Bench) statementsOf(ctx context.Context, url string, rows int, results statementRuns) (err error) {
 	admin, err := connectTo(ctx, url)
 	if err != nil {
 		return err
@@ -72,28 +114,14 @@ func (b *Bench) statementsOf(ctx context.Context, url string, table *Table, rows
 		}
 		return nil
 	}
-	stale, err := b.statementsWith(ctx, url, table, rows, "stale", fill)
-	if err != nil {
+	if err := b.statementsWith(ctx, url, rows, "stale", fill, results); err != nil {
 		return err
 	}
 	b.live("reading statistics")
 	if err := execAll(ctx, admin, "read statistics", "VACUUM (ANALYZE)"); err != nil {
 		return err
 	}
-	fresh, err := b.statementsWith(ctx, url, table, rows, "fresh", func() error { return nil })
-	if err != nil {
-		return err
-	}
-	worst, name := 0.0, ""
-	for key := range fresh {
-		if ratio := stale[key] / fresh[key]; ratio > worst && stale[key] > 1 {
-			worst, name = ratio, key
-		}
-	}
-	if name != "" {
-		b.figure(Shape, fmt.Sprintf("%d rows: the most that stale statistics cost a statement of over 1 ms (%s)", rows, name), worst, "ratio")
-	}
-	return nil
+	return b.statementsWith(ctx, url, rows, "fresh", func() error { return nil }, results)
 }
 
 // keepStatistics lets the tables have the statistics of empty ones from now on.
@@ -116,9 +144,8 @@ func keepStatistics(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// statementsWith prepares all cases, lets fill do what it will, and measures them. It returns their
-// medians, by case, in milliseconds.
-func (b *Bench) statementsWith(ctx context.Context, url string, table *Table, rows int, statistics string, fill func() error) (_ map[string]float64, err error) {
+// statementsWith prepares all cases, lets fill do what it will, and measures them.
+func (b *Bench) statementsWith(ctx context.Context, url string, rows int, statistics string, fill func() error, results statementRuns) (err error) {
 	sessions := map[bool]*statementSession{}
 	defer func() {
 		for _, s := range sessions {
@@ -128,29 +155,27 @@ func (b *Bench) statementsWith(ctx context.Context, url string, table *Table, ro
 	for _, ingest := range []bool{true, false} {
 		if sessions[ingest], err = openStatementSession(ctx, url, ingest); err != nil {
 			delete(sessions, ingest)
-			return nil, err
+			return err
 		}
 	}
 	for _, c := range statementCases {
 		if err := sessions[c.ingest].prepare(ctx, c, rows); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := fill(); err != nil {
-		return nil, err
+		return err
 	}
 	limit := time.Second
 	set(&limit, b.config.Settings.For)
-	medians := map[string]float64{}
 	for _, c := range statementCases {
 		b.live(fmt.Sprintf("%s: %s, %d rows, %s", c.file, c.what, rows, statistics))
 		r, err := sessions[c.ingest].measure(ctx, c, rows, limit)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		key := c.file + " (" + c.what + ")"
-		medians[key] = median(r.took)
-		b.add(table, r.row(fmt.Sprintf("%s, %d rows, %s", key, rows, statistics)))
+		name := statementRow(c, rows, statistics)
+		results[name] = append(results[name], r)
 	}
-	return medians, nil
+	return nil
 }

@@ -53,6 +53,7 @@ func sinksBefore(at string) string { return fmt.Sprintf(sinksAndTime, at, at) }
 
 // statementCases are what is measured.
 var statementCases = []statementCase{
+	{file: "account_waiting", what: "all events that wait", scan: true},
 	{
 		file: "add_keys", what: "64 new keys", ingest: true,
 		args: `SELECT array_agg('/new/' || random()), array_agg('t'::text) FROM generate_series(1, 64)`,

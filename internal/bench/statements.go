@@ -175,16 +175,39 @@ func (s *statementSession) measure(ctx context.Context, c statementCase, rows in
 	return r, nil
 }
 
-// row is the result as a row of the report.
-func (r statementResult) row(name string) TableRow {
-	row := TableRow{Name: name, Remark: r.plan, Values: map[string]float64{
-		"p50": median(r.took), "p99": percentile(r.took, 99), "executions": float64(len(r.took)),
-	}}
+// values are the result's, by column of the table.
+func (r statementResult) values() map[string]float64 {
+	values := map[string]float64{"p50": median(r.took), "p99": percentile(r.took, 99), "executions": float64(len(r.took))}
 	if len(r.buffers) > 0 {
-		row.Values["buffers"] = median(r.buffers)
+		values["buffers"] = median(r.buffers)
 	}
-	if r.givenUp {
-		row.Remark = "GIVEN UP, as the store does after so long; " + row.Remark
+	return values
+}
+
+func resultValues(results []statementResult) []map[string]float64 {
+	var out []map[string]float64
+	for _, r := range results {
+		out = append(out, r.values())
+	}
+	return out
+}
+
+// statementResultRow is a case's results in all runs, of which there must be some, as a row of the report.
+func statementResultRow(name string, results []statementResult) TableRow {
+	row := TableRow{Name: name, Values: medianValues(resultValues(results))}
+	var plans []string
+	givenUp := 0
+	for _, r := range results {
+		if !slices.Contains(plans, r.plan) {
+			plans = append(plans, r.plan)
+		}
+		if r.givenUp {
+			givenUp++
+		}
+	}
+	row.Remark = strings.Join(plans, "; or ")
+	if givenUp > 0 {
+		row.Remark = fmt.Sprintf("GIVEN UP in %d of %d runs, as the store does after so long; %s", givenUp, len(results), row.Remark)
 	}
 	return row
 }

@@ -23,10 +23,7 @@ type storeTurn struct {
 
 // name tells the turn from the others of its part, if there are any.
 func (t storeTurn) name() string {
-	if t.runs == 1 {
-		return t.part.name
-	}
-	return fmt.Sprintf("%s, run %d", t.part.name, t.run+1)
+	return ofRun(t.part.name, t.run, t.runs)
 }
 
 // compared reports whether the part is compared with others of its group, or with itself.
@@ -102,25 +99,14 @@ var spreadColumns = []string{"events", "CPU of Postgres"}
 // storeRow makes the row of a part out of its runs, of which there must be some: medians of what each
 // run knows.
 func storeRow(name string, results []storeResult) TableRow {
-	row := TableRow{Name: name, Values: map[string]float64{"runs": float64(len(results))}}
-	known := map[string][]float64{}
+	var runs []map[string]float64
 	var retries int64
 	for _, r := range results {
-		for column, value := range r.values {
-			known[column] = append(known[column], value)
-		}
+		runs = append(runs, r.values)
 		retries += r.retries
 	}
-	for column, values := range known {
-		if len(values) == len(results) {
-			row.Values[column] = median(values)
-		}
-	}
-	for _, column := range spreadColumns {
-		if _, have := row.Values[column]; have && len(results) > 1 {
-			row.Values[column+", lowest"], row.Values[column+", highest"] = slices.Min(known[column]), slices.Max(known[column])
-		}
-	}
+	row := TableRow{Name: name, Values: medianValues(runs, spreadColumns...)}
+	row.Values["runs"] = float64(len(results))
 	var remarks []string
 	if retries > 0 {
 		remarks = append(remarks, fmt.Sprintf("%d transactions were tried again", retries))
@@ -152,24 +138,6 @@ func noteLevels(row *TableRow) []string {
 		remarks = append(remarks, "too short to tell of levels")
 	}
 	return remarks
-}
-
-// overRuns adds a figure of several runs to the report: their median, and the lowest and highest.
-func (b *Bench) overRuns(kind Kind, name string, values []float64, unit string) {
-	b.figure(kind, name, median(values), unit)
-	if len(values) > 1 {
-		b.quietFigure(kind, name+", lowest", slices.Min(values), unit)
-		b.quietFigure(kind, name+", highest", slices.Max(values), unit)
-	}
-}
-
-// valuesOf takes a value out of each run.
-func valuesOf(results []storeResult, of func(storeResult) float64) []float64 {
-	out := make([]float64, len(results))
-	for i, r := range results {
-		out[i] = of(r)
-	}
-	return out
 }
 
 // report makes figures of a part's runs.

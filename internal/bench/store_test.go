@@ -321,13 +321,3 @@ func TestPartsShareTheTime(t *testing.T) {
 		}
 	}
 }
-
-// Every other run is in reverse, and the others as they were.
-func TestInTurn(t *testing.T) {
-	things := []int{1, 2, 3}
-	for run, want := range [][]int{{1, 2, 3}, {3, 2, 1}, {1, 2, 3}, {3, 2, 1}} {
-		if got := inTurn(things, run); !slices.Equal(got, want) {
-			t.Errorf("run %d: %v, want %v", run, got, want)
-		}
-	}
-}

@@ -59,15 +59,9 @@ func RunUntilSignal(f func(context.Context) error) error {
 	return f(ctx)
 }
 
-// Exit prints err, if there is one, and exits with 1; else with 0. What ends well by a signal returns
-// no error.
-func Exit(name string, err error) {
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
-		os.Exit(1)
-	}
-	os.Exit(0)
-}
+// Exit prints err, if there is one, and exits with the status that ExitCodes has for it. What ends well
+// by a signal returns no error.
+func Exit(name string, err error) { os.Exit(status(os.Stderr, name, err)) }
 
 // secretFiles resolves a flag tagged secret from the file that <ENV>_FILE names, so that
 // secrets need not stand in the environment.
@@ -76,22 +70,33 @@ type secretFiles struct{}
 func (secretFiles) Validate(*kong.Application) error { return nil }
 
 func (secretFiles) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
-	if !flag.Tag.Has("secret") {
+	variable, path := SecretFile(flag)
+	if path == "" {
 		return nil, nil
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", variable, err)
+	}
+	return strings.TrimSpace(string(data)), nil
+}
+
+// IsSecret tells the flags whose values are not for everybody's eyes.
+func IsSecret(flag *kong.Flag) bool { return flag.Tag.Has("secret") }
+
+// SecretFile returns the variable that names a file with a flag's value, and the file; none where the
+// value's own variable is set, which goes first, or the flag is no secret.
+func SecretFile(flag *kong.Flag) (variable, path string) {
+	if !IsSecret(flag) {
+		return "", ""
 	}
 	for _, env := range flag.Envs {
 		if os.Getenv(env) != "" {
-			return nil, nil // the variable itself goes first
+			return "", ""
 		}
-		path := os.Getenv(env + "_FILE")
-		if path == "" {
-			continue
+		if path := os.Getenv(env + "_FILE"); path != "" {
+			return env + "_FILE", path
 		}
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return nil, fmt.Errorf("%s_FILE: %w", env, err)
-		}
-		return strings.TrimSpace(string(data)), nil
 	}
-	return nil, nil
+	return "", ""
 }

@@ -1,5 +1,5 @@
-// Package collector receives spans by OTLP over gRPC and keeps them in memory, for measuring and
-// for tests.
+// Package collector receives spans and metrics by OTLP over gRPC and keeps them in memory, for
+// measuring and for tests.
 package collector
 
 import (
@@ -12,8 +12,10 @@ import (
 	"sync"
 	"time"
 
+	metricscollectorpb "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
+	metricspb "go.opentelemetry.io/proto/otlp/metrics/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
 )
@@ -49,6 +51,7 @@ type Collector struct {
 	mu      sync.Mutex // guards what follows
 	spans   []Span
 	dropped int
+	metrics map[string]map[string]*metricspb.Metric // newest, by service and name
 }
 
 var _ collectorpb.TraceServiceServer = (*Collector)(nil)
@@ -62,8 +65,9 @@ func Start(addr string, most int) (*Collector, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for spans on %s: %w", addr, err)
 	}
-	c := &Collector{addr: listener.Addr().String(), ended: make(chan error, 1), most: most, server: grpc.NewServer(grpc.MaxRecvMsgSize(maxRequestBytes))}
+	c := &Collector{addr: listener.Addr().String(), ended: make(chan error, 1), most: most, metrics: map[string]map[string]*metricspb.Metric{}, server: grpc.NewServer(grpc.MaxRecvMsgSize(maxRequestBytes))}
 	collectorpb.RegisterTraceServiceServer(c.server, c)
+	metricscollectorpb.RegisterMetricsServiceServer(c.server, &metricsService{collector: c})
 	go func() { c.ended <- c.server.Serve(listener) }()
 	return c, nil
 }
@@ -74,6 +78,7 @@ func (c *Collector) Env(ratio float64) []string {
 	return []string{
 		"OTEL_TRACES_EXPORTER=otlp", "OTEL_EXPORTER_OTLP_ENDPOINT=http://" + c.addr, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc",
 		"OTEL_TRACES_SAMPLER=parentbased_traceidratio", fmt.Sprintf("OTEL_TRACES_SAMPLER_ARG=%g", ratio),
+		"OTEL_METRICS_EXPORTER=none",
 		// Spans of one event are looked for together: none may be dropped, or come late.
 		"OTEL_BSP_SCHEDULE_DELAY=200", "OTEL_BSP_MAX_QUEUE_SIZE=65536",
 	}

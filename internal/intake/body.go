@@ -38,6 +38,9 @@ func (h *httpFront) requestTooLarge() *problem {
 // readBody reads the whole body within the request limit and the read deadline, which it
 // then lifts: it would end the wait for the commit.
 func (h *httpFront) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *problem) {
+	if watched, ok := w.(*statusWriter); ok {
+		w = watched.ResponseWriter // the server's own closes the connection of a body that is too large
+	}
 	body, err := readAll(http.MaxBytesReader(w, r.Body, int64(h.intake.config.MaxRequestBytes)), r.ContentLength)
 	if err == nil {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})

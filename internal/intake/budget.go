@@ -4,6 +4,8 @@ import (
 	"container/list"
 	"context"
 	"sync"
+
+	"github.com/waybillhq/waybill/pipeline"
 )
 
 // requestOverhead is charged for an HTTP request beside its body, for headers and
@@ -174,3 +176,12 @@ func (r *reservation) resize(n int64) bool {
 
 // release gives everything back; a second call does nothing.
 func (r *reservation) release() { r.resize(0) }
+
+// Buffers says how full the bounds of what requests hold are.
+func (g *GRPC) Buffers() []pipeline.Buffer {
+	budget := g.intake.budget
+	return []pipeline.Buffer{
+		{Name: "bytes of requests", Unit: "bytes", Used: budget.Used(), Limit: budget.Size()},
+		{Name: "first windows of gRPC calls", Unit: "bytes", Used: g.governor.Windows(), Limit: g.intake.config.WindowBytes},
+	}
+}

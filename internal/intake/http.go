@@ -26,8 +26,8 @@ type httpFront struct{ intake *Intake }
 func NewHTTP(in *Intake) http.Handler {
 	front := &httpFront{intake: in}
 	mux := http.NewServeMux()
-	mux.HandleFunc(EventsPath, front.serveEvents)
-	mux.HandleFunc("/", front.serveNothing)
+	mux.HandleFunc(EventsPath, front.timed(EventsPath, front.serveEvents))
+	mux.HandleFunc("/", front.timed("", front.serveNothing))
 	return mux
 }
 

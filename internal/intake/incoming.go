@@ -34,7 +34,9 @@ var _ grpc.ServerStream = (*incoming)(nil)
 // govern wraps the streams of handlers that do not do so themselves. It is a
 // grpc.StreamServerInterceptor, which grpc uses for calls of more than one message or answer.
 func (g *GRPC) govern(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	return g.governed(stream, !info.IsClientStream, func(in *incoming) error { return handler(service, in) })
+	return g.timed(info.FullMethod, func() error {
+		return g.governed(stream, !info.IsClientStream, func(in *incoming) error { return handler(service, in) })
+	})
 }
 
 // governed calls handle with the stream as an incoming one. Alone says that it has one

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
-	"sync"
-	"sync/atomic"
+	"iter"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -37,18 +35,6 @@ const (
 	reasonAborted  = "aborted" // valid events beside an invalid one that fails all
 )
 
-// key is the pair that accepted and refused events are counted by.
-type key struct{ source, typ string }
-
-var otherKey = key{source: "other", typ: "other"}
-
-// keyCount is how many events of a key were accepted. An instrument's own Add takes several times
-// as long, for each key of each request.
-type keyCount struct {
-	option   metric.MeasurementOption
-	accepted atomic.Int64
-}
-
 // metrics counts what became of events and requests.
 type metrics struct {
 	refused         metric.Int64Counter
@@ -56,10 +42,8 @@ type metrics struct {
 	duration        metric.Float64Histogram
 	durations       map[durationKey]metric.MeasurementOption
 
-	maxKeys int
-	mu      sync.RWMutex
-	known   map[key]*keyCount // guarded by mu; never more than maxKeys
-	other   *keyCount
+	accepted *pipeline.KeyCounts
+	serving  *servingMetrics
 }
 
 // durationKey is what the time of a request is recorded by.
@@ -67,10 +51,7 @@ type durationKey struct{ front, outcome string }
 
 func newMetrics(meter metric.Meter, maxKeys int, budget *Budget) (*metrics, error) {
 	m := &metrics{
-		maxKeys: maxKeys,
-		known:   make(map[key]*keyCount),
-		other:   &keyCount{option: optionOf(otherKey)},
-
+		accepted:  pipeline.NewKeyCounts(maxKeys),
 		durations: make(map[durationKey]metric.MeasurementOption),
 	}
 	for _, front := range []string{frontHTTP, frontGRPC, frontStream} {
@@ -79,7 +60,7 @@ func newMetrics(meter metric.Meter, maxKeys int, budget *Budget) (*metrics, erro
 				attribute.String("front", front), attribute.String("outcome", outcome)))
 		}
 	}
-	var errs [5]error
+	var errs [6]error
 	accepted, err := meter.Int64ObservableCounter("waybill.ingest.events.accepted",
 		metric.WithUnit("{event}"), metric.WithDescription("Events made durable, by source and type; the rest under other."))
 	errs[0] = err
@@ -88,11 +69,12 @@ func newMetrics(meter metric.Meter, maxKeys int, budget *Budget) (*metrics, erro
 	m.refusedRequests, errs[2] = meter.Int64Counter("waybill.ingest.requests.refused",
 		metric.WithUnit("{request}"), metric.WithDescription("Requests refused before their events were read, by reason."))
 	m.duration, errs[3] = meter.Float64Histogram("waybill.ingest.accept.duration",
-		metric.WithUnit("s"), metric.WithDescription("From the start of a request to the answer, for requests that were submitted."),
+		metric.WithUnit("s"), metric.WithDescription("From the start of a request to the end of its transaction, for requests that were submitted, by front and outcome."),
 		metric.WithExplicitBucketBoundaries(.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10))
 	used, err := meter.Int64ObservableGauge("waybill.ingest.budget.used",
 		metric.WithUnit("By"), metric.WithDescription("Bytes that requests in progress hold."))
 	errs[4] = err
+	m.serving, errs[5] = newServingMetrics(meter)
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("make the intake's instruments: %w", err)
 	}
@@ -104,18 +86,13 @@ func newMetrics(meter metric.Meter, maxKeys int, budget *Budget) (*metrics, erro
 	_, err = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		o.ObserveInt64(used, budget.Used())
 		o.ObserveInt64(limit, budget.Size())
-		m.observe(o, accepted)
+		m.accepted.Observe(o, accepted)
 		return nil
 	}, used, limit, accepted)
 	if err != nil {
 		return nil, fmt.Errorf("observe the intake: %w", err)
 	}
 	return m, nil
-}
-
-func optionOf(k key) metric.MeasurementOption {
-	return metric.WithAttributeSet(attribute.NewSet(
-		attribute.String("source", k.source), attribute.String("type", k.typ)))
 }
 
 // answered records the outcome of a unit whose valid items were submitted.
@@ -139,54 +116,17 @@ func (m *metrics) answered(front string, started time.Time, items []item, err er
 
 // countAccepted counts the valid items, each under its key.
 func (m *metrics) countAccepted(items []item) {
-	var unknown []key
-	m.mu.RLock()
-	full := len(m.known) >= m.maxKeys
-	for i := range items {
-		if items[i].fault != nil {
-			continue
-		}
-		k := key{items[i].event.Source, items[i].event.Type}
-		switch count, ok := m.known[k]; {
-		case ok:
-			count.accepted.Add(1)
-		case full:
-			m.other.accepted.Add(1)
-		default:
-			unknown = append(unknown, k)
-		}
-	}
-	m.mu.RUnlock()
-	for _, k := range unknown {
-		m.place(k).accepted.Add(1)
-	}
+	m.accepted.Add(keysOf(items))
 }
 
-// place returns the count of a key, which gets one while there is room.
-func (m *metrics) place(k key) *keyCount {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if count, ok := m.known[k]; ok {
-		return count
-	}
-	if len(m.known) >= m.maxKeys {
-		return m.other
-	}
-	k = key{strings.Clone(k.source), strings.Clone(k.typ)} // they are parts of what an event is held by
-	count := &keyCount{option: optionOf(k)}
-	m.known[k] = count
-	return count
-}
-
-// observe says how many events were accepted.
-func (m *metrics) observe(o metric.Observer, accepted metric.Int64Observable) {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	for _, count := range m.known {
-		o.ObserveInt64(accepted, count.accepted.Load(), count.option)
-	}
-	if n := m.other.accepted.Load(); n > 0 {
-		o.ObserveInt64(accepted, n, m.other.option)
+// keysOf are source and type of the valid items.
+func keysOf(items []item) iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		for i := range items {
+			if items[i].fault == nil && !yield(items[i].event.Source, items[i].event.Type) {
+				return
+			}
+		}
 	}
 }
 
@@ -206,42 +146,26 @@ func (m *metrics) refusedUnread(front, reason string) {
 // to be trusted with a label.
 func (m *metrics) countFaulty(items []item) {
 	faults, tooLarge := countFaults(items)
-	m.addRefused(otherKey, reasonInvalid, int64(faults-tooLarge))
-	m.addRefused(otherKey, reasonTooLarge, int64(tooLarge))
+	m.addRefused(m.accepted.Other(), reasonInvalid, int64(faults-tooLarge))
+	m.addRefused(m.accepted.Other(), reasonTooLarge, int64(tooLarge))
 }
 
+// countValid counts the valid items. Only an accepted event gives its key a place.
 func (m *metrics) countValid(items []item, reason string) {
-	for k, n := range tally(items) {
-		m.addRefused(k, reason, n)
-	}
-}
-
-func (m *metrics) addRefused(k key, reason string, n int64) {
-	if n > 0 {
-		m.refused.Add(context.Background(), n, m.option(k),
-			metric.WithAttributes(attribute.String("reason", reason)))
-	}
-}
-
-// tally counts the valid items by key.
-func tally(items []item) map[key]int64 {
+	type key struct{ source, typ string }
 	counts := make(map[key]int64, 1)
-	for i := range items {
-		if items[i].fault == nil {
-			counts[key{items[i].event.Source, items[i].event.Type}]++
-		}
+	for source, typ := range keysOf(items) {
+		counts[key{source, typ}]++
 	}
-	return counts
+	for k, n := range counts {
+		m.addRefused(m.accepted.Option(k.source, k.typ), reason, n)
+	}
 }
 
-// option returns the attributes of k. Only an accepted event gives its key a place.
-func (m *metrics) option(k key) metric.MeasurementOption {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	if count, ok := m.known[k]; ok {
-		return count.option
+func (m *metrics) addRefused(of metric.MeasurementOption, reason string, n int64) {
+	if n > 0 {
+		m.refused.Add(context.Background(), n, of, metric.WithAttributes(attribute.String("reason", reason)))
 	}
-	return m.other.option
 }
 
 func reasonOf(err error) string {

@@ -2,14 +2,23 @@ package intake
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"maps"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 	"go.opentelemetry.io/otel/attribute"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/waybillhq/waybill/pipeline"
+	"github.com/waybillhq/waybill/schemas/chipingress"
 )
 
 // TestMetrics: what is accepted counts by source and type, for the first few of them, and
@@ -45,11 +54,68 @@ func TestMetrics(t *testing.T) {
 		"waybill.ingest.requests.refused/http/unsupported-media-type": 1,
 		"waybill.ingest.accept.duration/http/accepted":                4,
 		"waybill.ingest.accept.duration/http/unavailable":             2,
+		"http.server.request.duration/POST/200/v1/events/http":        4,
+		"http.server.request.duration/503/POST/503/v1/events/http":    2,
+		"http.server.request.duration/POST/400/v1/events/http":        1,
+		"http.server.request.duration/POST/415/v1/events/http":        1,
 		"waybill.ingest.budget.limit":                                 s.intake.Budget().Size(),
 	} {
 		if got[name] != want {
 			t.Errorf("%s is %d, want %d; all: %v", name, got[name], want, got)
 		}
+	}
+}
+
+// The whole time of each call is recorded by method and status, and streams too.
+func TestCallsAreTimed(t *testing.T) {
+	reader := sdkmetric.NewManualReader()
+	meter := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)).Meter("test")
+	s := mustRPCSite(t, func(c *Config) { c.Meter = meter })
+	event := &pb.CloudEvent{Id: "1", Source: "/s", Type: "t", SpecVersion: "1.0"}
+	if _, err := s.Publish(t.Context(), event); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Publish(t.Context(), &pb.CloudEvent{}); status.Code(err) != codes.InvalidArgument {
+		t.Fatal(err)
+	}
+	stream, err := s.StreamEvents(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(&chipingress.StreamEventsRequest{Event: event}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	s.recorder.verdict = func(int) error { return pipeline.ErrUnavailable }
+	if _, err := s.Publish(t.Context(), event); status.Code(err) != codes.Unavailable {
+		t.Fatal(err)
+	}
+	const name = "rpc.server.call.duration"
+	want := map[string]int64{
+		name + "/chipingress.pb.ChipIngress/Publish/OK/grpc":                      1,
+		name + "/chipingress.pb.ChipIngress/Publish/InvalidArgument/grpc":         1,
+		name + "/Unavailable/chipingress.pb.ChipIngress/Publish/Unavailable/grpc": 1,
+		name + "/chipingress.pb.ChipIngress/StreamEvents/OK/grpc":                 1,
+	}
+	// The client has its answer a moment before the call is over.
+	for deadline := time.Now().Add(patience); ; {
+		got := collect(t, reader)
+		maps.DeleteFunc(got, func(key string, _ int64) bool { return !strings.HasPrefix(key, name) })
+		if maps.Equal(got, want) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("got %v, want %v", got, want)
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -85,7 +151,7 @@ func collect(t *testing.T, reader sdkmetric.Reader) map[string]int64 {
 func labels(set attribute.Set) string {
 	text := ""
 	for _, label := range set.ToSlice() {
-		value := label.Value.AsString()
+		value := label.Value.String()
 		if value[0] != '/' {
 			value = "/" + value
 		}

@@ -26,7 +26,10 @@ var serviceDesc = grpc.ServiceDesc{
 func alone(handle func(*GRPC, *incoming) error) grpc.StreamHandler {
 	return func(service any, stream grpc.ServerStream) error {
 		g := service.(*GRPC)
-		return g.governed(stream, true, func(in *incoming) error { return handle(g, in) })
+		method, _ := grpc.MethodFromServerStream(stream)
+		return g.timed(method, func() error {
+			return g.governed(stream, true, func(in *incoming) error { return handle(g, in) })
+		})
 	}
 }
 

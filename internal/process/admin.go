@@ -5,18 +5,21 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-	otelprometheus "go.opentelemetry.io/otel/exporters/prometheus"
 	"go.opentelemetry.io/otel/metric"
-	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+
+	"github.com/waybillhq/waybill/internal/metrics"
+	"github.com/waybillhq/waybill/internal/tracing"
+	"github.com/waybillhq/waybill/pipeline"
 )
 
 // check is one thing that a process looks at to say whether it is ready. It returns nil or
@@ -31,37 +34,37 @@ type check struct {
 
 // admin serves a process's health, metrics and profiles.
 type admin struct {
-	addr     string
+	id       string // of the process
 	listener net.Listener
-	registry *prometheus.Registry
-	provider *sdkmetric.MeterProvider
+	metrics  *metrics.Provider
+	meters   metric.MeterProvider // of metrics; a test may record what is made
 	started  time.Time
 
-	mu     sync.Mutex // guards what follows
-	checks []check
-	since  map[string]time.Time // of failing checks
+	mu      sync.Mutex // guards what follows
+	checks  []check
+	since   map[string]time.Time // of failing checks
+	buffers []func() []pipeline.Buffer
 }
 
 // newAdmin listens at once, so that a process answers /livez while it waits to be ready.
-func newAdmin(addr string) (*admin, error) {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	exporter, err := otelprometheus.New(otelprometheus.WithRegisterer(registry))
-	if err != nil {
-		return nil, fmt.Errorf("metrics exporter: %w", err)
+func newAdmin(ctx context.Context, identity Identity, kind string, log *slog.Logger) (*admin, error) {
+	a := &admin{
+		id: identity.name(), since: map[string]time.Time{}, started: time.Now().UTC(),
 	}
-	listener, err := net.Listen("tcp", addr)
+	var err error
+	a.metrics, err = metrics.Start(ctx, metrics.FromEnv(os.Getenv), tracing.Process{Kind: kind, ID: a.id, Version: version()}, log)
 	if err != nil {
+		return nil, err
+	}
+	a.meters = a.metrics.Meters()
+	if a.listener, err = net.Listen("tcp", identity.AdminAddr); err != nil {
+		a.metrics.Stop()
 		return nil, fmt.Errorf("admin address: %w; give each process on a machine its own WAYBILL_ADMIN_ADDR", err)
 	}
-	return &admin{
-		addr: addr, listener: listener, registry: registry, since: map[string]time.Time{},
-		started:  time.Now().UTC(),
-		provider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter)),
-	}, nil
+	return a, nil
 }
 
-func (a *admin) meter(name string) metric.Meter { return a.provider.Meter(name) }
+func (a *admin) meter(name string) metric.Meter { return a.meters.Meter(name) }
 
 // add makes readiness depend on a check; degrade only mentions it.
 func (a *admin) add(name string, look func() error)     { a.append(check{name, look, false}) }
@@ -71,6 +74,32 @@ func (a *admin) append(c check) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.checks = append(a.checks, c)
+}
+
+// watch exports how full some buffers are, and mentions those that are nearly full.
+func (a *admin) watch(buffers func() []pipeline.Buffer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.buffers) == 0 {
+		a.checks = append(a.checks, check{"buffers", a.nearlyFull, true})
+	}
+	a.buffers = append(a.buffers, buffers)
+}
+
+// nearFull is the part of a buffer from which on somebody should know. EVENTS sheds at 0.9.
+const nearFull = 0.8
+
+// nearlyFull names the buffers that are nearly full, or returns nil. The caller holds mu.
+func (a *admin) nearlyFull() error {
+	var errs []error
+	for _, list := range a.buffers {
+		for _, b := range list() {
+			if !b.Busy && b.Fill() >= nearFull {
+				errs = append(errs, fmt.Errorf("%s: %d of %d %s (%.0f %%)", b.Name, b.Used, b.Limit, b.Unit, 100*b.Fill()))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Problem is one failing check.
@@ -116,14 +145,19 @@ func (a *admin) readiness() Readiness {
 	return out
 }
 
-// problem is the first failing check in a line, for the heartbeat.
-func (a *admin) problem() string {
+// problems is what is wrong, and since when, in a few words, for the heartbeat; empty: nothing.
+func (a *admin) problems() string {
 	r := a.readiness()
-	for _, p := range append(r.Problems, r.Degraded...) {
-		return p.Check + ": " + p.Problem
+	var all []string
+	for _, p := range slices.Concat(r.Problems, r.Degraded) {
+		all = append(all, fmt.Sprintf("%s: %s (since %s)", p.Check, p.Problem, p.Since.Format(time.RFC3339)))
 	}
-	return ""
+	text := strings.Join(all, "; ")
+	return strings.ToValidUTF8(text[:min(len(text), maxProblems)], "")
 }
+
+// maxProblems bounds what a heartbeat says, in bytes.
+const maxProblems = 1 << 10
 
 func (a *admin) handler() http.Handler {
 	mux := http.NewServeMux()
@@ -136,7 +170,7 @@ func (a *admin) handler() http.Handler {
 		}
 		_ = json.NewEncoder(w).Encode(r) // the reader has gone
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", a.metrics.Handler())
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)

@@ -32,13 +32,16 @@ type Forwarder struct {
 func (c *Forwarder) Run(ctx context.Context) error {
 	log := c.logger(os.Stderr, pipeline.KindForwarder)
 	c.Memory.limit()
-	return withAdmin(ctx, c.AdminAddr, log, func(ctx context.Context, adm *admin) error {
+	return withAdmin(ctx, c.Identity, pipeline.KindForwarder, log, func(ctx context.Context, adm *admin) error {
 		return c.run(ctx, adm, log)
 	})
 }
 
 func (c *Forwarder) run(ctx context.Context, adm *admin, log *slog.Logger) error {
-	id := c.name()
+	id := adm.id
+	if err := adm.export(c); err != nil {
+		return err
+	}
 	spans, stopTracing, err := startTracing(ctx, pipeline.KindForwarder, id, log)
 	if err != nil {
 		return err
@@ -67,6 +70,7 @@ func (c *Forwarder) run(ctx context.Context, adm *admin, log *slog.Logger) error
 	adm.add("nats", connected(nc))
 	adm.add("queue", forwarder.Ready)
 	adm.degrade("delivery", forwarder.Problems)
+	adm.watch(forwarder.Buffers)
 	log.Info("forwarder runs", "id", id, "lanes", c.Lanes.Lanes, "admin", adm.listener.Addr().String())
 	group, ctx := errgroup.WithContext(ctx)
 	for _, d := range destinations {

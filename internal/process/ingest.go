@@ -78,20 +78,23 @@ func (c *Ingest) Run(ctx context.Context) error {
 	}
 	log := c.logger(os.Stderr, pipeline.KindIngest)
 	c.Memory.limit()
-	return withAdmin(ctx, c.AdminAddr, log, func(ctx context.Context, adm *admin) error {
+	return withAdmin(ctx, c.Identity, pipeline.KindIngest, log, func(ctx context.Context, adm *admin) error {
 		return c.run(ctx, adm, log)
 	})
 }
 
 func (c *Ingest) run(ctx context.Context, adm *admin, log *slog.Logger) error {
-	id := c.name()
+	id := adm.id
+	if err := adm.export(c); err != nil {
+		return err
+	}
 	spans, stopTracing, err := startTracing(ctx, pipeline.KindIngest, id, log)
 	if err != nil {
 		return err
 	}
 	defer stopTracing()
 	config := c.Database.config()
-	config.KeepPlans = true
+	config.KeepPlans, config.Meter = true, adm.meter("waybill/store")
 	store, err := openStore(ctx, config, c.Lanes.Lanes, log)
 	if err != nil {
 		return err
@@ -115,6 +118,8 @@ func (c *Ingest) run(ctx context.Context, adm *admin, log *slog.Logger) error {
 	adm.add("commit", ingester.Health)
 	adm.degrade("backlog", ingester.BacklogFull)
 	adm.degrade("nats", connected(nc))
+	adm.watch(ingester.Buffers)
+	adm.watch(servers.front.Buffers)
 	watch := &ingestWatch{queue: queue, nc: nc, log: log, lanes: c.Lanes.Lanes, maxEventBytes: c.MaxEventBytes}
 	adm.degrade("queue", watch.queueProblem)
 	adm.degrade("janitor", watch.janitorProblem)
@@ -132,7 +137,7 @@ func (c *Ingest) run(ctx context.Context, adm *admin, log *slog.Logger) error {
 	group.Go(func() error { return watch.run(ctx) })
 	group.Go(func() error {
 		return pipeline.RunHeartbeat(ctx, queue, log, func() pipeline.Heartbeat {
-			beat.Problem = adm.problem()
+			beat.Problem = adm.problems()
 			return beat
 		})
 	})

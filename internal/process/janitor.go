@@ -44,19 +44,24 @@ func (c *Janitor) Run(ctx context.Context) error {
 	}
 	log := c.logger(os.Stderr, pipeline.KindJanitor)
 	c.Memory.limit()
-	return withAdmin(ctx, c.AdminAddr, log, func(ctx context.Context, adm *admin) error {
+	return withAdmin(ctx, c.Identity, pipeline.KindJanitor, log, func(ctx context.Context, adm *admin) error {
 		return c.run(ctx, adm, log)
 	})
 }
 
 func (c *Janitor) run(ctx context.Context, adm *admin, log *slog.Logger) error {
-	id := c.name()
+	id := adm.id
+	if err := adm.export(c); err != nil {
+		return err
+	}
 	spans, stopTracing, err := startTracing(ctx, pipeline.KindJanitor, id, log)
 	if err != nil {
 		return err
 	}
 	defer stopTracing()
-	store, err := openStore(ctx, c.Database.config(), c.Lanes.Lanes, log)
+	database := c.Database.config()
+	database.Meter = adm.meter("waybill/store")
+	store, err := openStore(ctx, database, c.Lanes.Lanes, log)
 	if err != nil {
 		return err
 	}
@@ -78,12 +83,14 @@ func (c *Janitor) run(ctx context.Context, adm *admin, log *slog.Logger) error {
 	}
 	adm.add("nats", connected(nc))
 	adm.add("work", janitor.Health)
+	adm.degrade("time to live", janitor.NearTTL)
+	adm.watch(janitor.Buffers)
 	beat := pipeline.NewHeartbeat(pipeline.KindJanitor, id, version())
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return janitor.Run(ctx) })
 	group.Go(func() error {
 		return pipeline.RunHeartbeat(ctx, queue, log, func() pipeline.Heartbeat {
-			beat.Problem = adm.problem()
+			beat.Problem = adm.problems()
 			return beat
 		})
 	})

@@ -38,16 +38,10 @@ func TestWrongSettingsEndAProcessBeforeItWaits(t *testing.T) {
 			} else {
 				args = append(args, "--database-url=postgres://waybill@127.0.0.1:1/waybill")
 			}
-			parser, err := cli.NewParser("test", "", c.config, Defaults())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := parser.Parse(args); err != nil {
-				t.Fatal(err)
-			}
+			mustParse(t, c.config, args...)
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
-			err = c.config.Run(ctx)
+			err := c.config.Run(ctx)
 			if ctx.Err() != nil || err == nil {
 				t.Fatalf("it waited instead of ending: %v", err)
 			}
@@ -57,5 +51,17 @@ func TestWrongSettingsEndAProcessBeforeItWaits(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// mustParse sets a process's settings as its command line would.
+func mustParse(t *testing.T, config any, args ...string) {
+	t.Helper()
+	parser, err := cli.NewParser("test", "", config, Defaults())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parser.Parse(args); err != nil {
+		t.Fatal(err)
 	}
 }

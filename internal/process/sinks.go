@@ -93,19 +93,18 @@ type Ingress struct {
 	IngressTimeout       time.Duration     `help:"How long one call may take." default:"${ingress_timeout}"`
 }
 
-// Config is the settings as package sinks wants them.
-func (c Ingress) Config(log *slog.Logger) sinks.IngressConfig {
+// Config is what package sinks wants.
+func (c Ingress) Config() sinks.IngressConfig {
 	i := sinks.DefaultIngressConfig()
 	i.Endpoint = c.IngressEndpoint
 	i.TLS = sinks.IngressTLS{Enabled: c.IngressTLS, CAFile: c.IngressCAFile, CertFile: c.IngressCertFile, KeyFile: c.IngressKeyFile}
 	i.User, i.Password, i.Headers = c.IngressUser, c.IngressPassword, c.IngressHeaders
 	i.MaxRequestBytes, i.MaxRequestEvents, i.Timeout = c.IngressRequestBytes, c.IngressRequestEvents, c.IngressTimeout
-	i.Log = log
 	return i
 }
 
 func (c Ingress) sink(log *slog.Logger, meter metric.Meter) (*sinks.Ingress, error) {
-	i := c.Config(log)
-	i.Meter = meter
+	i := c.Config()
+	i.Meter, i.Log = meter, log
 	return sinks.NewIngress(i)
 }

@@ -21,11 +21,12 @@ import (
 const startTimeout = time.Minute
 
 // withAdmin runs a process beside its admin server, which answers until all else has ended.
-func withAdmin(ctx context.Context, addr string, log *slog.Logger, run func(context.Context, *admin) error) error {
-	adm, err := newAdmin(addr)
+func withAdmin(ctx context.Context, identity Identity, kind string, log *slog.Logger, run func(context.Context, *admin) error) error {
+	adm, err := newAdmin(ctx, identity, kind, log)
 	if err != nil {
 		return err
 	}
+	defer adm.metrics.Stop()
 	admCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopAdmin()
 	var server errgroup.Group

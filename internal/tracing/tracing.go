@@ -28,7 +28,7 @@ type Provider struct {
 	log     *slog.Logger
 }
 
-// Process says whose the spans are.
+// Process says whose the spans, or the metrics, are.
 type Process struct {
 	Kind    string // such as pipeline.KindIngest; service.name is waybill-<kind>
 	ID      string // service.instance.id
@@ -49,11 +49,9 @@ func Start(ctx context.Context, settings Settings, p Process, log *slog.Logger) 
 	if err != nil {
 		return nil, fmt.Errorf("tracing: %w", err)
 	}
-	about, err := resource.New(ctx, resource.WithAttributes(
-		semconv.ServiceName("waybill-"+p.Kind), semconv.ServiceInstanceID(p.ID), semconv.ServiceVersion(p.Version),
-	), resource.WithTelemetrySDK(), resource.WithFromEnv()) // what the environment says comes last
+	about, err := Resource(ctx, p)
 	if err != nil {
-		return nil, fmt.Errorf("tracing: OTEL_RESOURCE_ATTRIBUTES: %w", err)
+		return nil, fmt.Errorf("tracing: %w", err)
 	}
 	s := newSampler(settings.Sampler, settings.Ratio)
 	return &Provider{
@@ -62,6 +60,17 @@ func Start(ctx context.Context, settings Settings, p Process, log *slog.Logger) 
 			sdktrace.WithBatcher(&watchedExporter{SpanExporter: exporter, log: log}),
 			sdktrace.WithResource(about), sdktrace.WithSampler(s), sdktrace.WithIDGenerator(ids{})),
 	}, nil
+}
+
+// Resource is what spans and metrics say of the process that they are of.
+func Resource(ctx context.Context, p Process) (*resource.Resource, error) {
+	about, err := resource.New(ctx, resource.WithAttributes(
+		semconv.ServiceName("waybill-"+p.Kind), semconv.ServiceInstanceID(p.ID), semconv.ServiceVersion(p.Version),
+	), resource.WithTelemetrySDK(), resource.WithFromEnv()) // what the environment says comes last
+	if err != nil {
+		return nil, fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err)
+	}
+	return about, nil
 }
 
 // newExporter returns one that reads its own settings, such as the endpoint, headers and

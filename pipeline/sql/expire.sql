@@ -41,6 +41,6 @@ WITH candidate AS MATERIALIZED (
     ON CONFLICT (position, token, sink) DO UPDATE
     SET code = excluded.code, reason = excluded.reason, failed_at = now(),
         requeued_at = NULL
-    RETURNING l.sink
+    RETURNING l.sink, l.code
 )
-SELECT sink, count(*) FROM dead GROUP BY sink
+SELECT sink, code, count(*) FROM dead GROUP BY sink, code

@@ -15,3 +15,4 @@ WHERE b.batch = $1::bigint
 ON CONFLICT (position, token, sink) DO UPDATE
 SET code = excluded.code, reason = excluded.reason, failed_at = now(),
     requeued_at = NULL
+RETURNING d.sink

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/waybillhq/waybill/internal/cli"
+)
+
+type configCommand struct {
+	Print configPrintCommand `cmd:"" help:"Print the settings of a command as they are here and now, without secrets, and where each came from."`
+}
+
+// configPrintCommand shows what a command would run with if it were started with the same flags, in
+// the same environment and directory.
+type configPrintCommand struct {
+	outputFlag
+	Args []string `arg:"" optional:"" passthrough:"partial" placeholder:"COMMAND" predictor:"command" help:"The command, such as forwarder or deadletters ls, with the flags that it would get. Default: ingest, forwarder and janitor in turn."`
+}
+
+// setting is the value of one flag, as -o json prints it.
+type setting struct {
+	Command string `json:"command"`
+	Flag    string `json:"flag"`
+	// Variable is the first of those that set it; empty: there is none.
+	Variable string `json:"variable,omitempty"`
+	// Value is a string, a number, a boolean or a list; of a secret what may be shown of it.
+	Value any `json:"value"`
+	// Source is flag, variable, file, running dev, default, or unset: a required one that nothing sets.
+	Source string `json:"source"`
+	// From is which variable, which file or which directory.
+	From string `json:"from,omitempty"`
+}
+
+// Run prints the settings of each command that was asked for.
+func (c *configPrintCommand) Run(con *console) error {
+	lines := [][]string{c.Args}
+	if len(c.Args) == 0 {
+		lines = [][]string{{"ingest"}, {"forwarder"}, {"janitor"}}
+	}
+	table := tabwriter.NewWriter(con.out, 0, 0, 2, ' ', 0)
+	for i, args := range lines {
+		settings, err := settingsOf(args)
+		if err != nil {
+			return fmt.Errorf("the settings of %s: %w", args[0], err)
+		}
+		if !c.json() {
+			if i > 0 {
+				_, _ = fmt.Fprintln(table) // Flush tells
+			}
+			_, _ = fmt.Fprintf(table, "%s\tvalue\tfrom\n", settings[0].Command)
+		}
+		for _, s := range settings {
+			if c.json() {
+				err = c.print(con, "", s)
+			} else {
+				_, err = fmt.Fprintf(table, "--%s\t%s\t%s\n", s.Flag, s.text(), strings.TrimSpace(s.Source+" "+s.From))
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return table.Flush()
+}
+
+// text is the value for people.
+func (s setting) text() string {
+	switch v := s.Value.(type) {
+	case string:
+		if v == "" {
+			return "-"
+		}
+		return oneLine(v)
+	case []string:
+		if len(v) == 0 {
+			return "-"
+		}
+		return oneLine(strings.Join(v, ","))
+	default:
+		return fmt.Sprint(v)
+	}
+}
+
+// settingsOf parses a command line but for what is required, and returns the settings in the order of
+// the command's help.
+func settingsOf(args []string) ([]setting, error) {
+	stack := newRunningStack()
+	parser, err := newParser(stack)
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := kong.Trace(parser, args)
+	if err != nil {
+		return nil, err
+	}
+	if parsed.Error != nil {
+		return nil, parsed.Error
+	}
+	if err := errors.Join(parsed.Reset(), parsed.Resolve()); err != nil {
+		return nil, err
+	}
+	if _, err := parsed.Apply(); err != nil {
+		return nil, err
+	}
+	node := parsed.Selected()
+	if node == nil || !node.Leaf() {
+		return nil, errors.New("it is no command by itself; give all of its name, such as deadletters ls")
+	}
+	name := strings.TrimPrefix(node.FullPath(), parser.Model.Name+" ")
+	var settings []setting
+	for _, group := range node.AllFlags(true) {
+		for _, flag := range group {
+			if flag.Name != "help" {
+				settings = append(settings, newSetting(name, flag, parsed, stack))
+			}
+		}
+	}
+	if len(settings) == 0 {
+		return nil, errors.New("it has none")
+	}
+	return settings, nil
+}
+
+func newSetting(command string, flag *kong.Flag, parsed *kong.Context, stack *runningStack) setting {
+	s := setting{Command: command, Flag: flag.Name, Value: plainValue(flag.Target)}
+	if len(flag.Envs) > 0 {
+		s.Variable = flag.Envs[0]
+	}
+	if cli.IsSecret(flag) {
+		s.Value = redacted(flag.Target)
+	}
+	s.Source, s.From = sourceOf(flag, parsed, stack)
+	return s
+}
+
+// sourceOf says where the parser took a flag's value from.
+func sourceOf(flag *kong.Flag, parsed *kong.Context, stack *runningStack) (source, from string) {
+	for _, p := range parsed.Path {
+		if p.Flag != flag {
+			continue
+		}
+		if !p.Resolved {
+			return "flag", ""
+		}
+		if variable, path := cli.SecretFile(flag); path != "" {
+			return "file", path + " (" + variable + ")"
+		}
+		return "running dev", stack.at
+	}
+	for _, env := range flag.Envs {
+		if _, set := os.LookupEnv(env); set {
+			return "variable", env
+		}
+	}
+	if flag.Required {
+		return "unset", "(it is required)"
+	}
+	return "default", ""
+}
+
+// plainValue is a value as JSON should have it: what is no number and no boolean in words.
+func plainValue(v reflect.Value) any {
+	if v.Kind() == reflect.Pointer {
+		if v.IsNil() {
+			return ""
+		}
+		v = v.Elem()
+	}
+	switch value := v.Interface().(type) {
+	case fmt.Stringer: // durations and times
+		return value.String()
+	case []string:
+		return value
+	case map[string]string:
+		return pairs(value)
+	}
+	switch v.Kind() {
+	case reflect.Bool, reflect.String, reflect.Int, reflect.Int64, reflect.Float64:
+		return v.Interface()
+	}
+	return fmt.Sprint(v.Interface())
+}
+
+func pairs(values map[string]string) []string {
+	out := make([]string, 0, len(values))
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		out = append(out, key+"="+values[key])
+	}
+	return out
+}
+
+// hidden stands in place of a secret.
+const hidden = "xxxxx"
+
+// redacted is what may be shown of a secret: addresses without passwords, and names without values.
+func redacted(v reflect.Value) any {
+	switch value := v.Interface().(type) {
+	case map[string]string:
+		shown := map[string]string{}
+		for key := range value {
+			shown[key] = hidden
+		}
+		return pairs(shown)
+	case string:
+		return redactedURLs(value)
+	default:
+		return hidden
+	}
+}
+
+// redactedURLs is of several, with commas between them.
+func redactedURLs(text string) string {
+	urls := strings.Split(text, ",")
+	for i := range urls {
+		urls[i] = redactedURL(urls[i])
+	}
+	return strings.Join(urls, ",")
+}
+
+// redactedURL shows of what is no URL nothing.
+func redactedURL(text string) string {
+	if text == "" {
+		return ""
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" {
+		return hidden
+	}
+	if u.User != nil {
+		switch _, both := u.User.Password(); {
+		case both:
+			u.User = url.UserPassword(u.User.Username(), hidden)
+		case !strings.HasPrefix(u.Scheme, "postgres"):
+			u.User = url.User(hidden) // alone it is a token
+		}
+	}
+	query := u.Query()
+	for key := range query {
+		if key != "sslmode" && key != "host" && key != "application_name" {
+			query.Set(key, hidden)
+		}
+	}
+	u.RawQuery = query.Encode()
+	return u.String()
+}

@@ -1,0 +1,48 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+)
+
+// ExitCode is a status that a program ends with, and what it means.
+type ExitCode struct {
+	Code    int
+	Meaning string
+}
+
+// The statuses of Waybill's programs.
+const (
+	exitFailed   = 1
+	exitNegative = 3
+)
+
+// ExitCodes are all of them, for the documentation.
+func ExitCodes() []ExitCode {
+	return []ExitCode{
+		{0, "All went well. To be interrupted is the proper end of what runs until then: `dev` (without `--once`), `endpoint`, `ingest`, `forwarder`, `janitor`, `tail`, `status --watch`, and `emit --every` without `--count`."},
+		{exitFailed, "Something failed, a server did not answer, `doctor` found a fault, or the command was interrupted. The end of standard error says what."},
+		{exitNegative, "The command did its work, and the answer is no: `expect` was not met in time, `audit` misses events, `archive verify` found damage."},
+		{80, "Wrong flags or arguments; nothing was done."},
+	}
+}
+
+// NegativeError is the error of a command that did its work and has a bad answer to give, as
+// opposed to one that could not find out.
+type NegativeError struct{ Err error }
+
+func (e NegativeError) Error() string { return e.Err.Error() }
+func (e NegativeError) Unwrap() error { return e.Err }
+
+// status prints err, if there is one, and returns the status to end with.
+func status(w io.Writer, name string, err error) int {
+	if err == nil {
+		return 0
+	}
+	_, _ = fmt.Fprintf(w, "%s: %v\n", name, err) // there is nobody else to tell
+	if negative := (NegativeError{}); errors.As(err, &negative) {
+		return exitNegative
+	}
+	return exitFailed
+}
