@@ -17,8 +17,8 @@ import (
 // replayCommand delivers again, to one sink, what was accepted before (docs/replay.md).
 //
 // The result goes to standard output, progress and warnings to standard error. The status is 0 when
-// every event was delivered, or would be; 1 when one was refused or missing at the source, when the
-// sink took nothing for too long, and after an interruption; 80 for wrong flags.
+// every event was delivered, or would be; 3 when it is done, but one was refused or missing at the
+// source; 1 when the sink took nothing for too long, and after an interruption.
 type replayCommand struct {
 	Sink string `env:"-" required:"" enum:"ingress,archive" help:"Where the events go: ingress, the ChipIngress endpoint; or archive, under a prefix of the replay's own."`
 	From string `env:"-" enum:"auto,stream,archive" default:"auto" help:"Where they are read: stream, archive, or auto: the stream if it reaches back to --since, else the archive."`

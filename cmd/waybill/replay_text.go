@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/waybillhq/waybill/internal/cli"
 	"github.com/waybillhq/waybill/internal/replay"
 )
 
@@ -39,7 +40,7 @@ func (r replayReport) verdict() error {
 	if len(faults) == 0 {
 		return nil
 	}
-	return errors.New("not everything was delivered: " + strings.Join(faults, "; "))
+	return cli.NegativeError{Err: errors.New("not everything was delivered: " + strings.Join(faults, "; "))}
 }
 
 // text is the report for people, each line with its end.

@@ -466,7 +466,7 @@ func mustReportRefusals(t *testing.T, r *replayed) {
 	r.mustBehave(t, `{"refuse_type":"type2$"}`)
 	o := r.replay(t, "--sink=ingress", "--from=stream", "--source=/roundtrip/replay-0/*")
 	r.mustBehave(t, `{}`)
-	if o.status != 1 || o.Refused == 0 || o.Refused+o.Events != replayEvents || !strings.Contains(o.err, "refused") {
+	if o.status != 3 || o.Refused == 0 || o.Refused+o.Events != replayEvents || !strings.Contains(o.err, "refused") {
 		t.Errorf("%+v", o)
 	}
 	if letters, err := r.store.DeadLetters(t.Context(), 1000); err != nil || len(letters) != 0 {
