@@ -191,6 +191,12 @@ func bucketConfigs(cfg QueueConfig) []jetstream.KeyValueConfig {
 	}
 }
 
+// LiveBuckets are the names of the buckets that the live path uses.
+func LiveBuckets() []string { return []string{leasesBucket, heartbeatsBucket, cursorsBucket} }
+
+// ChangesByItself reports that the values of a live bucket change while no event comes in.
+func ChangesByItself(bucket string) bool { return bucket == leasesBucket || bucket == heartbeatsBucket }
+
 func (q *Queue) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {
 	have, err := q.js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {

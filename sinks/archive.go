@@ -104,9 +104,9 @@ func (a *Archive) lane(lane int) *archiveLog {
 }
 
 // Send appends the events that the lane does not hold yet, as one object. items are whole
-// batches. After an error some or all of them may be archived; the next Send finds out.
+// batches, unless ArchiveConfig.Partial allows for less. After an error some or all of them may be archived; the next Send finds out.
 func (a *Archive) Send(ctx context.Context, lane int, items []pipeline.Item) ([]pipeline.Result, error) {
-	request, err := newArchiveRequest(items)
+	request, err := newArchiveRequest(items, a.cfg.Partial)
 	if err != nil {
 		return nil, fmt.Errorf("archive lane %d: %w", lane, err)
 	}

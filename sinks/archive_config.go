@@ -48,6 +48,10 @@ type ArchiveConfig struct {
 	// each object written since it was accepted.
 	RememberedBatches int
 
+	// Partial lets a request hold parts of batches, as a replay of some events does. Always the
+	// same ones: what the archive holds a part of it takes for archived.
+	Partial bool
+
 	// Cursors remembers where the lanes end; nil: nobody does, and a takeover costs some
 	// 20 LIST requests instead of one.
 	Cursors Cursors

@@ -25,11 +25,11 @@ type ArchiveObject struct {
 // ArchiveContents is what is in an object, once it was read and found sound.
 type ArchiveContents struct {
 	Records []Record
-	Batches []ArchivedBatch
+	Batches []ListedBatch
 }
 
-// ArchivedBatch is a batch as an object lists it.
-type ArchivedBatch struct {
+// ListedBatch is a batch as an object lists it.
+type ListedBatch struct {
 	ID       pipeline.BatchID
 	Events   int // in the object
 	Accepted time.Time
@@ -82,7 +82,7 @@ func (r *ArchiveReader) Read(ctx context.Context, object ArchiveObject) (Archive
 	}
 	var out ArchiveContents
 	for _, e := range frame.Entries {
-		out.Batches = append(out.Batches, ArchivedBatch{ID: e.ID, Events: e.Events, Accepted: time.UnixMicro(e.Accepted).UTC()})
+		out.Batches = append(out.Batches, ListedBatch{ID: e.ID, Events: e.Events, Accepted: time.UnixMicro(e.Accepted).UTC()})
 	}
 	_, err = visitLines(object.Lane, object.Offset, object.Offset, lines, func(record Record) bool {
 		out.Records = append(out.Records, record)

@@ -11,10 +11,11 @@ import (
 // codeMalformedEvent is the code of an event whose encoding cannot be read.
 const codeMalformedEvent = "MALFORMED_EVENT"
 
-// archiveRequest is what one Send has to archive: whole batches, and what is to be
-// appended of them. Slices that speak of events are indexed like the items.
+// archiveRequest is what one Send has to archive: whole batches, unless it may be parts of some, and
+// what is to be appended of them. Slices that speak of events are indexed like the items.
 type archiveRequest struct {
 	items   []pipeline.Item
+	partial bool // batches may lack events
 	batches []requestBatch
 	size    int // of the events' encodings, bytes
 
@@ -28,27 +29,34 @@ type archiveRequest struct {
 	duplicates int // batches that the lane holds already
 }
 
-// requestBatch is one batch of a request: the items from first on.
+// requestBatch is one batch of a request: the items from first on, up to end.
 type requestBatch struct {
 	*pipeline.Batch
-	first    int
-	accepted int64
+	first, end int
+	accepted   int64
 }
 
-// newArchiveRequest encodes the events. It fails unless items are whole batches.
-func newArchiveRequest(items []pipeline.Item) (*archiveRequest, error) {
-	r := &archiveRequest{items: items, ends: make([]int, len(items)), take: make([]bool, len(items))}
+// newArchiveRequest encodes the events. It fails unless items are whole batches, or, where they may
+// be partial, unless their indexes rise.
+func newArchiveRequest(items []pipeline.Item, partial bool) (*archiveRequest, error) {
+	r := &archiveRequest{items: items, partial: partial, ends: make([]int, len(items)), take: make([]bool, len(items))}
 	for i, item := range items {
 		if i == 0 || item.Batch != items[i-1].Batch {
 			if err := r.complete(i); err != nil {
 				return nil, err
 			}
-			r.batches = append(r.batches, requestBatch{item.Batch, i, archiveTime(item.Batch.AcceptedAt)})
+			r.batches = append(r.batches, requestBatch{item.Batch, i, i, archiveTime(item.Batch.AcceptedAt)})
 		}
-		if b := r.batches[len(r.batches)-1]; item.Index != i-b.first || item.Index >= len(item.Batch.Events) {
+		b := &r.batches[len(r.batches)-1]
+		least := 0
+		if i > b.first {
+			least = items[i-1].Index + 1
+		}
+		if item.Index < least || item.Index > least && !partial || item.Index >= len(item.Batch.Events) {
 			return nil, fmt.Errorf("the request has event %d of batch %v in the wrong place: it must hold whole batches",
 				item.Index, b.ID)
 		}
+		b.end = i + 1
 		r.size += len(item.Encoded())
 	}
 	if err := r.complete(len(items)); err != nil {
@@ -60,7 +68,7 @@ func newArchiveRequest(items []pipeline.Item) (*archiveRequest, error) {
 
 // complete checks that the last batch has all its events before item end.
 func (r *archiveRequest) complete(end int) error {
-	if len(r.batches) == 0 {
+	if len(r.batches) == 0 || r.partial {
 		return nil
 	}
 	b := r.batches[len(r.batches)-1]
@@ -124,8 +132,14 @@ func (r *archiveRequest) planBatch(b requestBatch, sets []*archiveSet) archiveEn
 	if duplicate {
 		r.duplicates++
 	}
+	next := b.first
 	for index := range b.Events {
-		i := b.first + index
+		if next == b.end || r.items[next].Index != index {
+			entry.Dropped = append(entry.Dropped, index)
+			continue
+		}
+		i := next
+		next++
 		requeued := slices.ContainsFunc(sets, func(s *archiveSet) bool {
 			return slices.Contains(s.origins[b.ID], index)
 		})

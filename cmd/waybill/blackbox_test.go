@@ -423,6 +423,8 @@ func TestInterruptedCommandsFail(t *testing.T) {
 		{"deadletters show 4096 --lanes=4 --database-url=postgres://waybill@HOLE/waybill", 1},
 		{"migrate --database-url=postgres://waybill@HOLE/waybill --nats-url=nats://HOLE", 1},
 		{"archive cat --s3-bucket=b --s3-endpoint=http://HOLE --s3-access-key=a --s3-secret-key=s", 1},
+		{"replay --sink=ingress --from=stream --ingress-endpoint=127.0.0.1:1 --nats-url=nats://HOLE", 1},
+		{"replay --sink=archive --from=archive --dry-run --s3-bucket=b --s3-endpoint=http://HOLE --s3-access-key=a --s3-secret-key=s", 1},
 		{"healthcheck http://HOLE/readyz", 1},
 		{"emit --to=http://HOLE", 1},
 		{"janitor --database-url=postgres://waybill@HOLE/waybill --nats-url=nats://HOLE --admin-addr=127.0.0.1:0", 0},

@@ -117,6 +117,20 @@ func TestWrongFlags(t *testing.T) {
 		{[]string{"deadletters", "purge", "--database-url=x", "--sink=a", "--state=requeued"}, "state"},
 		{[]string{"archive", "cat"}, "s3-bucket"},
 		{[]string{"archive", "cat", "--since=-1"}, "since"},
+		{[]string{"replay"}, "--sink"},
+		{[]string{"replay", "--sink=tape"}, "ingress"},
+		{[]string{"replay", "--sink=ingress"}, "--ingress-endpoint"},
+		{[]string{"replay", "--sink=archive"}, "--s3-bucket"},
+		{[]string{"replay", "--sink=ingress", "--dry-run", "--since=yesterday"}, "how long ago"},
+		{[]string{"replay", "--sink=ingress", "--dry-run", "--name=a/b"}, "--name"},
+		{[]string{"replay", "--sink=ingress", "--ingress-endpoint=x:1", "--to-s3-bucket=b"}, "--to-ingress-endpoint"},
+		{[]string{"replay", "--sink=archive", "--s3-bucket=b", "--to-ingress-endpoint=x:1"}, "--to-s3-bucket"},
+		{[]string{"replay", "--sink=archive", "--from=archive", "--to-s3-bucket=b"}, "to be read"},
+		{[]string{"replay", "--sink=archive", "--from=archive", "--s3-bucket=b", "--to-s3-prefix=waybill"}, "live archive"},
+		{[]string{"replay", "--sink=ingress", "--from=archive", "--s3-bucket=b", "--dry-run", "--since=7"}, "--since"},
+		{[]string{"replay", "--sink=ingress", "--from=archive", "--s3-bucket=b", "--dry-run", "--since=1h", "--until=2h"}, "not before"},
+		{[]string{"replay", "--sink=ingress", "--from=archive", "--s3-bucket=b", "--dry-run", "--lane=300"}, "--lane: 300"},
+		{[]string{"replay", "--sink=ingress", "--from=archive", "--s3-bucket=b", "--dry-run", "--rate=-1"}, "--rate"},
 		{[]string{"endpoint", "--addr=nowhere"}, "host:port"},
 		{[]string{"ingest"}, "--database-url"},
 		{[]string{"nats-server"}, "--dir"},
@@ -133,7 +147,7 @@ func TestWrongFlags(t *testing.T) {
 func TestRunningStack(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("WAYBILL_DIR", dir)
-	text := "WAYBILL_DATABASE_URL=postgres://dev@127.0.0.1:1/dev\nWAYBILL_TO=http://127.0.0.1:1\nWAYBILL_LANES=7\n"
+	text := "WAYBILL_DATABASE_URL=postgres://dev@127.0.0.1:1/dev\nWAYBILL_TO=http://127.0.0.1:1\nWAYBILL_LANES=7\nWAYBILL_S3_BUCKET=dev\nWAYBILL_S3_PREFIX=p\n"
 	if err := os.WriteFile(filepath.Join(dir, devrun.EnvironmentFile), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -158,6 +172,15 @@ func TestRunningStack(t *testing.T) {
 	}
 	if c = parse("status", "--database-url=postgres://flag@127.0.0.1:1/x"); !strings.Contains(c.Status.DatabaseURL, "flag") {
 		t.Errorf("%+v", c.Status)
+	}
+	if c = parse("archive", "cat", "--s3-prefix=p/replays/x"); c.Archive.Cat.S3Bucket != "dev" || c.Archive.Cat.S3Prefix != "p/replays/x" {
+		t.Errorf("%+v", c.Archive.Cat)
+	}
+	if c = parse("replay", "--sink=archive"); c.Replay.S3Bucket != "dev" || c.Replay.S3Prefix != "p" {
+		t.Errorf("%+v", c.Replay)
+	}
+	if c = parse("archive", "cat", "--s3-bucket=other"); c.Archive.Cat.S3Prefix == "p" {
+		t.Errorf("%+v", c.Archive.Cat)
 	}
 	if c = parse("dev"); c.Dev.DatabaseURL != "" || c.Dev.Lanes.Lanes != 16 {
 		t.Errorf("%+v", c.Dev)

@@ -15,6 +15,7 @@
 //	waybill audit                       account for every event that was accepted
 //	waybill deadletters ls|show         look at what a sink refused or did not take in time
 //	waybill deadletters requeue|purge   send it again, or delete it
+//	waybill replay --sink SINK          deliver again what was accepted before
 //	waybill doctor                      whether the servers are what is needed, and what to do
 //	waybill config print                settings, without secrets, and where each came from
 //	waybill bench SCENARIO              measure a system and check that it loses nothing
@@ -47,6 +48,7 @@ import (
 	"github.com/waybillhq/waybill/internal/devrun"
 	"github.com/waybillhq/waybill/internal/endpoint"
 	"github.com/waybillhq/waybill/internal/process"
+	"github.com/waybillhq/waybill/internal/replay"
 	"github.com/waybillhq/waybill/pipeline"
 )
 
@@ -63,6 +65,7 @@ type commands struct {
 	Archive     archiveCommand     `cmd:"" help:"Read the archive."`
 	Audit       auditCommand       `cmd:"" help:"Account for every event that was accepted: it waits, is settled, archived or a dead letter; or is missing."`
 	Deadletters deadlettersCommand `cmd:"" help:"Look at dead letters, queue them again, or delete them."`
+	Replay      replayCommand      `cmd:"" help:"Deliver again, to one sink, what was accepted before."`
 	Doctor      doctorCommand      `cmd:"" help:"Ask every server whether it is what Waybill needs, and say what to do where it is not."`
 	Config      configCommand      `cmd:"" help:"Show settings and where they come from."`
 	Ingest      process.Ingest     `cmd:"" help:"Run an ingest: take events and make them durable."`
@@ -85,11 +88,12 @@ type console struct {
 	out, err io.Writer
 	env      []string // KEY=value
 	terminal bool     // whether a person watches out
+	watches  bool     // whether a person watches err
 	asks     bool     // whether in is a terminal, so that a person can be asked
 }
 
 func main() {
-	con := &console{in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.Environ(), terminal: isTerminal(os.Stdout), asks: isTerminal(os.Stdin)}
+	con := &console{in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.Environ(), terminal: isTerminal(os.Stdout), watches: isTerminal(os.Stderr), asks: isTerminal(os.Stdin)}
 	stack := newRunningStack()
 	parser, err := newParser(stack)
 	if err != nil {
@@ -148,6 +152,7 @@ func defaults() kong.Vars {
 		"sinks":     strings.Join(pipeline.DefaultSpec().Sinks, ","),
 		"http_addr": stack.HTTPAddr, "grpc_addr": stack.GRPCAddr, "emit_to": "http://" + stack.HTTPAddr,
 		"endpoint_addr": "127.0.0.1:50052", "endpoint_admin_addr": "127.0.0.1:9092",
+		"replay_late": replay.DefaultConfig().Late.String(), "replay_retry_for": replay.DefaultConfig().RetryFor.String(),
 		"bench_scenarios":      strings.Join(bench.Names(), ","),
 		"kept_spans":           strconv.Itoa(keptSpans),
 		"endpoint_max_records": strconv.Itoa(endpoint.DefaultConfig().MaxRecords),

@@ -67,14 +67,15 @@ func (r *runningStack) explain(err error) error {
 // looks tells the commands that look at a running system or send to it.
 func looks(parsed *kong.Context) bool {
 	switch name, _, _ := strings.Cut(parsed.Command(), " "); name {
-	case "status", "trace", "emit", "archive", "deadletters", "lanes", "doctor", "audit", "tail", "expect":
+	case "status", "trace", "emit", "archive", "deadletters", "lanes", "doctor", "audit", "tail", "expect", "replay":
 		return true
 	}
 	return false
 }
 
-// isAddress tells what names a server, or is needed to reach it, from other settings.
-func isAddress(key string) bool { return key != "WAYBILL_LANES" }
+// isAddress tells what names a server, or is needed to reach it, from other settings. A prefix may be that of a
+// replay in the same bucket.
+func isAddress(key string) bool { return key != "WAYBILL_LANES" && key != "WAYBILL_S3_PREFIX" }
 
 // overruled reports that the command line names a server.
 func (r *runningStack) overruled(parsed *kong.Context) bool {

@@ -140,7 +140,7 @@ func TestReplayQueue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if changes := before.changes(after); len(changes) > 0 || len(before) != 3 {
+	if changes := before.Changes(after); len(changes) > 0 || len(before) != 3 {
 		t.Errorf("of %d states reading has changed %q", len(before), changes)
 	}
 	// What a forwarder does is seen.
@@ -150,7 +150,7 @@ func TestReplayQueue(t *testing.T) {
 	if after, err = s.liveState(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if changes := before.changes(after); len(changes) != 1 || !strings.HasPrefix(changes[0], "consumer ingress-0: ") {
+	if changes := before.Changes(after); len(changes) != 1 || !strings.HasPrefix(changes[0], "consumer ingress-0: ") {
 		t.Errorf("changes: %q; want those of the consumer", changes)
 	}
 }

@@ -46,7 +46,7 @@ func runReplay(ctx context.Context, b *Bench) error {
 		if err != nil {
 			return err
 		}
-		changes := before.changes(after)
+		changes := before.Changes(after)
 		b.figure(Shape, "what reading changed of the live path", float64(len(changes)), fmt.Sprintf("of %d streams, consumers and tables", len(before)))
 		if len(changes) > 0 {
 			return fmt.Errorf("reading back has changed the live path: %s", strings.Join(changes, "; "))

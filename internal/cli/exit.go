@@ -23,7 +23,7 @@ func ExitCodes() []ExitCode {
 	return []ExitCode{
 		{0, "All went well. To be interrupted is the proper end of what runs until then: `dev` (without `--once`), `endpoint`, `ingest`, `forwarder`, `janitor`, `tail`, `status --watch`, and `emit --every` without `--count`."},
 		{exitFailed, "Something failed, a server did not answer, `doctor` found a fault, or the command was interrupted. The end of standard error says what."},
-		{exitNegative, "The command did its work, and the answer is no: `expect` was not met in time, `audit` misses events, `archive verify` found damage."},
+		{exitNegative, "The command did its work, and the answer is no: `expect` was not met in time, `audit` misses events, `archive verify` found damage, `replay` could not deliver every event."},
 		{80, "Wrong flags or arguments; nothing was done."},
 	}
 }

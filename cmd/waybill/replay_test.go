@@ -1,0 +1,56 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/waybillhq/waybill/internal/replay"
+)
+
+func TestReplayReport(t *testing.T) {
+	r := replayReport{Name: "x", Sink: "ingress", Target: "there:1", Took: 2, Result: replay.Result{From: "stream"}}
+	r.Lanes, r.Types = map[int]int64{3: 2, 11: 1}, map[string]int64{"b": 1, "a": 2}
+	r.Events = 3
+	if text := r.text(); text != "replay x: 3 events delivered to there:1, from the stream, in 2.0 s\nlane   events\n3      2\n11     1\ntype   events\na      2\nb      1\n" {
+		t.Errorf("%q", text)
+	}
+	if err := r.verdict(); err != nil {
+		t.Error(err)
+	}
+	r.Resumed, r.Requests, r.Repeated = 1, 7, 2
+	r.Refused, r.Refusals = 2, map[string]int64{"BAD": 2}
+	r.Examples = []replay.Refusal{{Source: "/s", Type: "t", ID: "7", Code: "BAD", Reason: "two\nlines"}}
+	r.Missing = []string{"a gap"}
+	for i := range 25 {
+		r.Types[strings.Repeat("c", i+1)] = 1
+	}
+	text := r.text()
+	for _, want := range []string{", 1 of them before", "2 of 7 requests had to be sent again", "refused with BAD: 2 events\n  /s t 7: BAD two lines\n", "MISSING: a gap\n", "and 7 more"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in %s", want, text)
+		}
+	}
+	if err := r.verdict(); err == nil || !strings.Contains(err.Error(), "2 events refused") || !strings.Contains(err.Error(), "missing") {
+		t.Error(err)
+	}
+	r.Before = true
+	if text := r.text(); !strings.HasPrefix(text, "replay x is done already: 3 events delivered to there:1; give another name") {
+		t.Error(text)
+	}
+	r.DryRun = true
+	if text := r.text(); !strings.HasPrefix(text, "3 events would be delivered to ingress, from the stream\n") {
+		t.Error(text)
+	}
+}
+
+func TestReplayLine(t *testing.T) {
+	p := replay.Progress{Part: 0.5, Events: 300, Here: 100, Refused: 2, Trouble: "no\nanswer"}
+	want := "[###############...............]  50 % read, 300 events delivered, 10 a second, 2 refused, some 20s left; tried again: no answer"
+	if line := replayLine(p, 0.25, 5*time.Second*2, true, false); line != want {
+		t.Errorf("%q, want %q", line, want)
+	}
+	if line := replayLine(replay.Progress{Part: 1, Events: 1}, -1, time.Second, false, true); line != "100 % read, 1 event counted" {
+		t.Errorf("%q", line)
+	}
+}

@@ -1,0 +1,122 @@
+package replay
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/waybillhq/waybill/pipeline"
+)
+
+// saveTimeout bounds one look at the state.
+const saveTimeout = 5 * time.Second
+
+// order is what was asked for under a name, as it was asked.
+type order struct {
+	Sink   string `json:"sink"`
+	Target string `json:"target"`
+	From   string `json:"from"`
+	Since  string `json:"since"`
+	Until  string `json:"until"`
+	Late   string `json:"late"`
+	Lanes  []int  `json:"lanes"`
+	Source string `json:"source"`
+	Type   string `json:"type"`
+}
+
+func (c Config) order() order {
+	return order{
+		Sink: c.Sink.Name(), Target: c.Target, From: c.From, Since: c.Since.String(), Until: c.Until.String(),
+		Late: c.Late.String(), Lanes: append([]int{}, c.Lanes...), Source: c.Source, Type: c.Type,
+	}
+}
+
+// differs names the first flag that is another.
+func (o order) differs(other order) string {
+	a, b := reflect.ValueOf(o), reflect.ValueOf(other)
+	for i := range a.NumField() {
+		x, y := a.Field(i).Interface(), b.Field(i).Interface()
+		if !reflect.DeepEqual(x, y) {
+			return fmt.Sprintf("%s: %v, and not %v", a.Type().Field(i).Tag.Get("json"), x, y)
+		}
+	}
+	return ""
+}
+
+// state is what is kept of a replay.
+type state struct {
+	Order    order     `json:"order"`
+	Span     span      `json:"span"`
+	Position position  `json:"position"`
+	Counts   Counts    `json:"counts"`
+	Begun    time.Time `json:"begun"`
+	Saved    time.Time `json:"saved"`
+	Done     bool      `json:"done"`
+	// Run tells a process that runs the replay from another.
+	Run string `json:"run"`
+}
+
+// keeper stores the state of one replay. It is safe for concurrent use.
+type keeper struct {
+	states *pipeline.ReplayStates
+	name   string
+	run    string
+
+	mu       sync.Mutex // guards revision
+	revision uint64
+}
+
+// open returns the state under a name, or nil where there is none.
+func openKeeper(ctx context.Context, c Config) (*keeper, *state, error) {
+	states, err := c.Queue.ReplayStates(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	k := &keeper{states: states, name: c.Name, run: rand.Text()}
+	before, err := k.load(ctx)
+	return k, before, err
+}
+
+func (k *keeper) load(ctx context.Context) (*state, error) {
+	data, revision, err := k.states.Load(ctx, k.name)
+	if err != nil || revision == 0 {
+		return nil, err
+	}
+	var s state
+	if err := json.Unmarshal(data, &s); err != nil {
+		return nil, fmt.Errorf("state of replay %s: %w; use another name", k.name, err)
+	}
+	k.revision = revision
+	return &s, nil
+}
+
+// save stores the state. An error other than pipeline.ErrReplayTaken may pass.
+func (k *keeper) save(ctx context.Context, s state) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+	defer cancel()
+	s.Run, s.Saved = k.run, time.Now().UTC()
+	data, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("encode the state of replay %s: %w", k.name, err)
+	}
+	revision, err := k.states.Save(ctx, k.name, data, k.revision)
+	if errors.Is(err, pipeline.ErrReplayTaken) {
+		// Our own, if its answer was lost.
+		now, loadErr := k.load(ctx)
+		if loadErr != nil || now == nil || now.Run != k.run {
+			return errors.Join(err, loadErr)
+		}
+		revision, err = k.states.Save(ctx, k.name, data, k.revision)
+	}
+	if err == nil {
+		k.revision = revision
+	}
+	return err
+}
