@@ -23,20 +23,15 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/waybillhq/waybill/internal/cli"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "cre:", err)
-		os.Exit(1)
-	}
+	cli.Exit("cre", cli.RunUntilSignal(func(ctx context.Context) error { return run(ctx, os.Args[1:], os.Stdout) }))
 }
 
 // run does what the arguments say.
