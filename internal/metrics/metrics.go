@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.opentelemetry.io/contrib/instrumentation/runtime"
 	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetricgrpc"
 	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
 	otelprometheus "go.opentelemetry.io/otel/exporters/prometheus"
@@ -59,6 +60,10 @@ func Start(ctx context.Context, settings Settings, p tracing.Process, log *slog.
 		options = append(options, sdkmetric.WithReader(sdkmetric.NewPeriodicReader(&watchedExporter{Exporter: exporter, log: log})))
 	}
 	out.sdk = sdkmetric.NewMeterProvider(options...)
+	// The collectors above are for Prometheus alone.
+	if err := runtime.Start(runtime.WithMeterProvider(out.sdk)); err != nil {
+		return nil, fmt.Errorf("metrics of the Go runtime: %w", err)
+	}
 	return out, nil
 }
 

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/waybillhq/waybill/internal/collector"
+	"github.com/waybillhq/waybill/internal/metricsdoc"
 	"github.com/waybillhq/waybill/internal/tracing"
 )
 
@@ -140,5 +144,52 @@ func TestAReceiverThatIsAway(t *testing.T) {
 	mustCount(t, slog.New(slog.NewTextHandler(&log, nil)), "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_TIMEOUT=300")
 	if n := strings.Count(log.String(), "metrics cannot be sent"); n != 1 {
 		t.Errorf("it was spoken of %d times, want 1:\n%s", n, &log)
+	}
+}
+
+// What the Go runtime says of itself goes both ways, by the names in docs/metrics.md.
+func TestMetricsOfTheRuntimeAreDocumented(t *testing.T) {
+	documented, err := metricsdoc.Read(filepath.Join("..", "..", "docs", "metrics.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	debug.SetMemoryLimit(1 << 40) // of which there is a metric only where there is one
+	t.Cleanup(func() { debug.SetMemoryLimit(math.MaxInt64) })
+	c, err := collector.Start("127.0.0.1:0", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, pair := range c.MetricsEnv() {
+		name, value, _ := strings.Cut(pair, "=")
+		t.Setenv(name, value)
+	}
+	p, err := Start(t.Context(), FromEnv(env(c.MetricsEnv()...)), tracing.Process{Kind: "test", ID: "one"}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	scraped := httptest.NewRecorder()
+	p.Handler().ServeHTTP(scraped, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	p.Stop()
+	sent := c.Metrics("waybill-test")
+	for _, m := range documented {
+		if m.Process != "the go runtime" {
+			continue
+		}
+		is, ok := sent[m.Name]
+		if !ok || is.GetUnit() != m.Unit || strings.TrimSuffix(is.GetDescription(), ".") != m.Meaning {
+			t.Errorf("%s is sent with unit %q and description %q", m.Name, is.GetUnit(), is.GetDescription())
+		}
+		if text := scraped.Body.String(); !strings.Contains(text, "\n"+m.Prometheus+"{") {
+			t.Errorf("%s is not at /metrics:\n%s", m.Prometheus, text)
+		}
+		delete(sent, m.Name)
+	}
+	for name := range sent {
+		t.Errorf("%s is sent and not documented", name)
 	}
 }
