@@ -201,3 +201,20 @@ func TestReplayStates(t *testing.T) {
 		}
 	}
 }
+
+// The sequences of a stream that was made anew are other batches', also where it has as many.
+func TestHistoryOfAStreamThatIsFilledAnew(t *testing.T) {
+	s := mustSite(t, 2, "ingress")
+	s.mustSend(t, 5)
+	h := mustHistory(t, s.queue)
+	if err := s.queue.js.DeleteStream(t.Context(), EventsStream); err != nil {
+		t.Fatal(err)
+	}
+	s.mustCreate(t)
+	s.mustSend(t, 6)
+	for name, read := range map[string]func(context.Context, uint64, uint64, func(Logged) error) error{"whole": h.Read, "headers": h.ReadHeaders} {
+		if err := read(t.Context(), 1, 10, func(Logged) error { return nil }); !errors.Is(err, ErrHistoryLost) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
