@@ -153,6 +153,18 @@ func TestArchiveTakesPartsOfBatches(t *testing.T) {
 	if records := k.records(0); records[1].Position != b.Position(4) || records[2].Position != other.Position(0) {
 		t.Errorf("positions %d and %d", records[1].Position, records[2].Position)
 	}
+	// Of a batch that is there in part the rest cannot join it, and is not said to be there.
+	for name, a := range map[string]*Archive{"the writer": again, "another": k.archiveOf(partial)} {
+		results, err := a.Send(t.Context(), 0, wholeBatches(b))
+		mustNil(t, err)
+		for i, r := range results {
+			there := i == 1 || i == 2 || i == 4
+			if there != (r.Verdict == pipeline.Delivered) || !there && (r.Verdict != pipeline.Refused || r.Code != "HELD_IN_PART" || r.Reason == "") {
+				t.Errorf("%s, event %d: %+v", name, i, r)
+			}
+		}
+	}
+	k.wantIDs(0, "1.1", "1.4", "2.0", "1.2", "2.2")
 	for _, items := range [][]pipeline.Item{
 		{{Batch: b, Index: 4}, {Batch: b, Index: 1}},
 		{{Batch: b, Index: 1}, {Batch: b, Index: 1}},
