@@ -90,6 +90,16 @@ func TestATraceIsRead(t *testing.T) {
 	}
 }
 
+// A server passes on what any program sent.
+func TestSpansThatCannotBe(t *testing.T) {
+	f := newFake(t, `{"data":[{"traceID":"1","spans":[{"traceID":"1","spanID":"1","startTime":1000,"duration":-5000},
+		{"traceID":"1","spanID":"2","startTime":1000,"duration":9223372036854775807}]}]}`)
+	spans, err := mustClient(t, f.URL).Trace(t.Context(), "1")
+	if err != nil || len(spans) != 2 || spans[0].Took() != 0 || spans[1].Took() < 200*365*24*time.Hour {
+		t.Errorf("%+v, %v", spans, err)
+	}
+}
+
 func TestASearchIsWrittenAsJaegerReadsIt(t *testing.T) {
 	f := newFake(t, mustRead(t, "trace.json"))
 	base := strings.Replace(f.URL, "http://", "http://reader:geheim@", 1) + "/select/jaeger/"
