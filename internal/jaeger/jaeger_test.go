@@ -154,11 +154,13 @@ func TestErrorsOfAServer(t *testing.T) {
 	}
 	gone := httptest.NewServer(nil)
 	gone.Close()
-	secret := strings.Replace(gone.URL, "http://", "http://reader:geheim@", 1)
-	if _, err := mustClient(t, secret).Services(t.Context()); err == nil || !strings.Contains(err.Error(), "refused") || strings.Contains(err.Error(), "geheim") {
-		t.Errorf("%v", err)
+	for _, secret := range []string{"reader:geheim@", "geheim@"} { // a user alone may be a token
+		c := mustClient(t, strings.Replace(gone.URL, "http://", "http://"+secret, 1))
+		if _, err := c.Services(t.Context()); err == nil || !strings.Contains(err.Error(), "refused") || strings.Contains(err.Error()+c.String(), "geheim") {
+			t.Errorf("%s: %v", c, err)
+		}
 	}
-	for _, address := range []string{"jaeger:16686", "ftp://jaeger", "http://", "http://reader:geheim@[", "%"} {
+	for _, address := range []string{"jaeger:16686", "ftp://jaeger", "http://", "http://reader:geheim@[", "ftp://geheim@jaeger", "%"} {
 		if _, err := NewClient(address); err == nil || !strings.Contains(err.Error(), "http://jaeger:16686") || strings.Contains(err.Error(), "geheim") {
 			t.Errorf("%s: %v", address, err)
 		}
