@@ -149,7 +149,9 @@ func (h *History) read(ctx context.Context, from, to uint64, headersOnly bool, v
 	if err != nil {
 		return fmt.Errorf("read %s from %d on: %w", EventsStream, from, err)
 	}
-	messages, err := consumer.Messages(jetstream.PullMaxBytes(historyBuffer))
+	// A message that does not fit would be waited for without end.
+	buffer := max(historyBuffer, 2*int(h.js.Conn().MaxPayload()))
+	messages, err := consumer.Messages(jetstream.PullMaxBytes(buffer))
 	if err != nil {
 		return fmt.Errorf("read %s from %d on: %w", EventsStream, from, err)
 	}
