@@ -111,7 +111,7 @@ func (q *Queue) leaveServer(log *slog.Logger) {
 	if !nc.IsConnected() || len(nc.Servers()) < 2 {
 		return
 	}
-	log.Warn("the NATS server does not answer for JetStream; another one is tried", "server", nc.ConnectedUrlRedacted())
+	log.Warn("the NATS server does not answer for JetStream; another one is tried", "server", ConnectedHost(nc))
 	_ = nc.ForceReconnect() // fails only when the connection is closed for good
 }
 

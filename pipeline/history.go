@@ -149,7 +149,9 @@ func (h *History) read(ctx context.Context, from, to uint64, headersOnly bool, v
 	if err != nil {
 		return fmt.Errorf("read %s from %d on: %w", EventsStream, from, err)
 	}
-	messages, err := consumer.Messages(jetstream.PullMaxBytes(historyBuffer))
+	// A message that does not fit would be waited for without end.
+	buffer := max(historyBuffer, 2*int(h.js.Conn().MaxPayload()))
+	messages, err := consumer.Messages(jetstream.PullMaxBytes(buffer))
 	if err != nil {
 		return fmt.Errorf("read %s from %d on: %w", EventsStream, from, err)
 	}
@@ -181,7 +183,33 @@ func (h *History) read(ctx context.Context, from, to uint64, headersOnly bool, v
 		}
 		next++
 	}
-	return nil
+	return h.same(ctx)
+}
+
+// same fails if the stream is another one by now: the client makes its consumer anew on that, and what
+// came under sequences of this one may be that one's.
+func (h *History) same(ctx context.Context) (err error) {
+	for range historyResets { // the server may be away for a moment
+		var stream jetstream.Stream
+		stream, err = h.js.Stream(ctx, EventsStream)
+		switch {
+		case err == nil:
+			return h.sameAs(stream.CachedInfo())
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			return fmt.Errorf("%w: it was deleted", ErrHistoryLost)
+		case ctx.Err() != nil:
+			return ctx.Err()
+		}
+		pause(ctx, historySilence)
+	}
+	return fmt.Errorf("look whether stream %s is still the one that was read: %w", EventsStream, err)
+}
+
+func (h *History) sameAs(info *jetstream.StreamInfo) error {
+	if info.Created.Equal(h.Created) {
+		return nil
+	}
+	return fmt.Errorf("%w: it was made anew at %s", ErrHistoryLost, info.Created.UTC().Format(time.RFC3339))
 }
 
 // next returns the next message, or nil after a silence.
@@ -210,9 +238,10 @@ func (h *History) missing(ctx context.Context, next, to uint64) error {
 		return nil // the server may be away for a moment; the consumer comes back by itself
 	}
 	info := stream.CachedInfo()
+	if err := h.sameAs(info); err != nil {
+		return err
+	}
 	switch {
-	case !info.Created.Equal(h.Created):
-		return fmt.Errorf("%w: it was made anew at %s", ErrHistoryLost, info.Created.UTC().Format(time.RFC3339))
 	case info.State.LastSeq < to:
 		return fmt.Errorf("%w: at %d, and not at %d", ErrHistoryLost, info.State.LastSeq, to)
 	case info.State.FirstSeq > to || info.State.Msgs == 0:

@@ -8,8 +8,11 @@ import (
 	"time"
 
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/waybillhq/waybill/internal/devstack"
 )
 
 func mustHistory(t testing.TB, q *Queue) *History {
@@ -199,5 +202,51 @@ func TestReplayStates(t *testing.T) {
 		if bucket == replaysBucket {
 			t.Error("the bucket of replays is of the live path")
 		}
+	}
+}
+
+// The sequences of a stream that was made anew are other batches', also where it has as many.
+func TestHistoryOfAStreamThatIsFilledAnew(t *testing.T) {
+	s := mustSite(t, 2, "ingress")
+	s.mustSend(t, 5)
+	h := mustHistory(t, s.queue)
+	if err := s.queue.js.DeleteStream(t.Context(), EventsStream); err != nil {
+		t.Fatal(err)
+	}
+	s.mustCreate(t)
+	s.mustSend(t, 6)
+	for name, read := range map[string]func(context.Context, uint64, uint64, func(Logged) error) error{"whole": h.Read, "headers": h.ReadHeaders} {
+		if err := read(t.Context(), 1, 10, func(Logged) error { return nil }); !errors.Is(err, ErrHistoryLost) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A batch may fill a message up to the server's max_payload, whatever that is.
+func TestHistoryOfLargeMessages(t *testing.T) {
+	options := devstack.DefaultNATSOptions(t.TempDir())
+	options.MaxPayload = 16 << 20
+	server, err := devstack.StartNATS(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Stop)
+	q, _ := mustQueue(t, server)
+	config := DefaultQueueConfig()
+	config.MaxBytes, config.MaxReceiptBytes = 256<<20, 64<<20
+	if err := q.ensureStreams(t.Context(), config, 1); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		m := &nats.Msg{Subject: "events.0", Data: make([]byte, q.MaxBatchBytes()), Header: nats.Header{"Waybill-Batch": {"1.1"}}}
+		if _, err := q.js.PublishMsg(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	n := 0
+	if err := mustHistory(t, q).Read(ctx, 1, 3, func(Logged) error { n++; return nil }); err != nil || n != 3 {
+		t.Errorf("%d messages of %d bytes: %v", n, q.MaxBatchBytes(), err)
 	}
 }

@@ -41,8 +41,10 @@ type SinkSince struct {
 }
 
 // Account is told all that one snapshot of Postgres knows of the events ever accepted. Its functions
-// are called one after another: Head for each key, then Waiting, then Letter.
+// are called one after another: Sinks, then Head for each key, then Waiting, then Letter.
 type Account struct {
+	// Sinks is told all sinks, in the order of their names.
+	Sinks func([]SinkSince) error
 	// Head is told the last seqnum of a key.
 	Head func(k Key, last int64) error
 	// Waiting is told each event that waits, in the order of batches.
@@ -53,9 +55,9 @@ type Account struct {
 	Letter func(LetterMark) error
 }
 
-// ReadAccount tells the account, and returns the time of the snapshot by Postgres's clock and the sinks.
-// It reads tables whole, for as long as that takes: what is updated meanwhile keeps its old rows.
-func (s *Store) ReadAccount(ctx context.Context, account Account) (now time.Time, sinks []SinkSince, err error) {
+// ReadAccount tells the account, and returns the time of the snapshot by Postgres's clock. It reads tables
+// whole, for as long as that takes: what is updated meanwhile keeps its old rows.
+func (s *Store) ReadAccount(ctx context.Context, account Account) (now time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, accountTimeout)
 	defer cancel()
 	err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
@@ -65,7 +67,11 @@ func (s *Store) ReadAccount(ctx context.Context, account Account) (now time.Time
 		if err := tx.QueryRow(ctx, `SELECT now()`).Scan(&now); err != nil {
 			return err
 		}
-		if sinks, err = readSinksSince(ctx, tx); err != nil {
+		sinks, err := readSinksSince(ctx, tx)
+		if err == nil {
+			err = account.Sinks(sinks)
+		}
+		if err != nil {
 			return err
 		}
 		if err := readHeads(ctx, tx, account.Head); err != nil {
@@ -77,9 +83,9 @@ func (s *Store) ReadAccount(ctx context.Context, account Account) (now time.Time
 		return readLetterMarks(ctx, tx, account.Letter)
 	})
 	if err != nil {
-		return time.Time{}, nil, fmt.Errorf("read what Postgres knows of: %w", err)
+		return time.Time{}, fmt.Errorf("read what Postgres knows of: %w", err)
 	}
-	return now, sinks, nil
+	return now, nil
 }
 
 // accountTimeout bounds a read of everything.

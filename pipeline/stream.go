@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -104,7 +105,7 @@ func NewQueue(nc *nats.Conn) (*Queue, error) {
 // ConnectNATS connects for as long as the process lives: it reconnects for ever, and a
 // message published while disconnected fails at once instead of waiting in a buffer, since
 // one that arrives late is a duplicate.
-func ConnectNATS(url, name string, opts ...nats.Option) (*nats.Conn, error) {
+func ConnectNATS(address, name string, opts ...nats.Option) (*nats.Conn, error) {
 	opts = append([]nats.Option{
 		nats.Name(name), nats.MaxReconnects(-1), nats.ReconnectWait(250 * time.Millisecond),
 		nats.ReconnectJitter(250*time.Millisecond, 250*time.Millisecond),
@@ -112,11 +113,25 @@ func ConnectNATS(url, name string, opts ...nats.Option) (*nats.Conn, error) {
 		nats.PingInterval(5 * time.Second), nats.MaxPingsOutstanding(2),
 		nats.CustomInboxPrefix("_INBOX_waybill"),
 	}, opts...)
-	nc, err := nats.Connect(url, opts...)
+	nc, err := nats.Connect(address, opts...)
+	if malformed := (*url.Error)(nil); errors.As(err, &malformed) {
+		// Its text has the URL, and with it a password, in it.
+		return nil, errors.New("connect to NATS: a server's URL cannot be parsed: want nats://user:password@host:port, with %XX for what is no letter or digit in a user or a password")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
 	return nc, nil
+}
+
+// ConnectedHost is host and port of the server that a connection has. A URL of NATS may have a token in
+// place of the user, which nats.Conn.ConnectedUrlRedacted shows.
+func ConnectedHost(nc *nats.Conn) string {
+	u, err := url.Parse(nc.ConnectedUrl())
+	if err != nil {
+		return nc.ConnectedAddr()
+	}
+	return u.Host
 }
 
 // ensureStreams creates what is missing of the streams and buckets and brings what exists

@@ -49,9 +49,11 @@ var _ pipeline.Sink = (*Archive)(nil)
 //
 // # What becomes of an event
 //
-// Every event is Delivered, or the whole Send fails and is to be tried again. The one
-// exception is an event whose encoding is malformed, which no ingest lets in: it is
-// Refused with the code MALFORMED_EVENT.
+// Every event is Delivered, or the whole Send fails and is to be tried again. There are
+// two exceptions. An event whose encoding is malformed, which no ingest lets in, is
+// Refused with the code MALFORMED_EVENT. And where ArchiveConfig.Partial allows for parts
+// of batches, an event of whose batch the lane holds another part is Refused with the code
+// HELD_IN_PART.
 type Archive struct {
 	cfg     ArchiveConfig
 	objects archiveObjects

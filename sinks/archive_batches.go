@@ -15,6 +15,8 @@ import (
 type ArchiveSpan struct {
 	// From and To bound the offsets, the first included and the second not; a To of 0: to the end.
 	// A batch belongs to the offset of its first event.
+	// Offsets that are missing are an error from From on, if that is above 0, and up to To, if that is
+	// given and nothing else ends the span before.
 	From, To int64
 	// Since and Until bound the time at which a batch was accepted, the first included and the
 	// second not. Zero: unbounded.
@@ -43,7 +45,7 @@ type ArchivedBatch struct {
 // that hold a batch that is wanted.
 func (r *ArchiveReader) Batches(ctx context.Context, lane int, span ArchiveSpan) iter.Seq2[*ArchivedBatch, error] {
 	return func(yield func(*ArchivedBatch, error) bool) {
-		w := &spanWalk{reader: r, lane: lane, span: span, next: -1, visit: func(b *ArchivedBatch) bool { return yield(b, nil) }}
+		w := &spanWalk{reader: r, lane: lane, span: span, next: -1, watermark: noWatermark, visit: func(b *ArchivedBatch) bool { return yield(b, nil) }}
 		if err := w.walk(ctx); err != nil && !errors.Is(err, errWalked) {
 			yield(nil, err)
 		}
@@ -62,19 +64,23 @@ type spanWalk struct {
 	lane   int
 	span   ArchiveSpan
 	next   int64 // offset of the object that must come next; -1: any
-	visit  func(*ArchivedBatch) bool
+	// watermark is that of the newest object that was looked at.
+	watermark int64
+	visit     func(*ArchivedBatch) bool
 }
 
 // walk returns errWalked where it ends before the lane does.
 func (w *spanWalk) walk(ctx context.Context) error {
 	objects := w.reader.objects
-	if w.span.To == 0 {
+	bounded := w.span.To > 0
+	if !bounded {
 		w.span.To = math.MaxInt64
 	}
 	from, err := w.start(ctx)
 	if err != nil {
 		return err
 	}
+	begin := from
 	for more := true; more && from < w.span.To; {
 		var offsets []int64
 		if offsets, more, err = objects.list(ctx, w.lane, from); err != nil {
@@ -94,18 +100,31 @@ func (w *spanWalk) walk(ctx context.Context) error {
 			from, offsets = some[len(some)-1]+1, offsets[len(some):]
 		}
 	}
+	if end := max(begin, w.next, w.span.From); bounded && end < w.span.To && !w.tooLate(w.watermark) {
+		return &ArchiveGapError{Lane: w.lane, From: end, To: w.span.To}
+	}
 	return nil
 }
 
-// start returns the offset of the first object that may hold something wanted.
+// start returns the offset of the first object that may hold something wanted. It is an error if the
+// first offset that is wanted by its number is before all objects.
 func (w *spanWalk) start(ctx context.Context) (int64, error) {
 	from := max(w.span.From, 0)
 	covering, err := w.reader.objects.preceding(ctx, w.lane, min(from, math.MaxInt64-1)+1, 1, 1)
 	if err != nil {
 		return 0, err
 	}
-	if len(covering) > 0 {
+	switch {
+	case len(covering) > 0:
 		from = covering[0]
+	case from > 0 && from < w.span.To:
+		first, _, err := w.reader.objects.list(ctx, w.lane, from)
+		if err != nil {
+			return 0, err
+		}
+		if len(first) > 0 {
+			return 0, &ArchiveGapError{Lane: w.lane, From: from, To: first[0]}
+		}
 	}
 	if w.span.Since.IsZero() {
 		return from, nil
@@ -114,14 +133,25 @@ func (w *spanWalk) start(ctx context.Context) (int64, error) {
 	return max(from, since), err
 }
 
+// tooLate says that nothing is looked for behind an object with a watermark.
+func (w *spanWalk) tooLate(watermark int64) bool {
+	return !w.span.Until.IsZero() && watermark >= archiveTime(w.span.Until.Add(w.span.Late))
+}
+
 // object visits the batches of an object that are wanted.
 func (w *spanWalk) object(ctx context.Context, frame *archiveFrame) error {
-	if frame.Offset >= w.span.To || !w.span.Until.IsZero() && frame.Previous >= archiveTime(w.span.Until.Add(w.span.Late)) {
+	switch {
+	case w.tooLate(w.watermark):
+		return errWalked
+	case w.next >= 0 && frame.Offset < w.next:
+		return w.reader.objects.damaged(w.reader.objects.key(w.lane, frame.Offset),
+			fmt.Errorf("it begins before the object before it ends, which is at offset %d", w.next))
+	case w.next >= 0 && w.next < w.span.To && frame.Offset > w.next:
+		return &ArchiveGapError{Lane: w.lane, From: w.next, To: frame.Offset}
+	case frame.Offset >= w.span.To, w.tooLate(frame.Previous):
 		return errWalked
 	}
-	if w.next >= 0 && frame.Offset != w.next {
-		return &ArchiveGapError{Lane: w.lane, From: w.next, To: frame.Offset}
-	}
+	w.watermark = frame.Watermark
 	w.next = frame.end()
 	batches := w.wanted(frame)
 	if len(batches) == 0 {

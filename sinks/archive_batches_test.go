@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -96,6 +97,66 @@ func TestArchiveBatchesOfASpan(t *testing.T) {
 	}
 }
 
+// Whoever names offsets has them all, or is told which are missing: at the beginning and the end too.
+func TestArchiveBatchesNameOffsetsThatAreMissing(t *testing.T) {
+	k := newArchiveKit(t)
+	a, _ := k.archive()
+	for n := int64(1); n <= 10; n++ {
+		mustArchive(t, a, 0, batchOf(n, 2))
+	}
+	remove := func(from, to int64) {
+		for n := from; n <= to; n++ {
+			k.remove(a.objects.key(0, 2*(n-1)))
+		}
+	}
+	remove(1, 3)
+	remove(9, 10)
+	since := epoch.Add(7 * time.Second)
+	for _, test := range []struct {
+		span     ArchiveSpan
+		want     []int64
+		from, to int64 // of the gap; 0: there is none
+	}{
+		{ArchiveSpan{}, []int64{4, 5, 6, 7, 8}, 0, 0},
+		{ArchiveSpan{To: 16}, []int64{4, 5, 6, 7, 8}, 0, 0},
+		{ArchiveSpan{From: 3}, nil, 3, 6},
+		{ArchiveSpan{From: 3, To: 5}, nil, 3, 6},
+		{ArchiveSpan{From: 6, To: 20}, []int64{4, 5, 6, 7, 8}, 16, 20},
+		{ArchiveSpan{From: 18, To: 20}, nil, 18, 20},
+		{ArchiveSpan{To: 20, Since: since}, []int64{7, 8}, 16, 20},
+		{ArchiveSpan{To: 20, Since: since, Until: since.Add(time.Second)}, []int64{7}, 0, 0},
+		{ArchiveSpan{To: 12, Since: since}, nil, 0, 0},
+	} {
+		got, err := k.numbers(0, test.span)
+		var gap *ArchiveGapError
+		if errors.As(err, &gap) != (test.to > 0) || gap != nil && (gap.From != test.from || gap.To != test.to) || gap == nil && err != nil || !slices.Equal(got, test.want) {
+			t.Errorf("%+v: %v, %v; want %v and offsets %d to %d missing", test.span, got, err, test.want, test.from, test.to)
+		}
+	}
+	k.plant(a.objects.key(0, 30), (&archiveFrame{
+		Offset: 30, Events: 1, Watermark: math.MaxInt64, Previous: archiveTime(since.Add(time.Hour)),
+		Entries: []archiveEntry{{ID: batchOf(99, 1).ID, Events: 1}},
+	}).append(nil))
+	if _, err := k.numbers(0, ArchiveSpan{From: 6, To: 16}); err != nil {
+		t.Errorf("a gap that begins where the span ends: %v", err)
+	}
+	if _, err := k.numbers(0, ArchiveSpan{From: 6, To: 18}); err == nil {
+		t.Error("a gap in which the span ends is not named")
+	}
+	k.remove(a.objects.key(0, 30))
+	remove(1, 10)
+	var gap *ArchiveGapError
+	if got, err := k.numbers(0, ArchiveSpan{From: 4, To: 20}); !errors.As(err, &gap) || gap.From != 4 || gap.To != 20 || len(got) > 0 {
+		t.Errorf("of a lane that is empty: %v, %v", got, err)
+	}
+	// An object that begins where another one is not at its end yet is none of the archive's.
+	mustArchive(t, a, 1, batchOf(1, 5))
+	f := archiveFrame{Offset: 3, Events: 1, Entries: []archiveEntry{{ID: batchOf(2, 1).ID, Events: 1}}}
+	k.plant(a.objects.key(1, 3), f.append(a.encoder.EncodeAll([]byte("{}\n"), nil)))
+	_, err := k.numbers(1, ArchiveSpan{})
+	wantError(t, err, "offset 5", "cannot be used")
+}
+
 func TestArchiveBatchesSayWhatIsLeftOut(t *testing.T) {
 	k := newArchiveKit(t)
 	a, _ := k.archive()
@@ -153,6 +214,18 @@ func TestArchiveTakesPartsOfBatches(t *testing.T) {
 	if records := k.records(0); records[1].Position != b.Position(4) || records[2].Position != other.Position(0) {
 		t.Errorf("positions %d and %d", records[1].Position, records[2].Position)
 	}
+	// Of a batch that is there in part the rest cannot join it, and is not said to be there.
+	for name, a := range map[string]*Archive{"the writer": again, "another": k.archiveOf(partial)} {
+		results, err := a.Send(t.Context(), 0, wholeBatches(b))
+		mustNil(t, err)
+		for i, r := range results {
+			there := i == 1 || i == 2 || i == 4
+			if there != (r.Verdict == pipeline.Delivered) || !there && (r.Verdict != pipeline.Refused || r.Code != "HELD_IN_PART" || r.Reason == "") {
+				t.Errorf("%s, event %d: %+v", name, i, r)
+			}
+		}
+	}
+	k.wantIDs(0, "1.1", "1.4", "2.0", "1.2", "2.2")
 	for _, items := range [][]pipeline.Item{
 		{{Batch: b, Index: 4}, {Batch: b, Index: 1}},
 		{{Batch: b, Index: 1}, {Batch: b, Index: 1}},

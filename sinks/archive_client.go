@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -59,6 +60,9 @@ func DefaultS3Config() S3Config {
 
 // Validate names the first field that cannot work and what would.
 func (c S3Config) Validate() error {
+	if strings.Contains(c.Endpoint, "@") { // it would be logged, and nobody would use it
+		return errors.New("S3Config.Endpoint (WAYBILL_S3_ENDPOINT) has a user in it: give keys as WAYBILL_S3_ACCESS_KEY and WAYBILL_S3_SECRET_KEY")
+	}
 	if c.Endpoint != "" {
 		u, err := url.Parse(c.Endpoint)
 		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {

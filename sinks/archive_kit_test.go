@@ -112,6 +112,13 @@ func (k *archiveKit) archive(change ...func(*ArchiveConfig)) (*Archive, *faults)
 	return k.archiveWith(client, change...), f
 }
 
+// archiveOf is an archive without faults.
+func (k *archiveKit) archiveOf(change ...func(*ArchiveConfig)) *Archive {
+	k.t.Helper()
+	a, _ := k.archive(change...)
+	return a
+}
+
 func (k *archiveKit) archiveWith(client *s3.Client, change ...func(*ArchiveConfig)) *Archive {
 	k.t.Helper()
 	cfg := DefaultArchiveConfig()

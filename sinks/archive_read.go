@@ -112,6 +112,21 @@ func (r *ArchiveReader) End(ctx context.Context, lane int) (int64, error) {
 	return frame.end(), nil
 }
 
+// Begin returns the offset of the first event of the lane that is there, and when the newest of those
+// before it was accepted, which were deleted, as a lifecycle rule does. Of a lane from which nothing
+// was deleted, or which is empty, these are 0 and the zero time.
+func (r *ArchiveReader) Begin(ctx context.Context, lane int) (offset int64, deleted time.Time, err error) {
+	offsets, _, err := r.objects.list(ctx, lane, 0)
+	if err != nil || len(offsets) == 0 || offsets[0] == 0 {
+		return 0, time.Time{}, err
+	}
+	frame, err := r.objects.frame(ctx, lane, offsets[0])
+	if err != nil {
+		return 0, time.Time{}, err
+	}
+	return frame.Offset, time.UnixMicro(frame.Previous).UTC(), nil
+}
+
 // Records yields the events of a lane from offset since to the end as it is when the
 // reader gets there, in order. Where the oldest events were deleted it starts at the first
 // that is there. It ends after an error; one that is an *ArchiveGapError may be passed by

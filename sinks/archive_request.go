@@ -8,8 +8,13 @@ import (
 	"github.com/waybillhq/waybill/pipeline"
 )
 
-// codeMalformedEvent is the code of an event whose encoding cannot be read.
-const codeMalformedEvent = "MALFORMED_EVENT"
+const (
+	// codeMalformedEvent is the code of an event whose encoding cannot be read.
+	codeMalformedEvent = "MALFORMED_EVENT"
+	// codeHeldInPart is the code of an event of whose batch the lane holds others, and not this one: a
+	// batch stands in one object, and what is left of it has no place.
+	codeHeldInPart = "HELD_IN_PART"
+)
 
 // archiveRequest is what one Send has to archive: whole batches, unless it may be parts of some, and
 // what is to be appended of them. Slices that speak of events are indexed like the items.
@@ -25,6 +30,7 @@ type archiveRequest struct {
 
 	// The plan: what of it the lane does not hold.
 	take       []bool
+	apart      []bool // events that the lane cannot take: it holds their batches without them; nil unless partial
 	entries    []archiveEntry
 	duplicates int // batches that the lane holds already
 }
@@ -40,6 +46,9 @@ type requestBatch struct {
 // be partial, unless their indexes rise.
 func newArchiveRequest(items []pipeline.Item, partial bool) (*archiveRequest, error) {
 	r := &archiveRequest{items: items, partial: partial, ends: make([]int, len(items)), take: make([]bool, len(items))}
+	if partial {
+		r.apart = make([]bool, len(items))
+	}
 	for i, item := range items {
 		if i == 0 || item.Batch != items[i-1].Batch {
 			if err := r.complete(i); err != nil {
@@ -115,12 +124,26 @@ func (r *archiveRequest) plan(ctx context.Context, l *archiveLog) error {
 	r.entries, r.duplicates = r.entries[:0], 0
 	for _, b := range r.batches {
 		entry := r.planBatch(b, sets)
+		r.markApart(b, sets)
 		if entry.Events > 0 {
 			planned.add(&entry)
 			r.entries = append(r.entries, entry)
 		}
 	}
 	return nil
+}
+
+// markApart marks the events of a batch that one of the sets holds without them.
+func (r *archiveRequest) markApart(b requestBatch, sets []*archiveSet) {
+	if !r.partial {
+		return
+	}
+	listed := slices.ContainsFunc(sets, func(s *archiveSet) bool { return s.has(b.ID) })
+	for i := b.first; i < b.end; i++ {
+		r.apart[i] = listed && !slices.ContainsFunc(sets, func(s *archiveSet) bool {
+			return s.holds(pipeline.Origin{Batch: b.ID, Index: r.items[i].Index})
+		})
+	}
 }
 
 // planBatch marks the events of a batch that none of the sets holds.
@@ -250,13 +273,18 @@ func (r *archiveRequest) lines() []byte {
 
 func (r *archiveRequest) isMalformed(item int) bool { return r.reasons != nil && r.reasons[item] != "" }
 
-// results are those of a request all of whose events the lane holds now.
+// results are those of a request all of whose events the lane holds now, as far as it can.
 func (r *archiveRequest) results() []pipeline.Result {
 	results := make([]pipeline.Result, len(r.items))
 	for i := range results {
-		results[i].Verdict = pipeline.Delivered
-		if r.isMalformed(i) {
+		switch {
+		case r.isMalformed(i):
 			results[i] = pipeline.Result{Verdict: pipeline.Refused, Code: codeMalformedEvent, Reason: r.reasons[i]}
+		case r.partial && r.apart[i]:
+			results[i] = pipeline.Result{Verdict: pipeline.Refused, Code: codeHeldInPart, Reason: fmt.Sprintf(
+				"the archive holds batch %v without this event, as another filter picked it: name another prefix", r.items[i].Batch.ID)}
+		default:
+			results[i].Verdict = pipeline.Delivered
 		}
 	}
 	return results

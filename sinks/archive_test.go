@@ -722,6 +722,8 @@ func TestArchiveConfigErrors(t *testing.T) {
 func TestS3ConfigErrors(t *testing.T) {
 	for field, change := range map[string]func(*S3Config){
 		"Endpoint":  func(c *S3Config) { c.Endpoint = "localhost:9000" },
+		"_ENDPOINT": func(c *S3Config) { c.Endpoint = "http://key:geheim@s3:9000" },
+		"_SECRET_":  func(c *S3Config) { c.Endpoint = "http://key:geheim/x@s3:9000" },
 		"Region":    func(c *S3Config) { c.Region = "" },
 		"SecretKey": func(c *S3Config) { c.AccessKey = "a" },
 		"Checksums": func(c *S3Config) { c.Checksums = "never" },
@@ -731,6 +733,9 @@ func TestS3ConfigErrors(t *testing.T) {
 		change(&cfg)
 		_, err := NewS3Client(t.Context(), cfg)
 		wantError(t, err, "S3Config.", field)
+		if strings.Contains(err.Error(), "geheim") {
+			t.Errorf("%v", err)
+		}
 	}
 	cfg := S3Config{AccessKey: "me", SecretKey: "hush"}
 	if text := fmt.Sprintf("%v %+v", cfg, cfg); strings.Contains(text, "hush") || !strings.Contains(text, "me") {

@@ -167,13 +167,17 @@ func (c IngressConfig) checkHeaders() error {
 }
 
 func checkIngressHeader(name, value string) error {
-	for _, r := range name {
+	for i, r := range name {
 		if (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '_' && r != '.' {
-			return fmt.Errorf("ingress sink: Headers (WAYBILL_INGRESS_HEADERS): name %q: use lower-case letters, digits, -, _ and . only", name)
+			// What follows may be a value that was put there by mistake, and a secret.
+			return fmt.Errorf("ingress sink: Headers (WAYBILL_INGRESS_HEADERS): a name has %q behind %q: write name=value, with lower-case letters, digits, -, _ and . in names only", r, name[:i])
 		}
 	}
-	if name == "" || strings.HasPrefix(name, "grpc-") || strings.HasSuffix(name, "-bin") {
-		return fmt.Errorf("ingress sink: Headers (WAYBILL_INGRESS_HEADERS): name %q: use a name that is not empty, does not begin with grpc- or end in -bin", name)
+	if name == "" {
+		return errors.New("ingress sink: Headers (WAYBILL_INGRESS_HEADERS): one has no name; write name=value, and a semicolon between two")
+	}
+	if strings.HasPrefix(name, "grpc-") || strings.HasSuffix(name, "-bin") {
+		return fmt.Errorf("ingress sink: Headers (WAYBILL_INGRESS_HEADERS): name %q: use a name that does not begin with grpc- or end in -bin", name)
 	}
 	for i := range len(value) {
 		if value[i] < ' ' || value[i] > '~' {

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/waybillhq/waybill/internal/reconcile"
 	"github.com/waybillhq/waybill/pipeline"
 )
@@ -184,5 +186,112 @@ func TestAuditSince(t *testing.T) {
 	mustFail(t, result{failure: err}, "does not add up")
 	if n, _ := of(report, "archive"); n.Missing != ends[1]-ends[0] {
 		t.Errorf("%d were lost: %+v", ends[1]-ends[0], report)
+	}
+}
+
+// mustPurge empties the queue, as if all of it had been shed.
+func (p *plant) mustPurge(t *testing.T) {
+	t.Helper()
+	js, err := jetstream.New(mustConnect(t, p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), pipeline.EventsStream)
+	if err == nil {
+		err = stream.Purge(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What is archived long after it was accepted says nothing of the events around it: neither with
+// --since, nor where these were deleted since by a lifecycle rule.
+func TestAuditOfWhatWasArchivedLate(t *testing.T) {
+	p := mustPlant(t)
+	store := p.store(t, testSpec.Lanes)
+	in := p.startIngest(t, testSpec.Lanes, time.Hour)
+	mustAccept(t, in, "late", 40)
+	p.stop(t, "ingest")
+	p.mustPurge(t)
+	mustExec(t, p.url, `UPDATE waybill.batches SET expires_at = now() - interval '1 second'`)
+	if moved, err := store.Expire(t.Context()); err != nil || moved[pipeline.SinkCode{Sink: "archive", Code: pipeline.CodeExpired}] != 40 {
+		t.Fatal(moved, err)
+	}
+	round := func(prefix string) time.Time {
+		in := p.startIngest(t, testSpec.Lanes, time.Hour)
+		p.startJanitor(t, testSpec.Lanes)
+		p.startForwarder(t, testSpec.Lanes)
+		if prefix != "" {
+			mustAccept(t, in, prefix, 40)
+		} else if r := command(t, nil, "deadletters", "requeue", "--sink=archive", "--all", "--database-url", p.url, "--lanes=4"); r.failure != nil {
+			t.Fatal(r.failure)
+		}
+		p.mustDrain(t, store)
+		p.stop(t, "ingest", "forwarder", "janitor")
+		now, err := store.Now(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return now
+	}
+	between := round("between")
+	round("later")
+	early := p.archivedObjects(t)
+	round("") // the late ones, behind the others
+	round("last")
+	report, err := p.audit(t, "--since="+between.Format(time.RFC3339Nano))
+	if err != nil || report.Accepted != 80 {
+		t.Errorf("since: %+v, %v", report, err)
+	}
+	mustAccount(t, report, reconcile.Sink{Sink: "archive", Accepted: 80, Settled: 80}, 80)
+	for _, objects := range early {
+		for _, o := range objects {
+			p.mustPut(t, o.Key, nil)
+		}
+	}
+	report, err = p.audit(t)
+	if err != nil || !strings.Contains(strings.Join(report.Notes, " "), "oldest objects were deleted") {
+		t.Errorf("after the rule: %+v, %v", report, err)
+	}
+	mustAccount(t, report, reconcile.Sink{Sink: "archive", Accepted: 40, Settled: 40}, 40)
+}
+
+// A sink that was added later need not have what was accepted before, whatever else is known of that.
+func TestAuditOfASinkThatWasAddedLater(t *testing.T) {
+	p := mustPlant(t)
+	store := p.store(t, testSpec.Lanes)
+	mustExec(t, p.url, `DELETE FROM waybill.sinks WHERE name = 'archive'`)
+	in := p.startIngest(t, testSpec.Lanes, time.Hour)
+	mustAccept(t, in, "before", 80) // wait for ingress, which is not served
+	p.stop(t, "ingest")
+	p.mustPurge(t)
+	mustExec(t, p.url, `UPDATE waybill.batches SET accepted_at = now() - interval '1 hour'`)
+	mustExec(t, p.url, `UPDATE waybill.pipeline SET created_at = now() - interval '2 hours'`)
+	mustExec(t, p.url, `INSERT INTO waybill.sinks (name, created_at) VALUES ('archive', now() - interval '10 minutes')`)
+	if r := p.lanes(t, "pause", "--sink=ingress"); r.failure != nil {
+		t.Fatal(r.failure)
+	}
+	in = p.startIngest(t, testSpec.Lanes, time.Hour)
+	p.startJanitor(t, testSpec.Lanes)
+	p.startForwarder(t, testSpec.Lanes)
+	mustAccept(t, in, "after", 40)
+	eventually(t, programLimit, "the archive has them", func() bool {
+		survey, err := store.Survey(t.Context())
+		return err == nil && survey.BySink()["archive"].Events == 0 && len(p.archived(t)) == testSpec.Lanes
+	})
+	p.stop(t, "ingest", "forwarder", "janitor")
+	report, err := p.audit(t)
+	if err != nil || !strings.Contains(strings.Join(report.Notes, " "), "archive was added at") {
+		t.Errorf("%+v, %v", report, err)
+	}
+	mustAccount(t, report, reconcile.Sink{Sink: "archive", Accepted: 40, Settled: 40}, 40)
+	// What is lost of the rest is found, where anything else is known of it.
+	objects := p.archivedObjects(t)[2]
+	p.mustPut(t, objects[len(objects)-1].Key, nil)
+	report, err = p.audit(t)
+	mustFail(t, result{failure: err}, "does not add up")
+	if n, _ := of(report, "archive"); n.Missing < 1 {
+		t.Errorf("%+v", report)
 	}
 }

@@ -63,6 +63,20 @@ func mustFail(t *testing.T, r result, texts ...string) {
 	}
 }
 
+func TestOneLine(t *testing.T) {
+	for text, want := range map[string]string{
+		" a\tb\r\n c ":               "a b c",
+		"a\x1b[2J\x07b":              "a\ufffd[2J\ufffdb",
+		"a\u009b2Jb\u202ec":          "a\ufffd2Jb\ufffdc",
+		"caf\u00e9 \u4e16\U0001f600": "caf\u00e9 \u4e16\U0001f600",
+		"\xff":                       "\ufffd",
+	} {
+		if got := oneLine(text); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
+
 func TestVersion(t *testing.T) {
 	if r := command(t, nil, "version"); r.failure != nil || !strings.HasPrefix(r.out, "waybill ") || !strings.Contains(r.out, " go1.") {
 		t.Errorf("%+v", r)

@@ -136,8 +136,11 @@ func newSetting(command string, flag *kong.Flag, parsed *kong.Context, stack *ru
 	if len(flag.Envs) > 0 {
 		s.Variable = flag.Envs[0]
 	}
-	if cli.IsSecret(flag) {
+	switch text, isText := s.Value.(string); {
+	case cli.IsSecret(flag):
 		s.Value = redacted(flag.Target)
+	case isText && strings.Contains(text, "://") && strings.Contains(text, "@"):
+		s.Value = redactedURLs(text) // none of ours wants a password there, and somebody may have put one
 	}
 	s.Source, s.From = sourceOf(flag, parsed, stack)
 	return s
@@ -208,7 +211,9 @@ func redacted(v reflect.Value) any {
 	case map[string]string:
 		shown := map[string]string{}
 		for key := range value {
-			shown[key] = hidden
+			// Behind what can be a name a value may stand that was put there by mistake.
+			name := strings.TrimLeft(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+			shown[strings.TrimSuffix(key, name)] = hidden
 		}
 		return pairs(shown)
 	case string:
@@ -218,9 +223,15 @@ func redacted(v reflect.Value) any {
 	}
 }
 
-// redactedURLs is of several, with commas between them.
+// redactedURLs is of several, with commas between them. A comma may stand in a password or between the
+// hosts of one URL too: then there is one.
 func redactedURLs(text string) string {
 	urls := strings.Split(text, ",")
+	for _, u := range urls[1:] {
+		if !strings.Contains(u, "://") {
+			return redactedURL(text)
+		}
+	}
 	for i := range urls {
 		urls[i] = redactedURL(urls[i])
 	}
@@ -233,7 +244,7 @@ func redactedURL(text string) string {
 		return ""
 	}
 	u, err := url.Parse(text)
-	if err != nil || u.Host == "" {
+	if err != nil || u.Host == "" || u.User == nil && strings.Contains(text, "@") { // a password may have ended the host
 		return hidden
 	}
 	if u.User != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -107,4 +108,42 @@ func TestConfigPrintOfNothing(t *testing.T) {
 	mustFail(t, command(t, nil, "config", "print", "ingest", "--nosuch"), "--nosuch")
 	t.Setenv("WAYBILL_EVENT_TTL", "soon")
 	mustFail(t, command(t, nil, "config", "print", "ingest"), "soon", "event-ttl")
+}
+
+// Who has written a URL or a header wrong looks at it with this command: it must not show the password
+// then either.
+func TestConfigPrintOfMalformedSecrets(t *testing.T) {
+	t.Setenv("WAYBILL_DIR", t.TempDir())
+	for _, url := range []string{
+		"postgres://me:12#geheim@db/waybill", "postgres://me:12/geheim@db/waybill", "postgres://me:12?geheim@db/waybill",
+		"postgres://me:4711,geheim@db/waybill", "postgres://me:geheim,4711@db/waybill", "postgres://me:geheim@db:port/waybill",
+		"me:geheim@db/waybill", "host=db password=geheim",
+	} {
+		t.Setenv("WAYBILL_DATABASE_URL", url)
+		r := command(t, nil, "config", "print", "ingest")
+		if r.failure != nil || strings.Contains(r.out, "geheim") || strings.Contains(r.out, "4711") || strings.Contains(r.out, ":12") {
+			t.Errorf("%s: %+v", url, r)
+		}
+	}
+	t.Setenv("WAYBILL_DATABASE_URL", "postgres://me:geheim@db-1:5432,db-2:5432/waybill")
+	if r := command(t, nil, "config", "print", "ingest"); r.failure != nil || strings.Contains(r.out, "geheim") {
+		t.Errorf("of two hosts: %+v", r)
+	}
+	t.Setenv("WAYBILL_S3_ENDPOINT", "http://key:geheim@s3:9000")
+	if s := settingsByFlag(t, "forwarder")["forwarder s3-endpoint"]; s.Value != "http://key:xxxxx@s3:9000" {
+		t.Errorf("%+v", s)
+	}
+	t.Setenv("WAYBILL_NATS_URL", "nats://127.0.0.1:1")
+	for _, headers := range []string{"authorization: Bearer geheim", "authorization: Bearer geheim==", "x-a=b;geheim"} {
+		t.Setenv("WAYBILL_INGRESS_HEADERS", headers)
+		for _, args := range [][]string{{"config", "print", "forwarder"}, {"doctor", "--database-url=postgres://127.0.0.1:1/x", "--ingress-endpoint=127.0.0.1:1"}} {
+			r := command(t, nil, args...)
+			if text := fmt.Sprint(r.failure) + r.out + r.err; strings.Contains(text, "geheim") || args[0] == "doctor" && !strings.Contains(text, "name=value") {
+				t.Errorf("%s: %v: %+v", headers, args, r)
+			}
+		}
+	}
+	if s := settingsByFlag(t, "forwarder", "--ingress-headers=x-a=b;x-c=d=e")["forwarder ingress-headers"]; fmt.Sprint(s.Value) != "[x-a=xxxxx x-c=xxxxx]" {
+		t.Errorf("%+v", s)
+	}
 }

@@ -253,3 +253,19 @@ func TestDoctorOfABucket(t *testing.T) {
 	mustFind(t, all, doctor.Warn, "s3 lifecycle", "Teapot")
 	mustFind(t, all, doctor.Fail, "s3 conditional writes", "If-None-Match")
 }
+
+// What stands in place of a user in the URL of a NATS server is a token, and nobody sees it.
+func TestDoctorShowsNoToken(t *testing.T) {
+	p := mustPlant(t)
+	url := strings.Replace(p.nats.URL(), "nats://", "nats://geheim@", 1)
+	_, r := p.doctor(t, "--nats-url", url)
+	if strings.Contains(r.out+r.err, "geheim") || !strings.Contains(r.out, strings.TrimPrefix(p.nats.URL(), "nats://")) {
+		t.Errorf("%+v", r)
+	}
+	for _, malformed := range []string{"nats://me:geheim/x@127.0.0.1:1", "nats://me:4711/geheim@127.0.0.1:port", "nats://me:geheim%zz@127.0.0.1:1"} {
+		_, r := p.doctor(t, "--nats-url", malformed)
+		if text := fmt.Sprint(r.failure) + r.out + r.err; strings.Contains(text, "geheim") {
+			t.Errorf("%s: %s", malformed, text)
+		}
+	}
+}

@@ -57,12 +57,14 @@ type expectation struct {
 
 // expected is an event that matches and is not known to be delivered.
 type expected struct {
-	batch  pipeline.BatchID // that it is in
-	letter pipeline.BatchID // of its dead letters: that which it was in first
-	at     int64            // its position in that
+	// batches that it is in: of one that was requeued that of the requeue too, which waits for one sink,
+	// while the first may still wait for others.
+	batches []pipeline.BatchID
+	letter  pipeline.BatchID // of its dead letters: that which it was in first
+	at      int64            // its position in that
 }
 
-// watch collects matching events, each once.
+// expectWatch collects matching events, each once.
 type expectWatch struct {
 	mu   sync.Mutex // guards what follows
 	seen map[int64]bool
@@ -70,16 +72,24 @@ type expectWatch struct {
 }
 
 func (w *expectWatch) see(b pipeline.TailedBatch, index int) {
-	e := expected{batch: b.ID, letter: b.ID, at: b.Position(index)}
+	e := expected{letter: b.ID, at: b.Position(index)}
 	if b.Origin != nil {
 		e.letter, e.at = b.Origin.Batch, pipeline.Position(b.Origin.Batch.Number, b.Origin.Index)
 	}
+	e.batches = []pipeline.BatchID{e.letter} // also where the stream has only the requeue of it
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	_, isOpen := w.open[e.at]
-	if !w.seen[e.at] || isOpen { // one that was requeued is in another batch now
-		w.seen[e.at], w.open[e.at] = true, e
+	before, isOpen := w.open[e.at]
+	if w.seen[e.at] && !isOpen {
+		return // it is delivered
 	}
+	if isOpen {
+		e = before
+	}
+	if !slices.Contains(e.batches, b.ID) {
+		e.batches = append(slices.Clone(e.batches), b.ID) // settle reads the old ones meanwhile
+	}
+	w.seen[e.at], w.open[e.at] = true, e
 }
 
 // expectEvery is the pause between looks at what is settled.
@@ -167,7 +177,10 @@ func (w *expectWatch) settle(ctx context.Context, store *pipeline.Store, sinks [
 	w.mu.Unlock()
 	batches, letters := map[pipeline.BatchID]bool{}, map[pipeline.BatchID]bool{}
 	for _, e := range open {
-		batches[e.batch], letters[e.letter] = true, true
+		letters[e.letter] = true
+		for _, b := range e.batches {
+			batches[b] = true
+		}
 	}
 	waits, err := store.WaitsFor(ctx, slices.Collect(maps.Keys(batches)))
 	if err != nil {
@@ -182,7 +195,7 @@ func (w *expectWatch) settle(ctx context.Context, store *pipeline.Store, sinks [
 		delivered := true
 		for _, sink := range sinks {
 			switch {
-			case slices.Contains(waits[e.batch], sink):
+			case slices.ContainsFunc(e.batches, func(b pipeline.BatchID) bool { return slices.Contains(waits[b], sink) }):
 				r.Waiting[sink]++
 				delivered = false
 			case slices.Contains(refused[at], sink):

@@ -107,6 +107,40 @@ func TestExpectSaysWhatLacks(t *testing.T) {
 	}
 }
 
+// An event that one sink refused, and took when it was queued again, may wait for another one all the
+// while.
+func TestExpectKnowsAllBatchesOfAnEvent(t *testing.T) {
+	p := mustPlant(t)
+	in := p.startIngest(t, testSpec.Lanes, time.Hour)
+	p.ingress.refuse(true)
+	if r := p.lanes(t, "pause", "--sink=archive"); r.failure != nil {
+		t.Fatal(r.failure)
+	}
+	p.startForwarder(t, testSpec.Lanes)
+	p.startJanitor(t, testSpec.Lanes)
+	mustAccept(t, in, "e", 3)
+	eventually(t, programLimit, "they are dead letters", func() bool {
+		return mustCount(t, p.url, `SELECT count(*) FROM waybill.dead_letters WHERE sink = 'ingress'`) == 3
+	})
+	p.ingress.refuse(false)
+	if r := command(t, nil, "deadletters", "requeue", "--all", "--database-url", p.url, "--lanes=4"); r.failure != nil {
+		t.Fatal(r.failure)
+	}
+	eventually(t, programLimit, "they arrive", func() bool { return p.ingress.total() == 3 })
+	if e, err := p.expect(t, "--since=10m", "--count=3", "--sink=ingress", "--within=1m"); err != nil || e.Delivered != 3 {
+		t.Errorf("%+v, %v", e, err)
+	}
+	if e, err := p.expect(t, "--since=10m", "--count=1", "--within=3s"); err == nil || e.Met || e.Delivered != 0 || e.Seen != 3 || e.Waiting["archive"] != 3 {
+		t.Errorf("the archive has none of them: %+v, %v", e, err)
+	}
+	if r := p.lanes(t, "resume", "--sink=archive"); r.failure != nil {
+		t.Fatal(r.failure)
+	}
+	if e, err := p.expect(t, "--since=10m", "--count=3", "--within=1m"); err != nil || e.Delivered != 3 {
+		t.Errorf("%+v, %v", e, err)
+	}
+}
+
 func TestExpectRefusesWhatCannotBe(t *testing.T) {
 	p := mustPlant(t)
 	mustFail(t, command(t, nil, p.args("expect", "--sink=nosuch")...), "--sink", `"nosuch"`, "archive, ingress")

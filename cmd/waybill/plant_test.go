@@ -224,10 +224,11 @@ func (p *plant) archived(t *testing.T) map[int][]sinks.Record {
 	return out
 }
 
-// recorder is the sink "ingress": it takes everything and counts it by id.
+// recorder is the sink "ingress": it takes everything, unless it is told to refuse it, and counts it by id.
 type recorder struct {
-	mu   sync.Mutex
-	seen map[string]int
+	mu      sync.Mutex
+	seen    map[string]int
+	refuses bool
 }
 
 func (r *recorder) Name() string                { return "ingress" }
@@ -243,10 +244,20 @@ func (r *recorder) Send(_ context.Context, _ int, items []pipeline.Item) ([]pipe
 		if err := proto.Unmarshal(item.Encoded(), ce); err != nil {
 			return nil, err
 		}
+		if r.refuses {
+			results[i] = pipeline.Result{Verdict: pipeline.Refused, Code: "NOT_NOW", Reason: "the test wants it"}
+			continue
+		}
 		r.seen[ce.Id]++
 		results[i].Verdict = pipeline.Delivered
 	}
 	return results, nil
+}
+
+func (r *recorder) refuse(refuses bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.refuses = refuses
 }
 
 func (r *recorder) times(id string) int {

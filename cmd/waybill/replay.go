@@ -92,8 +92,8 @@ func (c *replayCommand) Run(ctx context.Context, con *console) error {
 		return fmt.Errorf("--%w", err) // its settings are named like the flags
 	}
 	if config.Sink != nil {
-		if err := config.Sink.Probe(ctx); err != nil {
-			return interrupted(ctx, fmt.Errorf("%s: %w", config.Target, err))
+		if err := c.probe(ctx, config); err != nil {
+			return interrupted(ctx, err)
 		}
 	}
 	began := time.Now()
@@ -185,8 +185,8 @@ func (c *replayCommand) ingressSink(log *slog.Logger) (*sinks.Ingress, error) {
 	return sinks.NewIngress(config)
 }
 
-// archiveSink returns the archive of the replay, and where it is.
-func (c *replayCommand) archiveSink(ctx context.Context, name string, log *slog.Logger) (pipeline.Sink, string, error) {
+// target is where the archive of the replay is.
+func (c *replayCommand) target(name string) process.S3 {
 	to := c.S3
 	if c.ToS3Endpoint != "" && c.ToS3Endpoint != c.S3Endpoint {
 		to.S3Endpoint, to.S3AccessKey, to.S3SecretKey = c.ToS3Endpoint, "", ""
@@ -204,7 +204,13 @@ func (c *replayCommand) archiveSink(ctx context.Context, name string, log *slog.
 	if c.ToS3Prefix != "" {
 		to.S3Prefix = c.ToS3Prefix
 	}
-	if to.S3Endpoint == c.S3Endpoint && to.S3Bucket == c.S3Bucket && to.S3Prefix == c.S3Prefix {
+	return to
+}
+
+// archiveSink returns the archive of the replay, and where it is.
+func (c *replayCommand) archiveSink(ctx context.Context, name string, log *slog.Logger) (pipeline.Sink, string, error) {
+	to := c.target(name)
+	if strings.TrimRight(to.S3Endpoint, "/") == strings.TrimRight(c.S3Endpoint, "/") && to.S3Bucket == c.S3Bucket && to.S3Prefix == c.S3Prefix {
 		return nil, "", fmt.Errorf("--to-s3-prefix: %s is that of the live archive, which a replay must not write to; give another one", to.S3Prefix)
 	}
 	client, err := to.Client(ctx)
@@ -219,6 +225,30 @@ func (c *replayCommand) archiveSink(ctx context.Context, name string, log *slog.
 		server = "AWS " + to.S3Region
 	}
 	return archive, fmt.Sprintf("s3://%s/%s at %s", to.S3Bucket, to.S3Prefix, server), err
+}
+
+// probe tries the sink, and refuses a live archive, of whatever pipeline and by whatever name of its
+// server.
+func (c *replayCommand) probe(ctx context.Context, config replay.Config) error {
+	if err := config.Sink.Probe(ctx); err != nil {
+		return fmt.Errorf("%s: %w", config.Target, err)
+	}
+	if c.Sink != archiveSink {
+		return nil
+	}
+	to := c.target(config.Name)
+	reader, err := to.ArchiveReader(ctx)
+	if err != nil {
+		return err
+	}
+	foreign, err := replay.Foreign(ctx, reader)
+	if err != nil {
+		return fmt.Errorf("%s: %w", config.Target, err)
+	}
+	if foreign != "" {
+		return fmt.Errorf("--to-s3-prefix: in %s is %s, so it is that of a live archive, which a replay must not write to; give another one", config.Target, foreign)
+	}
+	return nil
 }
 
 // failure says how far the replay came, and how to go on.

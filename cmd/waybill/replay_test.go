@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -41,6 +42,36 @@ func TestReplayReport(t *testing.T) {
 	r.DryRun = true
 	if text := r.text(); !strings.HasPrefix(text, "3 events would be delivered to ingress, from the stream\n") {
 		t.Error(text)
+	}
+}
+
+// A replay writes where nothing is, or replays were, and never into a live archive: not into its own
+// pipeline's under another name of the server, nor into another pipeline's.
+func TestReplayWritesIntoNoLiveArchive(t *testing.T) {
+	p := mustPlant(t)
+	sent := p.mustArchiveSome(t)
+	replay := func(endpoint, prefix string) result {
+		args := append([]string{
+			"replay", "--sink=archive", "--from=archive", "--to-s3-endpoint", endpoint, "--to-s3-prefix", prefix,
+			"--to-s3-access-key", p.s3.AccessKey, "--to-s3-secret-key", p.s3.SecretKey,
+		}, p.s3Flags()...)
+		return command(t, nil, args...)
+	}
+	_, port, _ := strings.Cut(strings.TrimPrefix(p.s3.Endpoint, "http://"), ":")
+	for _, endpoint := range []string{p.s3.Endpoint, p.s3.Endpoint + "/", "http://localhost:" + port} {
+		mustFail(t, replay(endpoint, p.archive.Prefix), "--to-s3-prefix", p.archive.Prefix, "live archive")
+	}
+	for range 2 { // the second time it holds replays
+		if r := replay(p.s3.Endpoint, "copies"); r.failure != nil || !strings.Contains(r.out, fmt.Sprintf("%d events delivered", sent)) {
+			t.Errorf("%+v", r)
+		}
+	}
+	var n int
+	for _, records := range p.archived(t) {
+		n += len(records)
+	}
+	if n != sent {
+		t.Errorf("the live archive has %d events, and not %d", n, sent)
 	}
 }
 

@@ -84,9 +84,14 @@ func TestStatusTextOfPauses(t *testing.T) {
 		"archive": {All: &pipeline.Pause{Since: since}},
 		"ingress": {Lanes: map[int]pipeline.Pause{5: {Since: since, Reason: "a new\nendpoint"}, 6: {Since: since, Reason: "a new\nendpoint"}}},
 	}
+	s.Trouble = nil
+	s.findTrouble()
 	var out strings.Builder
 	if err := s.write(&out); err != nil {
 		t.Fatal(err)
+	}
+	if text := out.String(); !strings.Contains(text, "sink ingress: nobody holds its lanes 3\n") || strings.Contains(text, "sink archive: nobody") {
+		t.Errorf("the trouble is not that of lane 3 alone:\n%s", text)
 	}
 	want := `sink      lanes   owner
 archive   0-7     paused since 2026-01-02T02:04:05Z

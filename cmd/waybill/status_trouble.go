@@ -56,7 +56,11 @@ func (s *status) findTrouble() {
 		}
 	}
 	for sink, lanes := range s.lanesByOwner() {
-		if free := s.freeLanes(lanes); len(free) > 0 && alive[pipeline.KindForwarder] {
+		free := slices.DeleteFunc(s.freeLanes(lanes), func(lane int) bool {
+			_, paused := s.Paused[sink].Of(lane) // which is no trouble of its own
+			return paused
+		})
+		if len(free) > 0 && alive[pipeline.KindForwarder] {
 			add("sink "+sink, "nobody holds its lanes %s", ranges(free))
 		}
 	}

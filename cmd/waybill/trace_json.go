@@ -62,7 +62,7 @@ func newTracedEvent(e *journey.Event) tracedEvent {
 	f := frameOf(e)
 	out := tracedEvent{
 		Source: e.Source, ID: e.ID, Type: e.Type, CorrelationID: e.Correlation, TraceID: e.TraceID,
-		At: f.start.UTC(), Took: inSeconds(f.took), NotStored: e.NotStored(), Missing: e.Missing(), Others: e.Others, ForeignSpans: e.Foreign,
+		At: f.start.UTC(), Took: inSeconds(f.took), NotStored: e.NotStored(), Missing: e.Missing(), Others: e.Others(), ForeignSpans: e.Foreign,
 	}
 	for _, list := range []struct {
 		spans   []collector.Span

@@ -234,9 +234,10 @@ func writeRemarks(out *strings.Builder, e *journey.Event) {
 		fmt.Fprintf(out, "\nincomplete: there is no span of %s. That has not happened yet (`waybill status` shows what waits); or the span is on its way (a process sends every 5 s unless OTEL_BSP_SCHEDULE_DELAY says otherwise); or it was dropped, or lost with a process that was killed\n",
 			strings.Join(missing, ", "))
 	}
-	if n := len(e.Others); n > 0 {
+	if others := e.Others(); len(others) > 0 {
+		n := len(others)
 		var names []string
-		for _, o := range e.Others[:min(n, othersShown)] {
+		for _, o := range others[:min(n, othersShown)] {
 			names = append(names, oneLine(o.ID)+" of "+oneLine(o.Source))
 		}
 		if n > othersShown {

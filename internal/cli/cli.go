@@ -36,7 +36,7 @@ func NewParser(name, description string, config any, vars ...kong.Vars) (*kong.K
 	options := []kong.Option{
 		kong.Name(name), kong.Description(description), kong.DefaultEnvars("WAYBILL"),
 		kong.ShortUsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Resolvers(secretFiles{}),
+		kong.Resolvers(secretFiles{}), pairsMapper(),
 	}
 	for _, v := range vars {
 		options = append(options, v)

@@ -56,7 +56,7 @@ func examineNATS(ctx context.Context, cfg Config) []Finding {
 
 func (b *broker) server() {
 	text := b.nc.ConnectedServerVersion()
-	b.ok("reachable", "%s, server %s", b.nc.ConnectedUrlRedacted(), b.nc.ConnectedServerName())
+	b.ok("reachable", "%s, server %s", pipeline.ConnectedHost(b.nc), b.nc.ConnectedServerName())
 	switch v, ok := parseVersion(text); {
 	case !ok:
 		b.warn("version", "see whether it is nats-server 2.14 or newer", "%q is no version", text)

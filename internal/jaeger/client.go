@@ -18,7 +18,8 @@ import (
 
 // Client asks a server. It is safe for concurrent use.
 type Client struct {
-	base *url.URL
+	base *url.URL      // without user and password
+	user *url.Userinfo // nil: there is none
 	http *http.Client
 }
 
@@ -41,13 +42,15 @@ func NewClient(address string) (*Client, error) {
 		return nil, errors.New("not a URL; want one such as http://jaeger:16686")
 	}
 	if base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
-		return nil, fmt.Errorf("%q: want a URL such as http://jaeger:16686", base.Redacted())
+		return nil, fmt.Errorf("scheme %q and host %q: want a URL such as http://jaeger:16686", base.Scheme, base.Host)
 	}
-	return &Client{base: base, http: &http.Client{Timeout: askTimeout}}, nil
+	user := base.User
+	base.User = nil
+	return &Client{base: base, user: user, http: &http.Client{Timeout: askTimeout}}, nil
 }
 
-// String is the address, without the password.
-func (c *Client) String() string { return c.base.Redacted() }
+// String is the address, without user and password: a user alone may be a token.
+func (c *Client) String() string { return c.base.String() }
 
 // Search picks traces that have a span of a service with an attribute, which began in a time.
 type Search struct {
@@ -111,6 +114,10 @@ func (c *Client) get(ctx context.Context, into any, query url.Values, path ...st
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return fmt.Errorf("ask %s: %w", c, err)
+	}
+	if c.user != nil {
+		password, _ := c.user.Password()
+		request.SetBasicAuth(c.user.Username(), password)
 	}
 	response, err := c.http.Do(request)
 	if err != nil {

@@ -90,6 +90,16 @@ func TestATraceIsRead(t *testing.T) {
 	}
 }
 
+// A server passes on what any program sent.
+func TestSpansThatCannotBe(t *testing.T) {
+	f := newFake(t, `{"data":[{"traceID":"1","spans":[{"traceID":"1","spanID":"1","startTime":1000,"duration":-5000},
+		{"traceID":"1","spanID":"2","startTime":1000,"duration":9223372036854775807}]}]}`)
+	spans, err := mustClient(t, f.URL).Trace(t.Context(), "1")
+	if err != nil || len(spans) != 2 || spans[0].Took() != 0 || spans[1].Took() < 200*365*24*time.Hour {
+		t.Errorf("%+v, %v", spans, err)
+	}
+}
+
 func TestASearchIsWrittenAsJaegerReadsIt(t *testing.T) {
 	f := newFake(t, mustRead(t, "trace.json"))
 	base := strings.Replace(f.URL, "http://", "http://reader:geheim@", 1) + "/select/jaeger/"
@@ -144,11 +154,13 @@ func TestErrorsOfAServer(t *testing.T) {
 	}
 	gone := httptest.NewServer(nil)
 	gone.Close()
-	secret := strings.Replace(gone.URL, "http://", "http://reader:geheim@", 1)
-	if _, err := mustClient(t, secret).Services(t.Context()); err == nil || !strings.Contains(err.Error(), "refused") || strings.Contains(err.Error(), "geheim") {
-		t.Errorf("%v", err)
+	for _, secret := range []string{"reader:geheim@", "geheim@"} { // a user alone may be a token
+		c := mustClient(t, strings.Replace(gone.URL, "http://", "http://"+secret, 1))
+		if _, err := c.Services(t.Context()); err == nil || !strings.Contains(err.Error(), "refused") || strings.Contains(err.Error()+c.String(), "geheim") {
+			t.Errorf("%s: %v", c, err)
+		}
 	}
-	for _, address := range []string{"jaeger:16686", "ftp://jaeger", "http://", "http://reader:geheim@[", "%"} {
+	for _, address := range []string{"jaeger:16686", "ftp://jaeger", "http://", "http://reader:geheim@[", "ftp://geheim@jaeger", "%"} {
 		if _, err := NewClient(address); err == nil || !strings.Contains(err.Error(), "http://jaeger:16686") || strings.Contains(err.Error(), "geheim") {
 			t.Errorf("%s: %v", address, err)
 		}

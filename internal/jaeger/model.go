@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -109,7 +110,7 @@ func (s *span) span(p process) collector.Span {
 	out := collector.Span{
 		TraceID: padded(s.TraceID, traceDigits), ID: padded(s.SpanID, spanDigits),
 		Name: s.OperationName, Service: p.ServiceName, Instance: textOf(p.Tags, tagInstance),
-		Start: start, End: start.Add(time.Duration(s.Duration) * time.Microsecond), Attributes: map[string]string{},
+		Start: start, End: start.Add(s.took()), Attributes: map[string]string{},
 	}
 	if s.ParentSpanID != "" {
 		out.Parent = padded(s.ParentSpanID, spanDigits)
@@ -133,6 +134,12 @@ func (s *span) span(p process) collector.Span {
 		delete(out.Attributes, key)
 	}
 	return out
+}
+
+// took is how long a span took, none less than nothing: a server passes on what it was sent, and whoever
+// draws it would have to begin behind its end.
+func (s *span) took() time.Duration {
+	return time.Duration(min(max(s.Duration, 0), math.MaxInt64/int64(time.Microsecond))) * time.Microsecond
 }
 
 func textOf(tags []tag, key string) string {

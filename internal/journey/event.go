@@ -45,10 +45,21 @@ type Event struct {
 	// Spans are the event's own, by their beginning. Above are those of other programs that they
 	// hang under, the outermost first.
 	Spans, Above []collector.Span
-	// Others are the further events that have spans in the trace, by their names, and Foreign is
-	// the number of spans that are no event's and not in Above.
-	Others  []Name
+	// Foreign is the number of spans that are no event's and not in Above.
 	Foreign int
+
+	all []Name // the events that have spans in the trace, this one too, in the order of their names
+}
+
+// Others are the further events that have spans in the trace, in the order of their names.
+func (e *Event) Others() []Name {
+	others := make([]Name, 0, len(e.all))
+	for _, name := range e.all {
+		if name != e.Name {
+			others = append(others, name)
+		}
+	}
+	return others
 }
 
 // Events returns the events that have spans in a trace, in the order of their first ones. spans
@@ -71,7 +82,14 @@ func Events(spans []collector.Span) []*Event {
 	}
 	// Of two spans with one id, which no program makes, one is nobody's.
 	t.order = slices.DeleteFunc(t.order, func(e *Event) bool { return len(e.Spans) == 0 })
+	// One slice for all: a trace of thousands of events has as many others for each.
+	names := make([]Name, 0, len(t.order))
 	for _, e := range t.order {
+		names = append(names, e.Name)
+	}
+	slices.SortFunc(names, func(a, b Name) int { return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.ID, b.ID)) })
+	for _, e := range t.order {
+		e.all = names
 		t.look(e, foreign)
 	}
 	slices.SortStableFunc(t.order, func(a, b *Event) int { return byBeginning(a.Spans[0], b.Spans[0]) })
@@ -138,12 +156,6 @@ func (m *members) ownerOf(s *collector.Span) *Event {
 
 // look completes an event with what else the trace has.
 func (m *members) look(e *Event, foreign []*collector.Span) {
-	for _, other := range m.order {
-		if other != e {
-			e.Others = append(e.Others, other.Name)
-		}
-	}
-	slices.SortFunc(e.Others, func(a, b Name) int { return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.ID, b.ID)) })
 	seen := map[string]bool{}
 	for i := range e.Spans {
 		for id := e.Spans[i].Parent; !seen[id]; {

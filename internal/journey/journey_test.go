@@ -1,6 +1,8 @@
 package journey
 
 import (
+	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -88,7 +90,7 @@ func TestOneEvent(t *testing.T) {
 	spans := slices.Concat([]collector.Span{root, above, beside, producers}, accepted("e"), taken("e", "ingress", "e-publish", 12, delivered), taken("e", "archive", "e-publish", 15, delivered))
 	slices.Reverse(spans)
 	e := only(t, spans)
-	if e.ID != "e" || e.Source != "/s" || e.Correlation != "c" || e.TraceID != "t" || len(e.Spans) != 9 || len(e.Others) != 0 {
+	if e.ID != "e" || e.Source != "/s" || e.Correlation != "c" || e.TraceID != "t" || len(e.Spans) != 9 || len(e.Others()) != 0 {
 		t.Errorf("%+v", e)
 	}
 	if len(e.Above) != 2 || e.Above[0].Name != "request" || e.Above[1].Name != "checkout" || e.Foreign != 2 {
@@ -118,8 +120,8 @@ func TestEventsOfOneTraceAreToldApart(t *testing.T) {
 				t.Errorf("%s has the span %s", e.ID, s.ID)
 			}
 		}
-		if len(e.Spans) != 6 || len(e.Others) != 1 || e.Others[0].ID == e.ID {
-			t.Errorf("%s has %d spans and the others %v", e.ID, len(e.Spans), e.Others)
+		if len(e.Spans) != 6 || len(e.Others()) != 1 || e.Others()[0].ID == e.ID {
+			t.Errorf("%s has %d spans and the others %v", e.ID, len(e.Spans), e.Others())
 		}
 	}
 	// A send names its processing, whose span comes last, and so settling is known to be the event's.
@@ -241,5 +243,25 @@ func TestSpansThatHangUnderThemselves(t *testing.T) {
 	twice := []collector.Span{span("e", "", opAccept, "one", 0, 1), span("e", "", opAccept, "two", 0, 1), span("s", "e", opSettle, "three", 0, 1, attrSink, "x")}
 	if events := Events(twice); len(events) != 1 || events[0].ID != "two" {
 		t.Errorf("%d events", len(events))
+	}
+}
+
+// A trace may be one of thousands of events, as of a job that emits them all: what is kept of each must
+// not grow with their number.
+func TestATraceOfThousandsOfEvents(t *testing.T) {
+	const events = 4000
+	var spans []collector.Span
+	for i := range events {
+		spans = append(spans, span(fmt.Sprintf("%d-accept", i), "root", opAccept, fmt.Sprintf("e%04d", i), i, i+1))
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	all := Events(spans)
+	runtime.ReadMemStats(&after)
+	if each := (after.TotalAlloc - before.TotalAlloc) / events; each > 8<<10 {
+		t.Errorf("%d bytes an event", each)
+	}
+	if others := all[7].Others(); len(all) != events || len(others) != events-1 || others[7].ID != "e0008" {
+		t.Errorf("%d events, and the others of one are %d", len(all), len(others))
 	}
 }

@@ -79,7 +79,7 @@ func (n NATS) connect(name string, log *slog.Logger) (*pipeline.Queue, *nats.Con
 				log.Warn("disconnected from NATS", "error", err)
 			}
 		}),
-		nats.ReconnectHandler(func(c *nats.Conn) { log.Info("connected to NATS again", "server", c.ConnectedUrlRedacted()) }),
+		nats.ReconnectHandler(func(c *nats.Conn) { log.Info("connected to NATS again", "server", pipeline.ConnectedHost(c)) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("NATS error", "error", err) }),
 	}
 	if n.NATSCreds != "" {

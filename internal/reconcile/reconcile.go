@@ -92,8 +92,10 @@ func (r Report) Bad() bool {
 
 // account is what is known of one key.
 type account struct {
-	last     int64 // as of the snapshot
-	lowest   int64 // of what was found; 0: nothing
+	last int64 // as of the snapshot
+	// lowest seqnum of what was found, for each sink and, behind these, for the report as a whole, of
+	// what was accepted within the auditor's bounds; 0: nothing.
+	lowest   []int64
 	waiting  map[string]*seqset.Set
 	dead     map[string]*seqset.Set
 	archived seqset.Set
@@ -108,16 +110,36 @@ type auditor struct {
 	keys   map[pipeline.Key]*account
 	gone   map[string]int64
 	sinks  []pipeline.SinkSince
-	// archiveBegins says that the archive holds the first event of each lane.
-	archiveBegins bool
-	events        int64 // looked at, for Tell
+	// bounds are the times from which on all that was accepted is looked at, for each sink and, behind
+	// these, for the report as a whole. What was accepted earlier is not what an account begins with: it
+	// may be here late, and the events after it are not.
+	bounds []time.Time
+	// begins are the first offsets of the lanes of the archive from whose beginning something was
+	// deleted; deleted is when the newest of that was accepted, zero where there is none.
+	begins  map[int]int64
+	deleted time.Time
+	events  int64 // looked at, for Tell
 }
+
+const (
+	// orderMargin is more than the time by which seqnums of a key may be out of the order in which they
+	// were accepted: by the time of a flush, which is that of its beginning.
+	orderMargin = time.Minute
+	// sinkMargin is more than the time that adding a sink takes. What is accepted meanwhile need not
+	// reach it.
+	sinkMargin = time.Minute
+)
 
 // Run reads Postgres in one snapshot, and then the archive. In that order nothing can seem to be missing
 // that was on its way meanwhile: what the snapshot does not know of any more was archived before it.
 // Memory is some hundred bytes for each key.
 func Run(ctx context.Context, cfg Config) (Report, error) {
-	a := &auditor{cfg: cfg, keys: map[pipeline.Key]*account{}, gone: map[string]int64{}, archiveBegins: true}
+	a := &auditor{cfg: cfg, keys: map[pipeline.Key]*account{}, gone: map[string]int64{}, begins: map[int]int64{}}
+	if cfg.Archive != nil {
+		if err := a.findBeginnings(ctx); err != nil {
+			return Report{}, err
+		}
+	}
 	if err := a.readPostgres(ctx); err != nil {
 		return Report{}, err
 	}
@@ -142,16 +164,65 @@ func (a *auditor) tell(what string) {
 
 func (a *auditor) key(k pipeline.Key) *account {
 	if a.keys[k] == nil {
-		a.keys[k] = &account{waiting: map[string]*seqset.Set{}, dead: map[string]*seqset.Set{}}
+		a.keys[k] = &account{lowest: make([]int64, len(a.bounds)), waiting: map[string]*seqset.Set{}, dead: map[string]*seqset.Set{}}
 	}
 	return a.keys[k]
 }
 
-// found notes the lowest seqnum that is of the time looked at.
-func (c *account) found(seqnum int64) {
-	if c.lowest == 0 || seqnum < c.lowest {
-		c.lowest = seqnum
+// found notes the lowest seqnums that are of the times looked at.
+func (a *auditor) found(c *account, seqnum int64, accepted time.Time) {
+	for i, bound := range a.bounds {
+		if !accepted.Before(bound) && (c.lowest[i] == 0 || seqnum < c.lowest[i]) {
+			c.lowest[i] = seqnum
+		}
 	}
+}
+
+// findBeginnings looks for what was deleted of the archive. It does so first: what is deleted later is
+// noticed.
+func (a *auditor) findBeginnings(ctx context.Context) error {
+	lanes, err := a.cfg.Archive.Lanes(ctx)
+	if err != nil {
+		return err
+	}
+	for _, lane := range lanes {
+		begin, deleted, err := a.cfg.Archive.Begin(ctx, lane)
+		if err != nil {
+			return err
+		}
+		if begin == 0 {
+			continue
+		}
+		a.begins[lane] = begin
+		if deleted.After(a.deleted) {
+			a.deleted = deleted
+		}
+	}
+	return nil
+}
+
+// bound sets the bounds for the sinks.
+func (a *auditor) bound(sinks []pipeline.SinkSince) error {
+	a.sinks = sinks
+	for _, sink := range sinks {
+		bound := a.cfg.Since
+		if !sink.FromTheStart {
+			bound = later(bound, sink.Since.Add(sinkMargin))
+		}
+		if sink.Name == a.cfg.ArchiveSink && !a.deleted.IsZero() {
+			bound = later(bound, a.deleted.Add(time.Microsecond)) // Postgres's precision
+		}
+		a.bounds = append(a.bounds, bound)
+	}
+	a.bounds = append(a.bounds, a.cfg.Since)
+	return nil
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 func add(sets map[string]*seqset.Set, sink string, seqnum int64) {
@@ -163,7 +234,8 @@ func add(sets map[string]*seqset.Set, sink string, seqnum int64) {
 
 func (a *auditor) readPostgres(ctx context.Context) (err error) {
 	a.report.Since = a.cfg.Since
-	a.report.At, a.sinks, err = a.cfg.Store.ReadAccount(ctx, pipeline.Account{
+	a.report.At, err = a.cfg.Store.ReadAccount(ctx, pipeline.Account{
+		Sinks: a.bound,
 		Head: func(k pipeline.Key, last int64) error {
 			a.key(k).last = last
 			a.tell("keys")
@@ -174,9 +246,7 @@ func (a *auditor) readPostgres(ctx context.Context) (err error) {
 			for _, sink := range e.Sinks {
 				add(c.waiting, sink, e.Seqnum)
 			}
-			if !e.AcceptedAt.Before(a.cfg.Since) {
-				c.found(e.Seqnum)
-			}
+			a.found(c, e.Seqnum, e.AcceptedAt)
 			a.tell("waiting events")
 			return nil
 		},
@@ -196,9 +266,7 @@ func (a *auditor) readPostgres(ctx context.Context) (err error) {
 			if m.State == pipeline.LetterDead {
 				add(c.dead, m.Sink, m.Seqnum)
 			}
-			if !m.AcceptedAt.Before(a.cfg.Since) {
-				c.found(m.Seqnum)
-			}
+			a.found(c, m.Seqnum, m.AcceptedAt)
 			return nil
 		},
 	})
@@ -224,37 +292,45 @@ func (a *auditor) readLane(ctx context.Context, lane int) error {
 	from := int64(0)
 	if !a.cfg.Since.IsZero() {
 		var err error
-		if from, err = a.cfg.Archive.OffsetSince(ctx, lane, a.cfg.Since); err != nil {
+		if from, err = a.cfg.Archive.OffsetSince(ctx, lane, a.cfg.Since.Add(-orderMargin)); err != nil {
 			return err
 		}
 	}
-	first := true
+	first := from == 0
 	for object, err := range a.cfg.Archive.Objects(ctx, lane, from) {
 		if err != nil {
 			return fmt.Errorf("%w (`waybill archive verify` looks for all that is wrong)", err)
 		}
-		if first && object.Offset > 0 {
-			a.archiveBegins = false
+		if first && object.Offset > a.begins[lane] {
+			return fmt.Errorf("objects of lane %d of the archive were deleted while it was read: look whether a lifecycle rule did it, and run it again", lane)
 		}
 		first = false
 		contents, err := a.cfg.Archive.Read(ctx, object)
 		if err != nil {
 			return fmt.Errorf("%w (`waybill archive verify` looks for all that is wrong)", err)
 		}
-		for i := range contents.Records {
-			r := &contents.Records[i]
-			c := a.key(pipeline.Key{Source: r.Source, Type: r.Type})
-			c.found(r.Seqnum)
-			switch {
-			case r.Seqnum > c.last: // accepted since the snapshot, or never
-				c.beyond.Add(r.Seqnum)
-			case !c.archived.Add(r.Seqnum):
-				c.doubled++
+		records := contents.Records
+		for _, b := range contents.Batches {
+			for i := range records[:b.Events] {
+				a.archived(&records[i], b.Accepted)
 			}
-			a.tell("archived events")
+			records = records[b.Events:]
 		}
 	}
 	return nil
+}
+
+// archived notes an event that the archive holds.
+func (a *auditor) archived(r *sinks.Record, accepted time.Time) {
+	c := a.key(pipeline.Key{Source: r.Source, Type: r.Type})
+	a.found(c, r.Seqnum, accepted)
+	switch {
+	case r.Seqnum > c.last: // accepted since the snapshot, or never
+		c.beyond.Add(r.Seqnum)
+	case !c.archived.Add(r.Seqnum):
+		c.doubled++
+	}
+	a.tell("archived events")
 }
 
 // checkBeyond compares what was archived beyond the snapshot's heads with the present ones.
@@ -280,7 +356,7 @@ func (a *auditor) checkBeyond(ctx context.Context) error {
 // whole says that the seqnums of a key are looked at from 1 on. Else the lowest one that was found is
 // the first.
 func (a *auditor) whole(sink pipeline.SinkSince) bool {
-	return a.cfg.Since.IsZero() && sink.FromTheStart && (sink.Name != a.cfg.ArchiveSink || a.cfg.Archive == nil || a.archiveBegins)
+	return a.cfg.Since.IsZero() && sink.FromTheStart && (sink.Name != a.cfg.ArchiveSink || a.deleted.IsZero())
 }
 
 func (a *auditor) judge() {
@@ -288,7 +364,7 @@ func (a *auditor) judge() {
 	for _, c := range a.keys {
 		first := int64(1)
 		if !a.cfg.Since.IsZero() {
-			first = c.lowest
+			first = c.lowest[len(a.sinks)]
 		}
 		if first == 0 {
 			a.report.Unseen++
@@ -299,19 +375,19 @@ func (a *auditor) judge() {
 	keys := slices.SortedFunc(maps.Keys(a.keys), func(x, y pipeline.Key) int {
 		return cmp.Or(cmp.Compare(x.Source, y.Source), cmp.Compare(x.Type, y.Type))
 	})
-	for _, sink := range a.sinks {
-		a.report.Sinks = append(a.report.Sinks, a.judgeSink(sink, keys))
+	for i, sink := range a.sinks {
+		a.report.Sinks = append(a.report.Sinks, a.judgeSink(i, sink, keys))
 	}
 	a.note()
 }
 
-func (a *auditor) judgeSink(sink pipeline.SinkSince, keys []pipeline.Key) Sink {
+func (a *auditor) judgeSink(index int, sink pipeline.SinkSince, keys []pipeline.Key) Sink {
 	out := Sink{Sink: sink.Name, Gone: a.gone[sink.Name]}
 	looked := sink.Name == a.cfg.ArchiveSink && a.cfg.Archive != nil
 	var archived int64
 	for _, k := range keys {
 		c := a.keys[k]
-		first := c.lowest
+		first := c.lowest[index]
 		if a.whole(sink) {
 			first = 1
 		}
@@ -363,12 +439,12 @@ func (a *auditor) note() {
 		note("the archive was not read: what is settled is Postgres's word alone")
 	case !hasArchive:
 		note("the pipeline has no sink %s: the archive was read for nothing", a.cfg.ArchiveSink)
-	case a.cfg.Since.IsZero() && !a.archiveBegins:
-		note("the archive's oldest objects were deleted: of each key only what comes after the first event that is there was looked at")
+	case !a.deleted.IsZero() && !a.deleted.Before(a.cfg.Since):
+		note("the archive's oldest objects were deleted: of each key only what comes after the first event that was accepted later than what they held, at %s, was looked at", a.deleted.Format(time.RFC3339))
 	}
 	for _, s := range a.sinks {
 		if !s.FromTheStart {
-			note("%s was added at %s: of each key only what comes after the first event that is still known was looked at", s.Name, s.Since.UTC().Format(time.RFC3339))
+			note("%s was added at %s: of each key only what comes after the first event that was accepted a minute later, or after that, and is still known was looked at", s.Name, s.Since.UTC().Format(time.RFC3339))
 		}
 	}
 	if a.report.Unseen > 0 {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -27,6 +28,9 @@ type archiveSource struct {
 func (s *archiveSource) read(ctx context.Context, visit func(*portion) error, passed func(uint64) error) error {
 	passedBefore := int64(0)
 	for _, lane := range slices.Sorted(maps.Keys(s.span.Ends)) {
+		if err := s.deleted(ctx, lane); err != nil {
+			return err
+		}
 		err := s.batches(ctx, lane, func(b *sinks.ArchivedBatch) error {
 			s.done.Store(passedBefore + b.Offset)
 			p, err := s.portion(b)
@@ -45,6 +49,22 @@ func (s *archiveSource) read(ctx context.Context, visit func(*portion) error, pa
 		}
 		passedBefore += s.span.Ends[lane]
 		s.done.Store(passedBefore)
+	}
+	return nil
+}
+
+// deleted takes note if the beginning of a lane was deleted, and what was asked for with it. Who asks for
+// no time gets what there is.
+func (s *archiveSource) deleted(ctx context.Context, lane int) error {
+	if s.span.Since.IsZero() || s.from.Lanes[lane] > 0 {
+		return nil
+	}
+	begin, newest, err := s.config.Archive.Begin(ctx, lane)
+	if err != nil {
+		return err
+	}
+	if begin > 0 && !newest.Before(s.span.Since) {
+		s.add("archive lane %d: the events before offset %d were deleted, which were accepted until %s", lane, begin, newest.Format(time.RFC3339))
 	}
 	return nil
 }

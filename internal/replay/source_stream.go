@@ -15,7 +15,8 @@ type streamSource struct {
 	span    span
 	history *pipeline.History
 	from    position
-	seen    *batchSet
+	seen    *recentSet[pipeline.BatchID]
+	origins *recentSet[pipeline.Origin] // of events that were requeued, for one sink or for several
 	at      atomic.Uint64
 	faultList
 }
@@ -28,7 +29,10 @@ func (c Config) openStream(ctx context.Context, s span, from position) (*streamS
 	if !history.Created.Equal(s.Created) {
 		return nil, fmt.Errorf("the stream was made anew since the replay began, and has lost what it was to replay: replay the rest under another name, with --from=archive")
 	}
-	return &streamSource{config: c, span: s, history: history, from: from, seen: newBatchSet(seenBatches)}, nil
+	return &streamSource{
+		config: c, span: s, history: history, from: from,
+		seen: newRecentSet[pipeline.BatchID](seenBatches), origins: newRecentSet[pipeline.Origin](seenBatches),
+	}, nil
 }
 
 func (s *streamSource) read(ctx context.Context, visit func(*portion) error, passed func(uint64) error) error {
@@ -88,7 +92,10 @@ func (s *streamSource) message(m pipeline.Logged, visit func(*portion) error) er
 	if !s.wanted(m) {
 		return nil
 	}
-	if m.Batch.Origin != nil && s.seen.has(m.Batch.Origin.Batch) || !s.seen.add(m.Batch.ID) {
+	if !s.seen.add(m.Batch.ID) {
+		return nil
+	}
+	if o := m.Batch.Origin; o != nil && (s.seen.has(o.Batch) || !s.origins.add(*o)) {
 		return nil
 	}
 	if m.Seq <= s.from.Lanes[m.Lane] {
@@ -115,35 +122,35 @@ func (s *streamSource) progress() float64 {
 // seenBatches is how many batches are remembered, to know those that are in the stream again.
 const seenBatches = 1 << 20
 
-// batchSet remembers the newest batches of a number.
-type batchSet struct {
+// recentSet remembers the newest elements, up to a number.
+type recentSet[T comparable] struct {
 	bound  int
-	known  map[pipeline.BatchID]struct{}
-	oldest []pipeline.BatchID // a ring once it is full
+	known  map[T]struct{}
+	oldest []T // a ring once it is full
 	next   int
 }
 
-func newBatchSet(bound int) *batchSet {
-	return &batchSet{bound: bound, known: map[pipeline.BatchID]struct{}{}}
+func newRecentSet[T comparable](bound int) *recentSet[T] {
+	return &recentSet[T]{bound: bound, known: map[T]struct{}{}}
 }
 
-func (s *batchSet) has(id pipeline.BatchID) bool {
-	_, ok := s.known[id]
+func (s *recentSet[T]) has(element T) bool {
+	_, ok := s.known[element]
 	return ok
 }
 
-// add reports false for a batch that is known.
-func (s *batchSet) add(id pipeline.BatchID) bool {
-	if s.has(id) {
+// add reports false for an element that is known.
+func (s *recentSet[T]) add(element T) bool {
+	if s.has(element) {
 		return false
 	}
-	s.known[id] = struct{}{}
+	s.known[element] = struct{}{}
 	if len(s.oldest) < s.bound {
-		s.oldest = append(s.oldest, id)
+		s.oldest = append(s.oldest, element)
 		return true
 	}
 	delete(s.known, s.oldest[s.next])
-	s.oldest[s.next] = id
+	s.oldest[s.next] = element
 	s.next = (s.next + 1) % s.bound
 	return true
 }

@@ -71,28 +71,29 @@ type keeper struct {
 	revision uint64
 }
 
-// open returns the state under a name, or nil where there is none.
+// openKeeper returns the state under a name, or nil where there is none.
 func openKeeper(ctx context.Context, c Config) (*keeper, *state, error) {
 	states, err := c.Queue.ReplayStates(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	k := &keeper{states: states, name: c.Name, run: rand.Text()}
-	before, err := k.load(ctx)
+	before, revision, err := k.load(ctx)
+	k.revision = revision
 	return k, before, err
 }
 
-func (k *keeper) load(ctx context.Context) (*state, error) {
+// load returns the state as it is, and its revision; nil and 0 where there is none.
+func (k *keeper) load(ctx context.Context) (*state, uint64, error) {
 	data, revision, err := k.states.Load(ctx, k.name)
 	if err != nil || revision == 0 {
-		return nil, err
+		return nil, 0, err
 	}
 	var s state
 	if err := json.Unmarshal(data, &s); err != nil {
-		return nil, fmt.Errorf("state of replay %s: %w; use another name", k.name, err)
+		return nil, 0, fmt.Errorf("state of replay %s: %w; use another name", k.name, err)
 	}
-	k.revision = revision
-	return &s, nil
+	return &s, revision, nil
 }
 
 // save stores the state. An error other than pipeline.ErrReplayTaken may pass.
@@ -109,11 +110,11 @@ func (k *keeper) save(ctx context.Context, s state) error {
 	revision, err := k.states.Save(ctx, k.name, data, k.revision)
 	if errors.Is(err, pipeline.ErrReplayTaken) {
 		// Our own, if its answer was lost.
-		now, loadErr := k.load(ctx)
+		now, at, loadErr := k.load(ctx)
 		if loadErr != nil || now == nil || now.Run != k.run {
 			return errors.Join(err, loadErr)
 		}
-		revision, err = k.states.Save(ctx, k.name, data, k.revision)
+		revision, err = k.states.Save(ctx, k.name, data, at)
 	}
 	if err == nil {
 		k.revision = revision

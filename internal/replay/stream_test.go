@@ -83,17 +83,19 @@ func TestReplayOfWhatWasQueuedAgain(t *testing.T) {
 		message{number: 4, events: []string{"1.1"}, acceptedOverride: 1, queued: 4, origin: batchID(1).String() + "/1"},
 		message{number: 5, acceptedOverride: 2, queued: 9000, attempt: 2, events: []string{"late"}}, // beyond the margin
 		message{number: 6, acceptedOverride: 2, queued: 9001, events: []string{"of another"}, origin: batchID(77).String() + "/0"},
+		message{number: 7, acceptedOverride: 2, queued: 9001, events: []string{"of another"}, origin: batchID(77).String() + "/0"}, // for a second sink
+		message{number: 8, acceptedOverride: 2, queued: 9001, events: []string{"its neighbour"}, origin: batchID(77).String() + "/1"},
 		message{number: 9002, events: []string{"too late"}},
 	)
 	sink := newRecorder()
 	result := mustReplay(t, s.config(sink, func(c *Config) { c.Since, c.Until = second(t, 1), second(t, 3) }))
-	if got := sink.lane(0); !slices.Equal(got, []string{"1.0", "1.1", "2.0", "late", "of another"}) || result.Events != 5 {
+	if got := sink.lane(0); !slices.Equal(got, []string{"1.0", "1.1", "2.0", "late", "of another", "its neighbour"}) || result.Events != 6 {
 		t.Errorf("%v, %+v", got, result)
 	}
 }
 
-func TestBatchSetForgetsTheOldest(t *testing.T) {
-	s := newBatchSet(3)
+func TestRecentSetForgetsTheOldest(t *testing.T) {
+	s := newRecentSet[pipeline.BatchID](3)
 	for n := int64(1); n <= 5; n++ {
 		if !s.add(batchID(n)) || s.add(batchID(n)) {
 			t.Errorf("batch %d", n)
