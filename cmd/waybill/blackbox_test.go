@@ -96,6 +96,12 @@ func start(t *testing.T, dir string, env []string, args ...string) *program {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return startProgram(t, dir, env, path, args...)
+}
+
+// startProgram starts any program; it ends with the test.
+func startProgram(t *testing.T, dir string, env []string, path string, args ...string) *program {
+	t.Helper()
 	p := &program{cmd: exec.Command(path, args...), done: make(chan struct{})}
 	p.cmd.Dir, p.cmd.Env = dir, append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p, p
@@ -110,7 +116,7 @@ func start(t *testing.T, dir string, env []string, args ...string) *program {
 		_ = p.cmd.Process.Kill() // most have ended
 		<-p.done
 		if t.Failed() {
-			t.Logf("waybill %s:\n%s", strings.Join(args, " "), p.text())
+			t.Logf("%s %s:\n%s", filepath.Base(path), strings.Join(args, " "), p.text())
 		}
 	})
 	return p

@@ -161,7 +161,8 @@ func TestWrongFlags(t *testing.T) {
 func TestRunningStack(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("WAYBILL_DIR", dir)
-	text := "WAYBILL_DATABASE_URL=postgres://dev@127.0.0.1:1/dev\nWAYBILL_TO=http://127.0.0.1:1\nWAYBILL_LANES=7\nWAYBILL_S3_BUCKET=dev\nWAYBILL_S3_PREFIX=p\n"
+	text := "WAYBILL_DATABASE_URL=postgres://dev@127.0.0.1:1/dev\nWAYBILL_TO=http://127.0.0.1:1\nWAYBILL_LANES=7\nWAYBILL_S3_BUCKET=dev\nWAYBILL_S3_PREFIX=p\nOTEL_TRACES_EXPORTER=otlp\n"
+	t.Setenv("OTEL_TRACES_EXPORTER", "none") // of another program, perhaps
 	if err := os.WriteFile(filepath.Join(dir, devrun.EnvironmentFile), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

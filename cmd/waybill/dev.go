@@ -205,8 +205,11 @@ see it arrive
 see where its time went
   %[5]s
 
+look at a process
+  . %[6]s; curl -s $forwarder_1/readyz   # and /metrics; of the others too
+
 Kill any of these processes: it is started again. Ctrl-C stops all of them.
 
-`, stack.HTTP[0], stack.GRPC[0], os.Args[0], received, traces)
+`, stack.HTTP[0], stack.GRPC[0], os.Args[0], received, traces, stack.AdminPath())
 	return err
 }

@@ -74,8 +74,10 @@ func looks(parsed *kong.Context) bool {
 }
 
 // isAddress tells what names a server, or is needed to reach it, from other settings. A prefix may be that of a
-// replay in the same bucket.
-func isAddress(key string) bool { return key != "WAYBILL_LANES" && key != "WAYBILL_S3_PREFIX" }
+// replay in the same bucket; and what OpenTelemetry's variables say is of processes.
+func isAddress(key string) bool {
+	return key != "WAYBILL_LANES" && key != "WAYBILL_S3_PREFIX" && !strings.HasPrefix(key, "OTEL_")
+}
 
 // overruled reports that the command line names a server.
 func (r *runningStack) overruled(parsed *kong.Context) bool {

@@ -117,7 +117,7 @@ func (s *Stack) start(ctx context.Context) error {
 	if err := s.addProcesses(); err != nil {
 		return err
 	}
-	if err := errors.Join(s.writeEnvironment(), s.ports.save()); err != nil {
+	if err := errors.Join(s.writeEnvironment(), s.writeAdmin(), s.ports.save()); err != nil {
 		return err
 	}
 	if err := startAll(ctx, slices.Concat(s.janitors, s.ingests, s.forwarders)); err != nil {
@@ -204,7 +204,7 @@ func (s *Stack) problem(addr string, otherwise error) error {
 func (s *Stack) logPath(name string) string { return filepath.Join(s.config.Dir, "logs", name+".log") }
 
 // EnvironmentFile is the name of the file, in the stack's directory, that tells the
-// operator's commands where the stack is: KEY=value lines.
+// operator's commands, and any further process, where the stack is: KEY=value lines.
 const EnvironmentFile = "env"
 
 func (s *Stack) writeEnvironment() error {
@@ -213,7 +213,10 @@ func (s *Stack) writeEnvironment() error {
 	if s.TraceQueryURL != "" {
 		env["WAYBILL_TRACE_QUERY_URL"] = s.TraceQueryURL
 	}
-	lines := make([]string, 0, len(env))
+	var lines []string
+	for _, line := range s.traces.env(s.config.Env) {
+		lines = append(lines, line+"\n")
+	}
 	for key, value := range env {
 		lines = append(lines, key+"="+value+"\n")
 	}
@@ -251,8 +254,10 @@ func (s *Stack) Stop() error {
 	}
 	errs = append(errs, s.traces.stop()) // the processes had spans to send until they stopped
 	s.traces = nil
-	if err := os.Remove(filepath.Join(s.config.Dir, EnvironmentFile)); !errors.Is(err, fs.ErrNotExist) {
-		errs = append(errs, err)
+	for _, name := range []string{EnvironmentFile, AdminFile} {
+		if err := os.Remove(filepath.Join(s.config.Dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -218,6 +218,32 @@ func TestKeysBeyondTheLimitAreNotTracked(t *testing.T) {
 	}
 }
 
+func TestReplaysAreTold(t *testing.T) {
+	t.Parallel()
+	e := mustStart(t, nil)
+	replayed := event("s", "t", "1", 1)
+	replayed.Attributes["replayid"] = &pb.CloudEventAttributeValue{Attr: &pb.CloudEventAttributeValue_CeString{CeString: "lost-hour"}}
+	if _, err := mustClient(t, e).PublishBatch(t.Context(), batch(event("s", "t", "1", 1), replayed)); err != nil {
+		t.Fatal(err)
+	}
+	if r := e.Records(); len(r) != 2 || r[0].ReplayID != "" || r[1].ReplayID != "lost-hour" {
+		t.Errorf("records are %+v", r)
+	}
+
+	l := newLedger(10)
+	for i := range maxReplays + 5 {
+		l.add([]Record{{Source: "s", Type: "t", ID: strconv.Itoa(i), ReplayID: "r" + strconv.Itoa(i)}})
+	}
+	l.add([]Record{{Source: "s", Type: "t", ID: "again", ReplayID: "r7"}})
+	var told []string
+	for _, r := range l.after(0, 100) {
+		told = append(told, r.ReplayID)
+	}
+	if told = slices.Compact(told); !slices.Equal(told[len(told)-2:], []string{otherReplay, "r7"}) || len(l.replays) != maxReplays+2 {
+		t.Errorf("%d names are kept; the newest records have %v", len(l.replays)-1, told)
+	}
+}
+
 func TestPartialDelivery(t *testing.T) {
 	t.Parallel()
 	e := mustStart(t, nil)

@@ -13,6 +13,13 @@ import (
 // records and counted in the totals, without their order being checked.
 const maxKeys = 100_000
 
+const (
+	// maxReplays bounds the names of replays that are kept. What comes of further ones has
+	// otherReplay in its record, which no replay can be named.
+	maxReplays  = 10_000
+	otherReplay = "…"
+)
+
 // Record is one event that the endpoint took.
 type Record struct {
 	// N counts the events taken, from 1.
@@ -24,6 +31,8 @@ type Record struct {
 	ReceivedAt time.Time `json:"received_at"`
 	// DataCRC32C is the Castagnoli CRC-32 of the data's bytes; 0 where there are none.
 	DataCRC32C uint32 `json:"data_crc32c"`
+	// ReplayID is the extension replayid, which what a replay delivers has.
+	ReplayID string `json:"replayid,omitempty"`
 }
 
 // KeyStats counts the events of one (source, type).
@@ -67,6 +76,9 @@ type ledger struct {
 	seen  map[uint64]uint32 // how many kept records have a (source, id), by its hash
 	keys  map[keyName]*KeyStats
 	total Stats // without Keys and Kept
+	// replays are the names of replays, by the numbers that records have of them; that of 0 is empty.
+	replays   []string
+	replaysBy map[string]uint32
 }
 
 // record is a Record at half its size: 2 million of them, with ids of 36 bytes and
@@ -77,6 +89,7 @@ type record struct {
 	seqnum     int64
 	receivedAt int64 // Unix nanoseconds
 	checksum   uint32
+	replay     uint32 // number of its name
 }
 
 type keyName struct{ source, typ string }
@@ -94,6 +107,7 @@ func (l *ledger) reset() {
 	l.seen = make(map[uint64]uint32)
 	l.keys = make(map[keyName]*KeyStats)
 	l.total = Stats{}
+	l.replays, l.replaysBy = []string{""}, map[string]uint32{"": 0}
 }
 
 // called counts one call that refused some events.
@@ -133,7 +147,21 @@ func (l *ledger) addOne(e Record, now int64) {
 		key.Inversions++
 	}
 	key.HighestSeqnum = max(key.HighestSeqnum, e.Seqnum)
-	l.keep(record{key: key, id: e.ID, seqnum: e.Seqnum, receivedAt: now, checksum: e.DataCRC32C}, hash)
+	l.keep(record{key: key, id: e.ID, seqnum: e.Seqnum, receivedAt: now, checksum: e.DataCRC32C, replay: l.replay(e.ReplayID)}, hash)
+}
+
+// replay returns the number of a replay's name.
+func (l *ledger) replay(name string) uint32 {
+	n, ok := l.replaysBy[name]
+	if !ok && len(l.replays) > maxReplays {
+		name = otherReplay
+		n, ok = l.replaysBy[name]
+	}
+	if !ok {
+		n = uint32(len(l.replays))
+		l.replays, l.replaysBy[name] = append(l.replays, name), n
+	}
+	return n
 }
 
 // key returns the counts of a key, or counts that nobody reads once there are too many.
@@ -192,6 +220,7 @@ func (l *ledger) after(n int64, limit int) []Record {
 		records = append(records, Record{
 			N: n, Source: r.key.Source, Type: r.key.Type, ID: r.id, Seqnum: r.seqnum,
 			ReceivedAt: time.Unix(0, r.receivedAt).UTC(), DataCRC32C: r.checksum,
+			ReplayID: l.replays[r.replay],
 		})
 	}
 	return records

@@ -95,7 +95,7 @@ func (s *service) take(ctx context.Context, request proto.Message, events []*pb.
 		if failure == nil {
 			accepted = append(accepted, Record{
 				Source: event.GetSource(), Type: event.GetType(), ID: event.GetId(), Seqnum: seqnum(event),
-				DataCRC32C: checksum(event),
+				DataCRC32C: checksum(event), ReplayID: event.GetAttributes()["replayid"].GetCeString(),
 			})
 		}
 	}
