@@ -43,7 +43,7 @@ run: need-postgres build bin/versitygw ## Run the whole system on this machine (
 	exec bin/waybill dev $(ARGS)
 
 .PHONY: test
-test: need-postgres need-cc need-faketime bin/versitygw ## Run all tests (some: PKGS=./pipeline TESTFLAGS='-run Settle')
+test: need-postgres need-cc need-faketime need-curl bin/versitygw ## Run all tests (some: PKGS=./pipeline TESTFLAGS='-run Settle')
 	WAYBILL_VERSITYGW=$(CURDIR)/bin/versitygw RACE='$(RACE)' TESTFLAGS='$(TESTFLAGS)' scripts/test $(PKGS)
 
 .PHONY: test-browser
@@ -61,15 +61,15 @@ bin/versitygw: $(TOOLS)/go.mod $(TOOLS)/go.sum | need-go
 	@touch $@
 
 .PHONY: deps
-deps: need-go need-postgres need-cc need-faketime need-chromium ## Install what is missing, where that is allowed, and download the modules
+deps: need-go need-postgres need-cc need-faketime need-curl need-chromium ## Install what is missing, where that is allowed, and download the modules
 	go list -deps -test ./... >/dev/null
 	go list -modfile=$(TOOLS)/go.mod -deps tool >/dev/null
 	go list -C $(BROWSER) -deps -test ./... >/dev/null
 	go list -C $(PROMQL) -deps -test ./... >/dev/null
 
-.PHONY: need-go need-postgres need-cc need-faketime need-chromium
-need-postgres need-cc need-faketime need-chromium: need-go
-need-go need-postgres need-cc need-faketime need-chromium: need-%:
+.PHONY: need-go need-postgres need-cc need-faketime need-curl need-chromium
+need-postgres need-cc need-faketime need-curl need-chromium: need-go
+need-go need-postgres need-cc need-faketime need-curl need-chromium: need-%:
 	@RACE='$(RACE)' ARGS='$(ARGS)' scripts/need $*
 
 ##@ Check
