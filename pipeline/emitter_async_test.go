@@ -247,6 +247,61 @@ func TestEmitterStopsUnderLoad(t *testing.T) {
 	assertDense(t, r.store)
 }
 
+// Run does not return before all that was emitted has its answer.
+func TestStopWaitsForWhatWasEmitted(t *testing.T) {
+	r := mustRig(t)
+	e := r.mustNewEmitter(t, nil)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	ran := make(chan error, 1)
+	go func() { ran <- e.Run(ctx) }()
+	mustBeReady(t, e)
+	if err := e.Emit(t.Context(), emitted("/s", "0")); err != nil {
+		t.Fatal(err)
+	}
+	tx, err := r.store.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if _, err := tx.Exec(t.Context(), `SELECT 1 FROM waybill.heads FOR UPDATE`); err != nil {
+		t.Fatal(err)
+	}
+	const n = 6
+	answered := make(chan error, n)
+	note := func(err error) { answered <- err }
+	e.EmitAsync(t.Context(), emitted("/s", "1"), note)
+	eventually(t, patience, "its transaction waits", func() bool {
+		return mustCount(t, r.store, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 1
+	})
+	go func() { note(e.Emit(t.Context(), emitted("/s", "2"))) }()
+	in := e.ingester.Load()
+	eventually(t, patience, "one waits behind it", func() bool { events, _ := in.queueFill(); return events == 1 })
+	for i := 2; i < n; i++ {
+		e.EmitAsync(t.Context(), emitted("/s", fmt.Sprint(i+1)), note)
+	}
+	cancel()
+	select {
+	case err := <-ran:
+		t.Fatalf("Run returned %v while events waited", err)
+	case <-time.After(300 * time.Millisecond):
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ran; err != nil {
+		t.Fatal(err)
+	}
+	for range n {
+		if err := <-answered; err != nil {
+			t.Error(err)
+		}
+	}
+	if stored := r.stored(t, "/s"); len(stored) != n+1 {
+		t.Errorf("stored %v", stored)
+	}
+}
+
 // A done function that never returns delays the stop by no more than the bound, and the error
 // says why; what is behind it is called all the same when it returns.
 func TestStopDoesNotWaitForDone(t *testing.T) {

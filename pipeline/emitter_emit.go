@@ -36,7 +36,8 @@ func (e *Emitter) Emit(ctx context.Context, event CloudEvent) error {
 }
 
 // EmitBatch emits events in one transaction: all are committed, in their order, or none is. It is
-// as Emit otherwise. No events are committed at once.
+// as Emit otherwise. More events than the ingester's QueueEvents, or QueueBytes, are taken only
+// while nothing else waits. No events are committed at once.
 func (e *Emitter) EmitBatch(ctx context.Context, events ...CloudEvent) error {
 	started := time.Now()
 	in, err := e.taker(ctx)
