@@ -51,7 +51,7 @@ type laneChange struct {
 }
 
 // ChangeLanes sets the number of lanes of a pipeline that is drained and stopped: no batch waits,
-// no receipt is unsettled, and no ingest, forwarder or janitor is alive. Otherwise it changes
+// no receipt is unsettled, and no ingest, emitter, forwarder or janitor is alive. Otherwise it changes
 // nothing, and the error is a *NotDrainedError. progress is told, for people, what is waited
 // for.
 //
@@ -190,7 +190,7 @@ func (c *laneChange) silence(ctx context.Context) error {
 
 // alive names the processes that say they are.
 func (c *laneChange) alive(ctx context.Context) (obstacles []string, err error) {
-	for _, kind := range []string{KindIngest, KindForwarder, KindJanitor} {
+	for _, kind := range Kinds() {
 		live, err := LiveProcesses(ctx, c.queue, kind)
 		if err != nil {
 			return nil, fmt.Errorf("look for live processes: %w", err)

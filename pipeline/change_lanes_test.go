@@ -92,7 +92,7 @@ func TestChangeLanesWaitsForNothing(t *testing.T) {
 
 func TestChangeLanesNeedsSilence(t *testing.T) {
 	r := mustLaneRig(t)
-	for _, kind := range []string{KindIngest, KindForwarder, KindJanitor} {
+	for _, kind := range Kinds() {
 		beat := NewHeartbeat(kind, "it", "test")
 		stop := mustRun(t, func(ctx context.Context) error {
 			return RunHeartbeat(ctx, r.queue, slog.New(slog.DiscardHandler), func() Heartbeat { return beat })

@@ -2,9 +2,17 @@
 // in Postgres before it says so, queues them in NATS JetStream, hands them to the
 // sinks and settles what the sinks took.
 //
-// The life of an event, each step one call down and never back up:
+// A program that wants to emit events begins with [Emitter] and [CloudEvent]:
+//
+//	emitter, err := pipeline.NewEmitter(pipeline.DefaultEmitterConfig(databaseURL, natsURL))
+//	go func() { stopped <- emitter.Run(ctx) }()
+//	err = emitter.WaitReady(ctx)
+//	err = emitter.Emit(ctx, pipeline.CloudEvent{Source: "/orders", Type: "order.placed", Data: pipeline.JSONData(order)})
+//
+// The rest of this page is for those who work on Waybill itself. The life of an event, each step one call down and never back up:
 //
 //	ingest     Ingester.Accept → NewEvent → Store.Append → Publisher.Publish
+//	emitter    Emitter.Emit → the same
 //	forwarder  Forwarder.Run → lane worker → Sink.Send → receipt → ack
 //	janitor    Janitor.Run ┬ applyReceipts → Store.Settle → ack
 //	                       ├ retransmit    → Store.ClaimStale → Publisher.Publish

@@ -21,6 +21,12 @@ var (
 	// events may or may not be stored. The producer retries under the same ids, which
 	// stores nothing twice within the dedupe window (HTTP 503, gRPC UNAVAILABLE).
 	ErrOutcomeUnknown = errors.New("outcome of the commit is unknown")
+	// ErrStopping is the ErrUnavailable of events that come when this process, or this emitter, is
+	// stopping or has stopped.
+	ErrStopping = fmt.Errorf("%w: stopping or stopped", ErrUnavailable)
+	// ErrNotMigrated means that a database is not one that this build can work on until
+	// `waybill migrate` is run on it.
+	ErrNotMigrated = errors.New("the database is not migrated")
 )
 
 // InvalidEventError says which attribute of an event is wrong and what would mend it.

@@ -8,18 +8,23 @@ import (
 	"log/slog"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Kinds of processes that say they are alive.
+// Kinds of processes that say they are alive. An emitter is part of a process of another program.
 const (
 	KindIngest    = "ingest"
+	KindEmitter   = "emitter"
 	KindForwarder = "forwarder"
 	KindJanitor   = "janitor"
 )
+
+// Kinds returns all of them, in the order of an event's way.
+func Kinds() []string { return []string{KindIngest, KindEmitter, KindForwarder, KindJanitor} }
 
 // Heartbeat is what a process says of itself, under <kind>.<id> in the heartbeats bucket,
 // for as long as it lives. The bucket's TTL removes the word of one that was killed.
@@ -33,6 +38,9 @@ type Heartbeat struct {
 	Sinks   []string  `json:"sinks,omitempty"`   // that a forwarder serves
 	Lanes   []int     `json:"lanes,omitempty"`   // that a forwarder holds, of any of them
 	Problem string    `json:"problem,omitempty"` // why it is not ready, in its own words
+	// Database is the identity of the database that it uses, as of Store.Database; empty: none, or
+	// not known.
+	Database string `json:"database,omitempty"`
 }
 
 // NewHeartbeat returns the heartbeat of this process, which starts now.
@@ -45,6 +53,21 @@ func NewHeartbeat(kind, id, version string) Heartbeat {
 		Kind: kind, ID: id, Version: version,
 		Host: host, PID: os.Getpid(), Started: time.Now().UTC(),
 	}
+}
+
+// NewProcessID returns an id that no other process has: host, process id and time.
+func NewProcessID() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "host"
+	}
+	clean := []byte(host)
+	for j, c := range clean {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' {
+			clean[j] = '-'
+		}
+	}
+	return fmt.Sprintf("%s-%d-%s", clean, os.Getpid(), strconv.FormatInt(time.Now().UnixMilli(), 36))
 }
 
 // processIDs are the ids that can stand in a key of a bucket.

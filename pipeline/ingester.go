@@ -110,9 +110,18 @@ type Ingester struct {
 // unit is what one Submit handed over: committed together or not at all.
 type unit struct {
 	events []Event
-	bytes  int
-	done   chan error // capacity 1
+	bytes  int // set by submit
+	asked  answerer
 }
+
+// answerer hears, once, what became of a unit: nil after the commit, or an error as of Accept. It
+// must not block: all others wait for it.
+type answerer interface{ answer(err error) }
+
+// answerChannel keeps the answer until it is read. Its capacity is 1.
+type answerChannel chan error
+
+func (c answerChannel) answer(err error) { c <- err }
 
 // NewIngester returns an ingester on a store and queue; it publishes by itself.
 func NewIngester(cfg IngesterConfig, store *Store, queue *Queue, log *slog.Logger, meter metric.Meter) (*Ingester, error) {
@@ -154,23 +163,29 @@ func (in *Ingester) Accept(ctx context.Context, events []Event) error {
 // nil after the commit, or an error as of Accept. Units submitted one after another are
 // committed in that order.
 func (in *Ingester) Submit(events []Event) <-chan error {
-	u := &unit{events: events, done: make(chan error, 1)}
-	for i := range events {
-		u.bytes += len(events[i].Encoded) + maxEventOverhead
+	done := make(answerChannel, 1)
+	in.submit(&unit{events: events, asked: done})
+	return done
+}
+
+// submit queues a unit or answers it at once.
+func (in *Ingester) submit(u *unit) {
+	u.bytes = 0
+	for i := range u.events {
+		u.bytes += len(u.events[i].Encoded) + maxEventOverhead
 	}
-	if len(events) == 0 {
-		u.done <- nil
-		return u.done
+	if len(u.events) == 0 {
+		u.asked.answer(nil)
+		return
 	}
 	if err := in.push(u); err != nil {
-		u.done <- err
-		return u.done
+		u.asked.answer(err)
+		return
 	}
 	select {
 	case in.wake <- struct{}{}:
 	default:
 	}
-	return u.done
 }
 
 func (in *Ingester) push(u *unit) error {
@@ -178,7 +193,7 @@ func (in *Ingester) push(u *unit) error {
 	defer in.mu.Unlock()
 	switch {
 	case in.stopped:
-		return fmt.Errorf("%w: this process is stopping", ErrUnavailable)
+		return ErrStopping
 	case len(in.queue) > 0 && (in.queuedEvents+len(u.events) > in.cfg.QueueEvents || in.queuedBytes+u.bytes > in.cfg.QueueBytes):
 		return fmt.Errorf("%w: %d events wait to be committed", ErrOverloaded, in.queuedEvents)
 	}
@@ -268,7 +283,7 @@ func (in *Ingester) drain(stop context.Context) {
 	in.mu.Unlock()
 	for units := in.take(); len(units) > 0; units = in.take() {
 		if stop.Err() != nil {
-			answer(units, fmt.Errorf("%w: this process has stopped", ErrUnavailable))
+			answer(units, fmt.Errorf("%w: there was no time left", ErrStopping))
 			continue
 		}
 		in.flush(stop, units)
@@ -324,7 +339,11 @@ func (in *Ingester) flush(ctx context.Context, units []*unit) {
 func (in *Ingester) commit(ctx context.Context, units []*unit) error {
 	events := units[0].events
 	if len(units) > 1 {
-		events = nil
+		n := 0
+		for _, u := range units {
+			n += len(u.events)
+		}
+		events = make([]Event, 0, n)
 		for _, u := range units {
 			events = append(events, u.events...)
 		}
@@ -362,7 +381,7 @@ func (in *Ingester) append(ctx context.Context, events []Event) (done *appended,
 
 func answer(units []*unit, err error) {
 	for _, u := range units {
-		u.done <- err
+		u.asked.answer(err)
 	}
 }
 

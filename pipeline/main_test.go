@@ -31,6 +31,12 @@ const (
 var testMeter = noop.NewMeterProvider().Meter("test")
 
 func TestMain(m *testing.M) {
+	if os.Getenv(childDatabaseEnv) != "" { // this is not the test but a process that it kills
+		if err := emitUntilKilled(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		os.Exit(1)
+	}
 	pgtest.Main(m, pgtest.Options{Template: func(ctx context.Context, url string) error {
 		return Migrate(ctx, url, testSpec)
 	}})

@@ -66,10 +66,14 @@ type Store struct {
 	lanes  int
 	grace  time.Duration
 	dedupe time.Duration
+
+	database string // its identity; empty: not known
 }
 
 // OpenStore connects to a migrated database and checks that it is one: the error says
-// what to do when it is not, and is ErrUnavailable when Postgres does not answer. wantLanes is the number of lanes the process is configured for.
+// what to do when it is not: it is ErrNotMigrated where `waybill migrate` would help, and
+// ErrUnavailable when Postgres does not answer. wantLanes is the number of lanes the process is
+// configured for; 0: whatever the pipeline has.
 func OpenStore(ctx context.Context, cfg StoreConfig, wantLanes int) (*Store, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -177,7 +181,7 @@ func (s *Store) check(ctx context.Context, wantLanes int) error {
 	var pgErr *pgconn.PgError
 	switch {
 	case errors.As(err, &pgErr) && (pgErr.Code == "42P01" || pgErr.Code == "3F000"):
-		return errors.New("the database has no Waybill tables; run `waybill migrate` on it first")
+		return fmt.Errorf("%w: it has no Waybill tables; run `waybill migrate` on it first", ErrNotMigrated)
 	case err != nil:
 		return readError("check the database", err)
 	}
@@ -186,20 +190,38 @@ func (s *Store) check(ctx context.Context, wantLanes int) error {
 		return err
 	}
 	if version < want {
-		return fmt.Errorf("the database is at migration %d and this build needs %d; run `waybill migrate`", version, want)
+		return fmt.Errorf("%w: it is at migration %d and this build needs %d; run `waybill migrate`", ErrNotMigrated, version, want)
 	}
 	err = s.pool.QueryRow(ctx, `SELECT lanes, grace, dedupe_window FROM waybill.pipeline`).Scan(&s.lanes, &s.grace, &s.dedupe)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return errors.New("the pipeline was not created; run `waybill migrate`")
+		return fmt.Errorf("%w: the pipeline was not created; run `waybill migrate`", ErrNotMigrated)
 	}
 	if err != nil {
 		return readError("read the pipeline", err)
 	}
-	if s.lanes != wantLanes {
+	if wantLanes != 0 && s.lanes != wantLanes {
 		return fmt.Errorf("the pipeline has %d lanes and this process is configured for %d; set WAYBILL_LANES=%d (the number is fixed when a pipeline is created)", s.lanes, wantLanes, s.lanes)
+	}
+	return s.identify(ctx)
+}
+
+// identify reads which database this is. A role that may not know it goes without.
+func (s *Store) identify(ctx context.Context) error {
+	err := s.pool.QueryRow(ctx, `
+		SELECT c.system_identifier::text || '/' || d.oid::text
+		FROM pg_control_system() AS c, pg_database AS d WHERE d.datname = current_database()`).Scan(&s.database)
+	if err == nil {
+		return nil
+	}
+	if err = readError("identify the database", err); errors.Is(err, ErrUnavailable) {
+		return err
 	}
 	return nil
 }
+
+// Database is the identity of the database, whatever its address: the same for two stores on
+// one, or on a standby of it, and another for all others. Empty: not known.
+func (s *Store) Database() string { return s.database }
 
 // readError is the error of a read: ErrUnavailable where trying again may help, because the
 // connection broke, or the server starts, stops or has too many connections.

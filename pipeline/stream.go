@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"strconv"
 	"strings"
@@ -132,6 +133,19 @@ func ConnectedHost(nc *nats.Conn) string {
 		return nc.ConnectedAddr()
 	}
 	return u.Host
+}
+
+// ConnectionLog returns options by which a connection's ups and downs are logged.
+func ConnectionLog(log *slog.Logger) []nats.Option {
+	return []nats.Option{
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				log.Warn("disconnected from NATS", "error", err)
+			}
+		}),
+		nats.ReconnectHandler(func(c *nats.Conn) { log.Info("connected to NATS again", "server", ConnectedHost(c)) }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("NATS error", "error", err) }),
+	}
 }
 
 // ensureStreams creates what is missing of the streams and buckets and brings what exists
@@ -304,7 +318,7 @@ func sinkConsumerConfig(cfg QueueConfig, sink string, lane int, start uint64) je
 // (0: do not check). ErrNotReady means that something is missing and may yet appear.
 func (q *Queue) Check(ctx context.Context, lanes, maxEventBytes int) error {
 	if maxPayload := q.js.Conn().MaxPayload(); maxEventBytes > 0 && maxPayload > 0 && maxPayload < int64(maxEventBytes+EventHeadroom) {
-		return fmt.Errorf("the NATS server's max_payload is %d bytes; events of up to %d need at least %d: raise max_payload in the server's configuration, or lower WAYBILL_MAX_EVENT_BYTES",
+		return fmt.Errorf("the NATS server's max_payload is %d bytes; events of up to %d need at least %d: raise max_payload in the server's configuration, or lower WAYBILL_MAX_EVENT_BYTES (of an emitter: MaxEventBytes)",
 			maxPayload, maxEventBytes, maxEventBytes+EventHeadroom)
 	}
 	for _, want := range []jetstream.StreamConfig{eventsConfig(DefaultQueueConfig(), lanes), receiptsConfig(DefaultQueueConfig())} {

@@ -73,8 +73,8 @@ func (c *benchCommand) Run(ctx context.Context, con *console) error {
 	if c.Scenario != "trace-file" && (c.Trace != "" || c.Speed != nil) {
 		return errors.New("--trace and --speed: only trace-file replays a file; leave them out")
 	}
-	if c.Part != nil && c.Scenario != "store" {
-		return errors.New("--part: only store has parts; leave it out")
+	if c.Part != nil && c.Scenario != "store" && c.Scenario != "embedded" {
+		return errors.New("--part: only store and embedded have parts; leave it out")
 	}
 	if c.Pending != nil && c.Scenario != "store" && c.Scenario != "statements" {
 		return errors.New("--pending: only store and statements begin with rows; leave it out")

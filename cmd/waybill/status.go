@@ -196,7 +196,7 @@ func (c *statusCommand) askNATS(ctx context.Context, s *status) error {
 		return err
 	}
 	defer nc.Close()
-	for _, kind := range []string{pipeline.KindIngest, pipeline.KindForwarder, pipeline.KindJanitor} {
+	for _, kind := range pipeline.Kinds() {
 		live, err := pipeline.LiveProcesses(ctx, queue, kind)
 		if err != nil {
 			return fmt.Errorf("look for live processes: %w", err)

@@ -76,6 +76,24 @@ ingress           EXPIRED           3
 	}
 }
 
+// A pipeline whose events come from emitters needs no ingest.
+func TestStatusWithoutIngest(t *testing.T) {
+	for kind, want := range map[string]bool{pipeline.KindEmitter: false, pipeline.KindJanitor: true} {
+		s := sampleStatus()
+		s.Processes[0].Kind, s.Trouble = kind, nil
+		s.findTrouble()
+		var out strings.Builder
+		if err := s.write(&out); err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range []string{"TROUBLE: ingest: none is alive", "ingest      none is alive"} {
+			if strings.Contains(out.String(), text) != want {
+				t.Errorf("with a live %s the status has %q: %v\n%s", kind, text, !want, out.String())
+			}
+		}
+	}
+}
+
 // A lane that an operator paused is not one that nobody has.
 func TestStatusTextOfPauses(t *testing.T) {
 	s := sampleStatus()

@@ -59,7 +59,7 @@ func (s *status) writeProcesses(w io.Writer) {
 			s.At.Sub(p.Started).Round(time.Second), p.Version, problem)
 	}
 	for _, kind := range []string{pipeline.KindIngest, pipeline.KindForwarder, pipeline.KindJanitor} {
-		if !alive[kind] {
+		if !alive[kind] && !(kind == pipeline.KindIngest && alive[pipeline.KindEmitter]) {
 			_, _ = fmt.Fprintf(w, "%s\tnone is alive\n", kind)
 		}
 	}

@@ -51,6 +51,9 @@ func (s *status) findTrouble() {
 		pipeline.KindForwarder: "nothing is delivered",
 		pipeline.KindIngest:    "nothing is accepted",
 	} {
+		if kind == pipeline.KindIngest && alive[pipeline.KindEmitter] {
+			continue // that is a way in too
+		}
 		if !alive[kind] {
 			add(kind, "none is alive: %s; start one", means)
 		}

@@ -66,7 +66,11 @@ func (s *System) drainArrivals(ctx context.Context) error {
 func (s *System) verdicts(ctx context.Context) ([]Verdict, error) {
 	var out []Verdict
 	retransmits := s.retransmits(ctx)
-	for _, sink := range []string{ingressSink, archiveSink} {
+	sinks := []string{ingressSink}
+	if s.stack == nil || s.stack.S3.S3Bucket != "" {
+		sinks = append(sinks, archiveSink)
+	}
+	for _, sink := range sinks {
 		why, err := s.look(ctx, sink)
 		if err != nil {
 			return out, fmt.Errorf("check what %s has: %w", sink, err)

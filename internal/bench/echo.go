@@ -118,7 +118,7 @@ func startEcho(ctx context.Context, s *System) (*echoProcess, error) {
 // rate is how many events/s the echo answers of a closed-loop load.
 func (e *echoProcess) rate(ctx context.Context, load Load) (float64, error) {
 	l := newLedger(time.Now())
-	g, err := newGenerator(load, l, e.httpURL, e.grpcAddr)
+	g, err := newGenerator(load, l, addresses{http: e.httpURL, grpc: e.grpcAddr})
 	if err != nil {
 		return 0, err
 	}

@@ -19,13 +19,15 @@ const (
 	overGRPC   transport = "grpc"   // Publish or PublishBatch
 	overStream transport = "stream" // StreamEvents
 	overHTTP   transport = "http"   // binary mode
+	// overEmitter is no transport: an emitter in this process.
+	overEmitter transport = "emitter"
 )
 
 // Load is what is sent in a stage. Start from a scenario's defaults.
 type Load struct {
 	// Name of the stage.
 	Name string `json:"name"`
-	// Transport is grpc, stream or http.
+	// Transport is grpc, stream, http or emitter.
 	Transport transport `json:"transport"`
 	// Bytes of data of an event; Events of a call; number of Keys.
 	Bytes  int `json:"bytes"`
@@ -118,8 +120,14 @@ type generator struct {
 	errs map[string]int64
 }
 
-// newGenerator prepares calls to an ingest.
-func newGenerator(load Load, l *ledger, httpURL, grpcAddr string) (*generator, error) {
+// addresses are where calls go: to an ingest, or to the servers of the pipeline.
+type addresses struct {
+	http, grpc     string
+	database, nats string // of an emitter
+}
+
+// newGenerator prepares calls.
+func newGenerator(load Load, l *ledger, to addresses) (*generator, error) {
 	if err := load.Validate(); err != nil {
 		return nil, fmt.Errorf("stage %s: %w", load.Name, err)
 	}
@@ -132,13 +140,13 @@ func newGenerator(load Load, l *ledger, httpURL, grpcAddr string) (*generator, e
 		if load.Events == 1 {
 			encode = encodeEvent
 		}
-		g.sender, err = newUnarySender(grpcAddr, load.Connections)
+		g.sender, err = newUnarySender(to.grpc, load.Connections)
 	case overStream:
 		encode = encodeStream
-		g.sender, err = newStreamSender(grpcAddr, load.Connections)
+		g.sender, err = newStreamSender(to.grpc, load.Connections)
 	case overHTTP:
 		var target *url.URL
-		if target, err = url.Parse(httpURL); err != nil {
+		if target, err = url.Parse(to.http); err != nil {
 			return nil, fmt.Errorf("stage %s: HTTP address: %w", load.Name, err)
 		}
 		if target.Path == "" {
@@ -146,8 +154,11 @@ func newGenerator(load Load, l *ledger, httpURL, grpcAddr string) (*generator, e
 		}
 		encode = encodeHTTP(target)
 		g.sender = newHTTPSender(target, load.Connections)
+	case overEmitter:
+		encode = encodeEmitted
+		g.sender, err = newEmitterSender(to.database, to.nats)
 	default:
-		return nil, fmt.Errorf("stage %s: transport %q; want grpc, stream or http", load.Name, load.Transport)
+		return nil, fmt.Errorf("stage %s: transport %q; want grpc, stream, http or emitter", load.Name, load.Transport)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("stage %s: %w", load.Name, err)

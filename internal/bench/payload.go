@@ -9,6 +9,8 @@ import (
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/waybillhq/waybill/pipeline"
 )
 
 // Events are of keySources sources at most, each with as many types as the keys need.
@@ -31,6 +33,8 @@ type message struct {
 	wire []byte
 	ids  []int // where each event's id is in wire
 	bad  []int // indexes of the events that must be refused
+
+	event pipeline.CloudEvent // instead of wire, for an emitter; without an id
 }
 
 // event is one event before it is put into a call.

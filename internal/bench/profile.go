@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"strings"
 	"sync"
 	"time"
@@ -26,16 +28,21 @@ func (s *System) startProfiles(ctx context.Context, load Load) (wait func() erro
 	var mu sync.Mutex // guards errs
 	var errs []error
 	var wg sync.WaitGroup
+	took := func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		errs = append(errs, err)
+	}
+	if load.Transport == overEmitter { // the emitter is in this process
+		wg.Go(func() { took(s.profileSelf(ctx, load.Name, time.Duration(seconds)*time.Second)) })
+	}
 	for _, part := range s.stack.Parts() {
 		admin := s.stack.Admin(part.Name)
 		if admin == "" {
 			continue
 		}
 		wg.Go(func() {
-			err := s.profile(ctx, fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", admin, seconds), load.Name, part.Name)
-			mu.Lock()
-			defer mu.Unlock()
-			errs = append(errs, err)
+			took(s.profile(ctx, fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", admin, seconds), load.Name, part.Name))
 		})
 	}
 	return func() error {
@@ -62,12 +69,27 @@ func (s *System) profile(ctx context.Context, url, stage, process string) (err e
 	if response.StatusCode != http.StatusOK {
 		return errors.New(response.Status)
 	}
-	dir := filepath.Join(s.bench.config.Dir, "profiles")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
 	content, err := io.ReadAll(response.Body)
 	if err != nil {
+		return err
+	}
+	return s.keepProfile(stage, process, content)
+}
+
+// profileSelf profiles this process.
+func (s *System) profileSelf(ctx context.Context, stage string, length time.Duration) error {
+	var content bytes.Buffer
+	if err := pprof.StartCPUProfile(&content); err != nil {
+		return fmt.Errorf("profile of %s: %w", self, err)
+	}
+	pause(ctx, length)
+	pprof.StopCPUProfile()
+	return s.keepProfile(stage, self, content.Bytes())
+}
+
+func (s *System) keepProfile(stage, process string, content []byte) error {
+	dir := filepath.Join(s.bench.config.Dir, "profiles")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	name := strings.ReplaceAll(benchName(s.Name+" "+stage+" "+process), "%", "") + ".pprof"

@@ -95,7 +95,7 @@ func (s *System) RunThen(ctx context.Context, load Load, then func(context.Conte
 
 func (s *System) run(ctx context.Context, load Load, then func(context.Context) error) (*Stage, error) {
 	s.bench.config.Settings.apply(&load)
-	g, err := newGenerator(load, s.ledger, s.httpURL, s.grpcAddr)
+	g, err := newGenerator(load, s.ledger, addresses{s.httpURL, s.grpcAddr, s.databaseURL, s.natsURL})
 	if err != nil {
 		return nil, err
 	}

@@ -45,6 +45,8 @@ type Config struct {
 	// 1.8 KiB each, for who asks at Stack.TraceQueryURL; each event is traced then, unless Env says
 	// otherwise. 0: none. None either where Env says where spans go, or that there are to be none.
 	KeepSpans int
+	// WithoutArchive leaves out the sink archive and the S3 server.
+	WithoutArchive bool
 	// ArchiveLinger is how long an object waits to be filled, unless Env says otherwise.
 	ArchiveLinger time.Duration
 

@@ -76,11 +76,16 @@ func (s *Stack) environment() map[string]string {
 		"WAYBILL_DATABASE_URL": s.DatabaseURL, "WAYBILL_NATS_URL": s.NATSURL,
 		"WAYBILL_LANES":            strconv.Itoa(s.config.Lanes),
 		"WAYBILL_INGRESS_ENDPOINT": s.IngressEndpoint,
-		"WAYBILL_S3_ENDPOINT":      s.S3.S3Endpoint, "WAYBILL_S3_REGION": s.S3.S3Region,
+	}
+	if s.S3.S3Bucket == "" {
+		return env
+	}
+	maps.Copy(env, map[string]string{
+		"WAYBILL_S3_ENDPOINT": s.S3.S3Endpoint, "WAYBILL_S3_REGION": s.S3.S3Region,
 		"WAYBILL_S3_BUCKET": s.S3.S3Bucket, "WAYBILL_S3_PREFIX": s.S3.S3Prefix,
 		"WAYBILL_S3_PATH_STYLE": strconv.FormatBool(s.S3.S3PathStyle),
 		"WAYBILL_S3_CHECKSUMS":  s.S3.S3Checksums,
-	}
+	})
 	if s.S3.S3AccessKey != "" {
 		env["WAYBILL_S3_ACCESS_KEY"], env["WAYBILL_S3_SECRET_KEY"] = s.S3.S3AccessKey, s.S3.S3SecretKey
 	}
@@ -99,6 +104,9 @@ func (s *Stack) redirect(process string, env map[string]string) error {
 		"postgres": "WAYBILL_DATABASE_URL", "nats": "WAYBILL_NATS_URL",
 		"s3": "WAYBILL_S3_ENDPOINT", "endpoint": "WAYBILL_INGRESS_ENDPOINT",
 	} {
+		if env[key] == "" {
+			continue // there is none
+		}
 		all := strings.Split(env[key], ",") // NATS servers only
 		for i := range all {
 			name := server

@@ -108,8 +108,13 @@ func (s *Stack) addNATS() error {
 	return nil
 }
 
-// addS3 adds an S3 server, unless there is an existing one.
+// addS3 adds an S3 server, unless there is an existing one, or no archive: then Stack.S3 has no
+// bucket.
 func (s *Stack) addS3() error {
+	if s.config.WithoutArchive {
+		s.S3.S3Bucket = ""
+		return nil
+	}
 	s.S3 = s.config.S3
 	if s.S3.S3Bucket == "" {
 		s.S3.S3Bucket = bucket

@@ -138,6 +138,9 @@ func startAll(ctx context.Context, members []member) error {
 func (s *Stack) migrate(ctx context.Context) error {
 	spec := pipeline.DefaultSpec()
 	spec.Lanes, spec.Grace, spec.DedupeWindow = s.config.Lanes, s.config.Grace, s.config.DedupeWindow
+	if s.config.WithoutArchive {
+		spec.Sinks = []string{"ingress"}
+	}
 	if err := pipeline.Migrate(ctx, s.DatabaseURL, spec); err != nil {
 		return err
 	}
@@ -194,7 +197,7 @@ func (s *Stack) problem(addr string, otherwise error) error {
 	if err != nil {
 		return otherwise
 	}
-	var r process.Readiness
+	var r pipeline.Readiness
 	if json.Unmarshal(body, &r) != nil || len(r.Problems) == 0 {
 		return otherwise
 	}

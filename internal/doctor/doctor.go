@@ -11,8 +11,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/nats-io/nats.go"
-
-	"github.com/waybillhq/waybill/pipeline"
 )
 
 // Level says how bad a finding is.
@@ -160,6 +158,3 @@ func parseVersion(text string) (v version, ok bool) {
 func (v version) before(other version) bool {
 	return v.major < other.major || v.major == other.major && v.minor < other.minor
 }
-
-// kinds of processes that a pipeline needs.
-var kinds = []string{pipeline.KindIngest, pipeline.KindForwarder, pipeline.KindJanitor}

@@ -176,15 +176,20 @@ func (b *broker) consumers(ctx context.Context) {
 // processes looks at who is alive, and at what they complain of.
 func (b *broker) processes(ctx context.Context) {
 	p := &patient{server: "processes"}
-	for _, kind := range kinds {
+	emitting := false
+	for _, kind := range []string{pipeline.KindEmitter, pipeline.KindIngest, pipeline.KindForwarder, pipeline.KindJanitor} {
 		live, err := pipeline.LiveProcesses(ctx, b.queue, kind)
 		if err != nil {
 			return // the buckets are not there, which was said
 		}
 		if len(live) == 0 {
-			p.warn(kind, "start one", "none is alive")
+			// An emitter is a way in too: with one, no ingest need be there, and the other way round.
+			if kind != pipeline.KindEmitter && !(kind == pipeline.KindIngest && emitting) {
+				p.warn(kind, "start one", "none is alive")
+			}
 			continue
 		}
+		emitting = emitting || kind == pipeline.KindEmitter
 		troubled := 0
 		for _, h := range live {
 			if h.Problem != "" {

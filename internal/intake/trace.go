@@ -17,10 +17,6 @@ const (
 // traceContext is the W3C trace context of a request; empty if it came with none.
 type traceContext struct{ parent, state string }
 
-// maxTraceState is how long a tracestate may be that is kept. The standard lets longer ones be dropped.
-// It goes into every event of a request, and that is charged when the events are there.
-const maxTraceState = 512
-
 // traceOf reads the headers of a request. What is malformed counts as absent, as the
 // trace context standard wants it.
 func traceOf(header propagation.TextMapCarrier) traceContext {
@@ -31,7 +27,7 @@ func traceOf(header propagation.TextMapCarrier) traceContext {
 	checked := propagation.MapCarrier{}
 	standard.Inject(standard.Extract(context.Background(), header), checked)
 	trace := traceContext{parent: checked[traceParent], state: checked[traceState]}
-	if len(trace.state) > maxTraceState {
+	if len(trace.state) > pipeline.MaxTraceState {
 		trace.state = ""
 	}
 	return trace

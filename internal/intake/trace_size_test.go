@@ -7,12 +7,14 @@ import (
 
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 	"go.opentelemetry.io/otel/propagation"
+
+	"github.com/waybillhq/waybill/pipeline"
 )
 
 // What a request's trace adds to its events is little: it is added to each, before it is charged, and
 // a small message has many. A state that may be dropped is.
 func TestTraceStateIsShort(t *testing.T) {
-	for _, size := range []int{maxTraceState, maxTraceState + 1, 8 << 10} {
+	for _, size := range []int{pipeline.MaxTraceState, pipeline.MaxTraceState + 1, 8 << 10} {
 		var members []string
 		for left := size; left > 0; {
 			name := fmt.Sprintf("k%d=", len(members))
@@ -27,7 +29,7 @@ func TestTraceStateIsShort(t *testing.T) {
 		trace := traceOf(propagation.MapCarrier{
 			traceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", traceState: state,
 		})
-		if trace.parent == "" || (trace.state == state) != (size <= maxTraceState) {
+		if trace.parent == "" || (trace.state == state) != (size <= pipeline.MaxTraceState) {
 			t.Errorf("of a state of %d bytes %d are added, and of its parent %d", len(state), len(trace.state), len(trace.parent))
 		}
 		events := make([]*pb.CloudEvent, 2000)

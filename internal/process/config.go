@@ -6,9 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
-	"os"
 	"runtime/debug"
-	"strconv"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -47,17 +45,7 @@ func (i Identity) name() string {
 	if i.ID != "" {
 		return i.ID
 	}
-	host, err := os.Hostname()
-	if err != nil {
-		host = "host"
-	}
-	clean := []byte(host)
-	for j, c := range clean {
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' {
-			clean[j] = '-'
-		}
-	}
-	return fmt.Sprintf("%s-%d-%s", clean, os.Getpid(), strconv.FormatInt(time.Now().UnixMilli(), 36))
+	return pipeline.NewProcessID()
 }
 
 // Memory is every process's.

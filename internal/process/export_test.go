@@ -93,29 +93,29 @@ func mustAdmin(t *testing.T) *admin {
 // whenever there is work, and does not make a process unready.
 func TestNearlyFullBuffersAreMentioned(t *testing.T) {
 	adm := mustAdmin(t)
-	if r := adm.readiness(); r.Ready || r.Problems[0].Check != "start" {
+	if r := adm.checks.Readiness(); r.Ready || r.Problems[0].Check != "start" {
 		t.Errorf("before its work a process is %+v", r)
 	}
 	queue := pipeline.Buffer{Name: "the queue", Unit: "events", Used: 79, Limit: 100}
-	adm.watch(func() []pipeline.Buffer {
+	adm.checks.Watch(func() []pipeline.Buffer {
 		return []pipeline.Buffer{queue, {Name: "busy", Used: 5, Limit: 5, Busy: true}, {Name: "boundless", Used: 5}}
 	})
-	if r := adm.readiness(); !r.Ready || len(r.Degraded) > 0 {
+	if r := adm.checks.Readiness(); !r.Ready || len(r.Degraded) > 0 {
 		t.Errorf("with room a process is %+v", r)
 	}
 	queue.Used = 80
-	first := adm.readiness()
+	first := adm.checks.Readiness()
 	if !first.Ready || len(first.Degraded) != 1 || first.Degraded[0].Problem != "the queue: 80 of 100 events (80 %)" {
 		t.Fatalf("nearly full a process is %+v", first)
 	}
-	if again := adm.readiness(); !again.Degraded[0].Since.Equal(first.Degraded[0].Since) {
+	if again := adm.checks.Readiness(); !again.Degraded[0].Since.Equal(first.Degraded[0].Since) {
 		t.Errorf("it is so since %v and then since %v", first.Degraded[0].Since, again.Degraded[0].Since)
 	}
-	if text := adm.problems(); !strings.HasPrefix(text, "buffers: the queue: 80 of 100 events (80 %) (since 20") {
+	if text := adm.checks.Summary(); !strings.HasPrefix(text, "buffers: the queue: 80 of 100 events (80 %) (since 20") {
 		t.Errorf("the heartbeat says %q", text)
 	}
 	queue.Used = 0
-	if text := adm.problems(); text != "" {
+	if text := adm.checks.Summary(); text != "" {
 		t.Errorf("the heartbeat says %q", text)
 	}
 }

@@ -67,10 +67,10 @@ func (c *Forwarder) run(ctx context.Context, adm *admin, log *slog.Logger) error
 	if err != nil {
 		return err
 	}
-	adm.add("nats", connected(nc))
-	adm.add("queue", forwarder.Ready)
-	adm.degrade("delivery", forwarder.Problems)
-	adm.watch(forwarder.Buffers)
+	adm.checks.Add("nats", queue.Connected)
+	adm.checks.Add("queue", forwarder.Ready)
+	adm.checks.Degrade("delivery", forwarder.Problems)
+	adm.checks.Watch(forwarder.Buffers)
 	log.Info("forwarder runs", "id", id, "lanes", c.Lanes.Lanes, "admin", adm.listener.Addr().String())
 	group, ctx := errgroup.WithContext(ctx)
 	for _, d := range destinations {

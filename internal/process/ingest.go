@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -115,15 +114,16 @@ func (c *Ingest) run(ctx context.Context, adm *admin, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	adm.add("commit", ingester.Health)
-	adm.degrade("backlog", ingester.BacklogFull)
-	adm.degrade("nats", connected(nc))
-	adm.watch(ingester.Buffers)
-	adm.watch(servers.front.Buffers)
-	watch := &ingestWatch{queue: queue, nc: nc, log: log, lanes: c.Lanes.Lanes, maxEventBytes: c.MaxEventBytes}
-	adm.degrade("queue", watch.queueProblem)
-	adm.degrade("janitor", watch.janitorProblem)
+	adm.checks.Add("commit", ingester.Health)
+	adm.checks.Degrade("backlog", ingester.BacklogFull)
+	adm.checks.Degrade("nats", queue.Connected)
+	adm.checks.Watch(ingester.Buffers)
+	adm.checks.Watch(servers.front.Buffers)
+	watch := pipeline.NewQueueWatch(store, queue, c.MaxEventBytes)
+	adm.checks.Degrade("queue", watch.QueueProblem)
+	adm.checks.Degrade("janitor", watch.JanitorProblem)
 	beat := pipeline.NewHeartbeat(pipeline.KindIngest, id, version())
+	beat.Database = store.Database()
 	log.Info("ingest runs", "id", id, "lanes", store.Lanes(), "http", servers.http.Addr().String(),
 		"grpc", servers.grpc.Addr().String(), "admin", adm.listener.Addr().String())
 
@@ -134,10 +134,10 @@ func (c *Ingest) run(ctx context.Context, adm *admin, log *slog.Logger) error {
 	engine.Go(func() error { return ingester.Run(inner) })
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return servers.run(ctx, c.StopTimeout) })
-	group.Go(func() error { return watch.run(ctx) })
+	group.Go(func() error { return watch.Run(ctx) })
 	group.Go(func() error {
 		return pipeline.RunHeartbeat(ctx, queue, log, func() pipeline.Heartbeat {
-			beat.Problem = adm.problems()
+			beat.Problem = adm.checks.Summary()
 			return beat
 		})
 	})
@@ -217,63 +217,3 @@ func (s *ingestServers) stop(timeout time.Duration) {
 	wg.Wait()
 	s.front.Wait()
 }
-
-// ingestWatch looks at the other parts, without which ingest does its own.
-type ingestWatch struct {
-	queue         *pipeline.Queue
-	nc            *nats.Conn
-	log           *slog.Logger
-	lanes         int
-	maxEventBytes int
-
-	mu      sync.Mutex // guards what follows
-	queueIs error
-	janitor error
-}
-
-// watchEvery is the pause between looks; a third of the time after which a janitor counts
-// as dead.
-const watchEvery = 2 * time.Second
-
-// run looks until ctx ends. A queue that does not fit when it is first seen ends the process:
-// events would be accepted that can never be published. One that no longer fits after a
-// reconnect, such as a server restored with another max_payload, is a problem to be shown:
-// what is accepted waits in Postgres.
-func (w *ingestWatch) run(ctx context.Context) error {
-	seen, checked := false, uint64(0)
-	for ctx.Err() == nil {
-		if reconnects := w.nc.Stats().Reconnects; !seen || reconnects != checked || w.queueProblem() != nil {
-			err := w.queue.Check(ctx, w.lanes, w.maxEventBytes)
-			if err != nil && !errors.Is(err, pipeline.ErrNotReady) && !seen && ctx.Err() == nil {
-				return err
-			}
-			if err == nil {
-				seen, checked = true, reconnects
-			}
-			w.set(&w.queueIs, err)
-		}
-		w.set(&w.janitor, w.lookForJanitor(ctx))
-		sleep(ctx, watchEvery)
-	}
-	return nil
-}
-
-func (w *ingestWatch) lookForJanitor(ctx context.Context) error {
-	alive, err := pipeline.LiveProcesses(ctx, w.queue, pipeline.KindJanitor)
-	if err != nil {
-		return fmt.Errorf("cannot tell whether a janitor is alive: %w", err)
-	}
-	if len(alive) == 0 {
-		return errors.New("no janitor is alive: events are accepted and delivered, but not settled, and nothing is retransmitted; start one")
-	}
-	return nil
-}
-
-func (w *ingestWatch) set(field *error, err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	*field = err
-}
-
-func (w *ingestWatch) queueProblem() error   { w.mu.Lock(); defer w.mu.Unlock(); return w.queueIs }
-func (w *ingestWatch) janitorProblem() error { w.mu.Lock(); defer w.mu.Unlock(); return w.janitor }

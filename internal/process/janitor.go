@@ -81,16 +81,17 @@ func (c *Janitor) run(ctx context.Context, adm *admin, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	adm.add("nats", connected(nc))
-	adm.add("work", janitor.Health)
-	adm.degrade("time to live", janitor.NearTTL)
-	adm.watch(janitor.Buffers)
+	adm.checks.Add("nats", queue.Connected)
+	adm.checks.Add("work", janitor.Health)
+	adm.checks.Degrade("time to live", janitor.NearTTL)
+	adm.checks.Watch(janitor.Buffers)
 	beat := pipeline.NewHeartbeat(pipeline.KindJanitor, id, version())
+	beat.Database = store.Database()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return janitor.Run(ctx) })
 	group.Go(func() error {
 		return pipeline.RunHeartbeat(ctx, queue, log, func() pipeline.Heartbeat {
-			beat.Problem = adm.problems()
+			beat.Problem = adm.checks.Summary()
 			return beat
 		})
 	})

@@ -261,7 +261,7 @@ func mustRun(t *testing.T, kind string, process runner, log *slog.Logger, meters
 	})
 	deadline := time.Now().Add(patience)
 	for {
-		if r := adm.readiness(); len(r.Problems) == 0 || r.Problems[0].Check != "start" {
+		if r := adm.checks.Readiness(); len(r.Problems) == 0 || r.Problems[0].Check != "start" {
 			return adm
 		}
 		select {

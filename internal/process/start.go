@@ -3,7 +3,6 @@ package process
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"runtime/debug"
@@ -73,15 +72,7 @@ func openStore(ctx context.Context, cfg pipeline.StoreConfig, lanes int, log *sl
 // connect returns a queue whose connection lives as long as the process; the server need
 // not be there yet.
 func (n NATS) connect(name string, log *slog.Logger) (*pipeline.Queue, *nats.Conn, error) {
-	options := []nats.Option{
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			if err != nil {
-				log.Warn("disconnected from NATS", "error", err)
-			}
-		}),
-		nats.ReconnectHandler(func(c *nats.Conn) { log.Info("connected to NATS again", "server", pipeline.ConnectedHost(c)) }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("NATS error", "error", err) }),
-	}
+	options := pipeline.ConnectionLog(log)
 	if n.NATSCreds != "" {
 		options = append(options, nats.UserCredentials(n.NATSCreds))
 	}
@@ -95,19 +86,6 @@ func (n NATS) connect(name string, log *slog.Logger) (*pipeline.Queue, *nats.Con
 		return nil, nil, err
 	}
 	return queue, nc, nil
-}
-
-// connected is a check of a NATS connection.
-func connected(nc *nats.Conn) func() error {
-	return func() error {
-		if nc.IsConnected() {
-			return nil
-		}
-		if err := nc.LastError(); err != nil {
-			return fmt.Errorf("not connected: %w", err)
-		}
-		return errors.New("not connected")
-	}
 }
 
 // version is the module's version as the build knows it.

@@ -21,7 +21,7 @@ type dealer struct {
 const maxLag = 100 * time.Millisecond
 
 func newDealer(config SenderConfig, plan Plan, to int) *dealer {
-	d := &dealer{plan: plan, to: to, of: len(config.HTTP), stop: config.Stop, next: time.Now()}
+	d := &dealer{plan: plan, to: to, of: len(config.HTTP) + len(config.Emitters), stop: config.Stop, next: time.Now()}
 	if config.Rate > 0 {
 		d.pause = time.Duration(float64(time.Second) * float64(d.of) / config.Rate)
 	}

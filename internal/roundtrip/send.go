@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/waybillhq/waybill/internal/producer"
+	"github.com/waybillhq/waybill/pipeline"
 )
 
 // SenderConfig says how a plan is sent. Start from DefaultSenderConfig.
@@ -21,6 +22,9 @@ type SenderConfig struct {
 	// HTTP (URLs) and GRPC (host:port) are the ingests': HTTP[i] and GRPC[i] belong to
 	// one. All events of a key go to one ingest, because order holds per ingest.
 	HTTP, GRPC []string
+	// Emitters are ways in beside the ingests, and share the keys with them. The caller runs
+	// them.
+	Emitters []*pipeline.Emitter
 	// Callers is how many calls are in flight per ingest.
 	Callers int
 	// Rate is how many events are offered a second, to all ingests together; 0: as many
@@ -150,7 +154,20 @@ func dialAll(config SenderConfig) ([]ingest, error) {
 		}
 		all = append(all, in)
 	}
+	for _, emitter := range config.Emitters {
+		all = append(all, emitting(emitter))
+	}
 	return all, nil
+}
+
+// emitting is an emitter in place of an ingest: whatever a call is to go over, it is emitted.
+func emitting(emitter *pipeline.Emitter) ingest {
+	in := ingest{close: func() {}}
+	sender := producer.NewEmitter(emitter)
+	for w := range in.senders {
+		in.senders[w] = sender
+	}
+	return in
 }
 
 func dial(httpURL, grpcAddr string) (ingest, error) {

@@ -62,15 +62,17 @@ var (
 	forwarders = []string{"forwarder-1", "forwarder-2", "forwarder-3"}
 	janitors   = []string{"janitor-1", "janitor-2"}
 	processes  = slices.Concat(ingests, forwarders, janitors)
+	// The emitter is in the harness itself.
+	emitters = []string{"emitter"}
 )
 
 // users are the processes that connect to a server.
 func users(server string) []string {
 	switch server {
 	case "postgres":
-		return slices.Concat(ingests, janitors)
+		return slices.Concat(ingests, janitors, emitters)
 	case "nats":
-		return processes
+		return slices.Concat(processes, emitters)
 	default:
 		return forwarders
 	}

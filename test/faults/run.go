@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/waybillhq/waybill/internal/roundtrip"
+	"github.com/waybillhq/waybill/pipeline"
 	"github.com/waybillhq/waybill/test/faults/audit"
 )
 
@@ -197,6 +198,7 @@ type sending struct {
 func (t *trial) send(ctx context.Context, stop <-chan struct{}) sending {
 	out := sending{retried: &retries{}}
 	config := roundtrip.DefaultSenderConfig(t.system.http, t.system.grpc)
+	config.Emitters = []*pipeline.Emitter{t.system.emitter}
 	config.Rate, config.Stop, config.Told = t.settings.rate, stop, out.retried.add
 	events := int(t.settings.rate * (t.settings.length + t.runLimit()).Seconds())
 	plan := roundtrip.DefaultPlan(fmt.Sprintf("seed-%d", t.seed), events)

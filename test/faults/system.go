@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,6 +35,8 @@ type system struct {
 
 	// Where producers reach the ingests, through proxies: URLs and host:port.
 	http, grpc []string
+	// emitter is a way in beside them, in this process, through proxies too.
+	emitter *pipeline.Emitter
 	// undo is what setups want done when everything has ended.
 	undo []func() error
 	disk disk // of Postgres, where it can be filled
@@ -84,11 +87,18 @@ func startSystem(ctx context.Context, seed uint64, binary string, setups []setup
 	supervising, stopSupervising := context.WithCancel(background)
 	supervised := make(chan struct{})
 	go func() { defer close(supervised); s.stack.Run(supervising) }()
+	emitting, stopEmitting := context.WithCancel(background)
+	emitted := make(chan error, 1)
 	s.stop = sync.OnceValue(func() error {
 		s.watch.ending()
 		stopSupervising()
 		<-supervised
-		err := s.stack.Stop() // while the ways are open
+		stopEmitting()
+		var err error
+		if s.emitter != nil {
+			err = <-emitted
+		}
+		err = errors.Join(err, s.stack.Stop()) // while the ways are open
 		cancel()
 		running.Wait()
 		if s.nc != nil {
@@ -97,6 +107,10 @@ func startSystem(ctx context.Context, seed uint64, binary string, setups []setup
 		return err
 	})
 	if err := s.connect(ctx); err != nil {
+		return nil, errors.Join(err, s.stop(), s.remove())
+	}
+	go func() { emitted <- s.emitter.Run(emitting) }()
+	if err := s.emitter.WaitReady(ctx); err != nil {
 		return nil, errors.Join(err, s.stop(), s.remove())
 	}
 	running.Go(func() { s.watch.run(background, s) })
@@ -128,7 +142,36 @@ func (s *system) connect(ctx context.Context) error {
 	if s.js, err = jetstream.New(s.nc); err != nil {
 		return fmt.Errorf("JetStream: %w", err)
 	}
-	return s.exec(ctx, retransmitsSQL)
+	if err := s.exec(ctx, retransmitsSQL); err != nil {
+		return err
+	}
+	return s.addEmitter()
+}
+
+// addEmitter makes the emitter, with ways of its own to the servers.
+func (s *system) addEmitter() error {
+	database, err := s.wayOf("postgres", s.stack.DatabaseURL)
+	if err != nil {
+		return err
+	}
+	// Of a cluster it knows one server: the others are named by it, as every server names them.
+	first, _, _ := strings.Cut(s.stack.NATSURL, ",")
+	nats, err := s.wayOf("nats", first)
+	if err != nil {
+		return err
+	}
+	s.emitter, err = pipeline.NewEmitter(pipeline.DefaultEmitterConfig(database, nats))
+	return err
+}
+
+// wayOf is the URL of a server by the emitter's way to it.
+func (s *system) wayOf(server, address string) (string, error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return "", fmt.Errorf("way to %s: %w", server, err)
+	}
+	u.Host, err = s.ways.via(emitters[0], server, u.Host)
+	return u.String(), err
 }
 
 // remove deletes what the system stored. Call it after stop.
