@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -52,7 +51,7 @@ func newAdmin(ctx context.Context, identity Identity, kind string, log *slog.Log
 		id: identity.name(), since: map[string]time.Time{}, started: time.Now().UTC(),
 	}
 	var err error
-	a.metrics, err = metrics.Start(ctx, metrics.FromEnv(os.Getenv), tracing.Process{Kind: kind, ID: a.id, Version: version()}, log)
+	a.metrics, err = metrics.Start(ctx, metrics.FromEnv(identity.getenv), tracing.Process{Kind: kind, ID: a.id, Version: version()}, log)
 	if err != nil {
 		return nil, err
 	}
