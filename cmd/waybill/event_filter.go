@@ -2,38 +2,19 @@ package main
 
 import (
 	"encoding/json"
-	"strings"
 
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 
+	"github.com/waybillhq/waybill/internal/expect"
 	"github.com/waybillhq/waybill/internal/producer"
 	"github.com/waybillhq/waybill/pipeline"
 )
 
 // eventFilter picks events of the stream.
 type eventFilter struct {
-	Source  string    `env:"-" help:"Only of this source; with an asterisk at its end, of those that begin so."`
-	Type    string    `env:"-" help:"Only of this type; with an asterisk at its end, of those that begin so."`
-	Subject string    `env:"-" help:"Only with this subject."`
-	ID      string    `name:"id" env:"-" help:"Only with this id."`
-	Since   timePoint `env:"-" placeholder:"TIME" help:"Begin with what was queued at or after this, as far as the stream keeps it: a time such as 2026-11-25T08:00:00Z, or how long ago, such as 2h. Default: with what comes from now on."`
+	expect.Filter
+	Since timePoint `env:"-" placeholder:"TIME" help:"Begin with what was queued at or after this, as far as the stream keeps it: a time such as 2026-11-25T08:00:00Z, or how long ago, such as 2h. Default: with what comes from now on."`
 }
-
-// matches reports whether an event is wanted.
-func (f eventFilter) matches(ce *pb.CloudEvent) bool {
-	return matchesText(f.Source, ce.Source) && matchesText(f.Type, ce.Type) && (f.ID == "" || f.ID == ce.Id) &&
-		(f.Subject == "" || f.Subject == attributeText(ce, "subject"))
-}
-
-// matchesText compares with a text, or with a beginning that an asterisk follows. Empty: any.
-func matchesText(want, text string) bool {
-	if beginning, ok := strings.CutSuffix(want, "*"); ok {
-		return strings.HasPrefix(text, beginning)
-	}
-	return want == "" || want == text
-}
-
-func attributeText(ce *pb.CloudEvent, name string) string { return ce.Attributes[name].GetCeString() }
 
 // streamedEvent is an event of the stream as -o json prints it.
 type streamedEvent struct {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/waybillhq/waybill/internal/cli"
+	"github.com/waybillhq/waybill/internal/expect"
 )
 
 func (p *plant) args(args ...string) []string {
@@ -17,10 +18,10 @@ func (p *plant) args(args ...string) []string {
 }
 
 // expect runs waybill expect on the plant.
-func (p *plant) expect(t *testing.T, args ...string) (expectation, error) {
+func (p *plant) expect(t *testing.T, args ...string) (expect.Progress, error) {
 	t.Helper()
 	r := command(t, nil, p.args(append([]string{"expect", "-o", "json"}, args...)...)...)
-	var e expectation
+	var e expect.Progress
 	if err := json.Unmarshal([]byte(r.out), &e); err != nil {
 		t.Fatalf("%v: %+v", err, r)
 	}

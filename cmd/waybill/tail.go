@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
-	"google.golang.org/protobuf/proto"
 
+	"github.com/waybillhq/waybill/internal/expect"
 	"github.com/waybillhq/waybill/internal/process"
 	"github.com/waybillhq/waybill/pipeline"
 )
@@ -45,8 +45,8 @@ func (c *tailCommand) Run(ctx context.Context, con *console) error {
 	start := pipeline.TailStart{Since: c.Since.at(time.Now()), Lanes: c.Lane}
 	ready := func() { _, _ = fmt.Fprintln(con.err, "reading; Ctrl-C ends it") }
 	err = queue.Tail(ctx, start, ready, func(b pipeline.TailedBatch) error {
-		return eachEvent(b, func(index int, ce *pb.CloudEvent) error {
-			if !c.matches(ce) {
+		return expect.EachEvent(b, func(index int, ce *pb.CloudEvent) error {
+			if !c.Matches(ce) {
 				return nil
 			}
 			if err := c.event(con, b, index, ce); err != nil {
@@ -64,21 +64,6 @@ func (c *tailCommand) Run(ctx context.Context, con *console) error {
 	return interrupted(ctx, err)
 }
 
-// eachEvent decodes the events of a batch. One that is none is passed over: a sink refuses it, and it is a
-// dead letter then.
-func eachEvent(b pipeline.TailedBatch, visit func(index int, ce *pb.CloudEvent) error) error {
-	for index, encoded := range b.Events {
-		ce := new(pb.CloudEvent)
-		if proto.Unmarshal(encoded, ce) != nil {
-			continue
-		}
-		if err := visit(index, ce); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func (c *tailCommand) event(con *console, b pipeline.TailedBatch, index int, ce *pb.CloudEvent) error {
 	if c.json() {
 		s, err := newStreamedEvent(b, index, ce, c.ShowData)
@@ -92,6 +77,6 @@ func (c *tailCommand) event(con *console, b pipeline.TailedBatch, index int, ce 
 		again = fmt.Sprintf("  retransmitted (attempt %d)", b.Attempt)
 	}
 	_, err := fmt.Fprintf(con.out, "%s  lane %02d  %s  %s  %s  seqnum %s%s\n", b.Stored.UTC().Format("15:04:05.000"), b.Lane,
-		oneLine(ce.Source), oneLine(ce.Type), oneLine(ce.Id), attributeText(ce, pipeline.SeqnumAttribute), again)
+		oneLine(ce.Source), oneLine(ce.Type), oneLine(ce.Id), expect.AttributeText(ce, pipeline.SeqnumAttribute), again)
 	return err
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/waybillhq/waybill/internal/devstack"
 	"github.com/waybillhq/waybill/internal/process"
+	"github.com/waybillhq/waybill/internal/s3mem"
 )
 
 // smallS3Plan is everything once, and small.
@@ -52,9 +53,25 @@ func mustOpenS3(t *testing.T, settings process.S3) *s3Kit {
 	return k
 }
 
-// TestS3MeasuresAServer that was there before, and leaves nothing on it.
+// mustServeS3InMemory returns the settings of a server in memory.
+func mustServeS3InMemory(t *testing.T) process.S3 {
+	t.Helper()
+	const key = "tests"
+	server := httptest.NewServer(s3mem.New(key, key))
+	t.Cleanup(server.Close)
+	settings := process.DefaultS3()
+	settings.S3Endpoint, settings.S3AccessKey, settings.S3SecretKey, settings.S3PathStyle = server.URL, key, key, true
+	return settings
+}
+
+// TestS3MeasuresAServer that was there before, and leaves nothing on it. That in memory passes every check
+// that a real one does.
 func TestS3MeasuresAServer(t *testing.T) {
-	settings := mustStartS3(t)
+	t.Run("versitygw", func(t *testing.T) { testS3MeasuresAServer(t, mustStartS3(t)) })
+	t.Run("in memory", func(t *testing.T) { testS3MeasuresAServer(t, mustServeS3InMemory(t)) })
+}
+
+func testS3MeasuresAServer(t *testing.T, settings process.S3) {
 	config := DefaultConfig()
 	config.Dir, config.Executable, config.Say, config.S3 = t.TempDir(), "waybill", func(string) {}, settings
 	report, err := Run(t.Context(), config, Scenario{Name: "s3", Run: func(ctx context.Context, b *Bench) error { return b.measureS3(ctx, smallS3Plan()) }})

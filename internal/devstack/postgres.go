@@ -95,6 +95,7 @@ type Postgres struct {
 	password string
 	port     int
 	process  *Process
+	endPipe  *os.File // of EndWithProcess: open as long as this process lives; nil: none
 }
 
 // StartPostgres creates the cluster if there is none, starts it and waits until it
@@ -351,7 +352,11 @@ func (pg *Postgres) Kill() error {
 // Remove ends the server, if it runs, and deletes everything that the cluster left.
 func (pg *Postgres) Remove() error {
 	err := pg.Kill()
-	return errors.Join(err, os.RemoveAll(pg.home), os.RemoveAll(pg.options.Dir))
+	err = errors.Join(err, os.RemoveAll(pg.home), os.RemoveAll(pg.options.Dir))
+	if pg.endPipe != nil {
+		err = errors.Join(err, pg.endPipe.Close()) // whoever waited for the end of this process finds nothing to do
+	}
+	return err
 }
 
 func (pg *Postgres) dataPath(name string) string { return filepath.Join(pg.home, "data", name) }

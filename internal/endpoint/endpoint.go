@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -57,6 +58,9 @@ type Config struct {
 	MinPingInterval time.Duration
 	// Behaviour to start with.
 	Behaviour Behaviour
+	// Taken, which may be nil, is called with the events of a call that were taken, in the order in which they
+	// came, before the call is answered. It must neither change them nor keep the call up.
+	Taken func(events []*pb.CloudEvent)
 	// ServerOptions are added to the gRPC server's, for instance credentials.
 	ServerOptions []grpc.ServerOption
 	// Log is required.
@@ -121,7 +125,7 @@ func New(cfg Config) (*Endpoint, error) {
 	}
 	e := &Endpoint{
 		cfg:     cfg,
-		service: &service{ledger: newLedger(cfg.MaxRecords)},
+		service: &service{ledger: newLedger(cfg.MaxRecords), taken: cfg.Taken},
 		health:  health.NewServer(),
 		ready:   make(chan struct{}),
 	}

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -756,5 +757,35 @@ func TestRunEndsDespiteAnOpenCall(t *testing.T) {
 		}
 	case <-time.After(stopTimeout + time.Minute):
 		t.Fatal("Run did not end")
+	}
+}
+
+// Taken sees what is taken, whole and before the answer, and nothing that is refused.
+func TestTaken(t *testing.T) {
+	var mu sync.Mutex
+	var taken []string
+	e := mustStart(t, func(c *Config) {
+		c.Behaviour.RefuseType, c.Behaviour.FailEvery = "bad", 2
+		c.Taken = func(events []*pb.CloudEvent) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, ce := range events {
+				taken = append(taken, ce.Id+"="+ce.GetTextData())
+			}
+		}
+	})
+	client := mustClient(t, e)
+	one, two, three := event("/s", "t", "1", 1), event("/s", "bad", "2", 1), event("/s", "t", "3", 2)
+	one.Data = &pb.CloudEvent_TextData{TextData: "x"}
+	if _, err := client.PublishBatch(t.Context(), &chipingress.CloudEventBatch{Events: []*pb.CloudEvent{one, two, three}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Publish(t.Context(), three); status.Code(err) != codes.Unavailable { // taken, and the answer lost
+		t.Errorf("%v", err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if got := strings.Join(taken, " "); got != "1=x 3= 3=" {
+		t.Errorf("taken: %s", got)
 	}
 }

@@ -29,6 +29,7 @@ type service struct {
 	chipingress.UnimplementedChipIngressServer // RegisterSchema
 
 	ledger *ledger
+	taken  func([]*pb.CloudEvent) // nil: nobody wants to know
 	rules  atomic.Pointer[rules]
 	calls  atomic.Int64 // for FailEvery
 }
@@ -86,6 +87,7 @@ func (s *service) take(ctx context.Context, request proto.Message, events []*pb.
 	}
 	accepted := make([]Record, 0, len(events))
 	results := make([]*chipingress.PublishResult, len(events))
+	var taken []*pb.CloudEvent
 	for i, event := range events {
 		failure := rules.check(event)
 		if failure != nil && transaction {
@@ -97,10 +99,14 @@ func (s *service) take(ctx context.Context, request proto.Message, events []*pb.
 				Source: event.GetSource(), Type: event.GetType(), ID: event.GetId(), Seqnum: seqnum(event),
 				DataCRC32C: checksum(event), ReplayID: event.GetAttributes()["replayid"].GetCeString(),
 			})
+			taken = append(taken, event)
 		}
 	}
 	if err := s.ledger.add(accepted); err != nil {
 		return nil, status.Errorf(codes.Unavailable, "nothing was taken: %v", err)
+	}
+	if s.taken != nil && len(taken) > 0 {
+		s.taken(taken)
 	}
 	s.ledger.called(len(events) - len(accepted))
 	if n := s.calls.Add(1); rules.FailEvery > 0 && n%int64(rules.FailEvery) == 0 {

@@ -47,8 +47,8 @@ var binary struct {
 	mu     sync.Mutex
 	main   bool // Main runs
 	opts   Options
-	server *dbServer // nil until the first test asks
-	failed error     // why there is no server; tried once
+	server *Server // nil until the first test asks
+	failed error   // why there is no server; tried once
 }
 
 // Main runs the tests of a package, stops what New started and exits. It is what TestMain
@@ -69,7 +69,7 @@ func Run(m *testing.M, opts Options) (code int) {
 	if binary.server == nil {
 		return code
 	}
-	if err := binary.server.close(); err != nil {
+	if err := binary.server.Close(); err != nil {
 		fmt.Fprintf(os.Stderr, "pgtest: %v\n", err)
 		return max(code, 1)
 	}
@@ -80,16 +80,16 @@ func Run(m *testing.M, opts Options) (code int) {
 // dropped when the test ends.
 func New(t testing.TB) string {
 	t.Helper()
-	return newDatabase(t, (*dbServer).templateName)
+	return newDatabase(t, false)
 }
 
 // NewEmpty is New without the template: for tests of what fills it.
 func NewEmpty(t testing.TB) string {
 	t.Helper()
-	return newDatabase(t, func(*dbServer, context.Context) (string, error) { return "template0", nil })
+	return newDatabase(t, true)
 }
 
-func newDatabase(t testing.TB, template func(*dbServer, context.Context) (string, error)) string {
+func newDatabase(t testing.TB, empty bool) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
@@ -97,33 +97,29 @@ func newDatabase(t testing.TB, template func(*dbServer, context.Context) (string
 	if err != nil {
 		t.Fatalf("this test needs Postgres: %v", err)
 	}
-	source, err := template(server, ctx)
+	url, drop, err := server.Database(ctx, empty)
 	if err != nil {
-		t.Fatalf("make the template database: %v", err)
-	}
-	name := server.newName("test")
-	if err := server.create(ctx, name, source); err != nil {
-		t.Fatalf("make a database for this test: %v", err)
+		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 		defer cancel()
-		if err := server.drop(ctx, name); err != nil {
+		if err := drop(ctx); err != nil {
 			t.Errorf("drop the database of this test: %v", err)
 		}
 	})
-	return server.url(name)
+	return url
 }
 
 // sharedServer starts the binary's server or connects to the given one, once.
-func sharedServer(ctx context.Context) (*dbServer, error) {
+func sharedServer(ctx context.Context) (*Server, error) {
 	binary.mu.Lock()
 	defer binary.mu.Unlock()
 	if !binary.main {
 		return nil, errors.New("the package has no TestMain that calls pgtest.Main")
 	}
 	if binary.server == nil && binary.failed == nil {
-		binary.server, binary.failed = openServer(ctx, binary.opts)
+		binary.server, binary.failed = Open(ctx, os.Getenv(urlEnv), urlEnv, binary.opts)
 	}
 	return binary.server, binary.failed
 }

@@ -32,11 +32,12 @@ const (
 	leftoverAge = time.Minute
 )
 
-// dbServer is the Postgres server that a test binary makes its databases on.
-type dbServer struct {
+// Server is a Postgres server that test databases are made on. Its methods are safe for concurrent use.
+type Server struct {
 	admin   *url.URL           // a database to connect to for making others
 	private *devstack.Postgres // nil: the server is not ours
 	lock    *devstack.DirLock  // of the private cluster's directory
+	from    string             // what named the server, for errors
 	fill    func(ctx context.Context, url string) error
 
 	mu       sync.Mutex
@@ -44,10 +45,10 @@ type dbServer struct {
 	failed   error  // why there is none; tried once
 }
 
-// openServer uses the server of TEST_DATABASE_URL, else starts one.
-func openServer(ctx context.Context, opts Options) (*dbServer, error) {
-	s := &dbServer{fill: opts.Template}
-	given := os.Getenv(urlEnv)
+// Open uses the server at a URL, which from says the origin of, or starts a private one where the URL is
+// empty. Close ends it.
+func Open(ctx context.Context, given, from string, opts Options) (*Server, error) {
+	s := &Server{fill: opts.Template, from: from}
 	if given == "" {
 		if err := s.startPrivate(ctx, opts); err != nil {
 			return nil, err
@@ -57,16 +58,44 @@ func openServer(ctx context.Context, opts Options) (*dbServer, error) {
 	admin, err := url.Parse(given)
 	if err != nil || !strings.HasPrefix(admin.Scheme, "postgres") {
 		// Not the error itself: it quotes the URL and with it a password.
-		return nil, fmt.Errorf("%s is not a URL: want postgres://user:password@host:port/database", urlEnv)
+		return nil, fmt.Errorf("%s is not a URL: want postgres://user:password@host:port/database", s.from)
 	}
 	s.admin = admin
 	if err := s.exec(ctx, "SELECT 1"); err != nil {
-		return nil, fmt.Errorf("connect to the server of %s: %w", urlEnv, err)
+		return nil, fmt.Errorf("connect to the server of %s: %w", s.from, err)
 	}
 	return s, nil
 }
 
-func (s *dbServer) startPrivate(ctx context.Context, opts Options) error {
+// Private reports whether the server is one that Open started.
+func (s *Server) Private() bool { return s.private != nil }
+
+// EndWithProcess has a private server ended, and its files deleted, once this process has ended, for who
+// cannot be sure to call Close. The server of somebody else stays as it is.
+func (s *Server) EndWithProcess() error {
+	if s.private == nil {
+		return nil
+	}
+	return s.private.EndWithProcess(s.lock.Dir())
+}
+
+// Database makes a database, a copy of the template or an empty one, and returns its URL. drop
+// deletes it, also while somebody is connected to it.
+func (s *Server) Database(ctx context.Context, empty bool) (url string, drop func(context.Context) error, err error) {
+	template := "template0"
+	if !empty {
+		if template, err = s.templateName(ctx); err != nil {
+			return "", nil, fmt.Errorf("make the template database: %w", err)
+		}
+	}
+	name := s.newName("test")
+	if err := s.create(ctx, name, template); err != nil {
+		return "", nil, fmt.Errorf("make a database for this test: %w", err)
+	}
+	return s.url(name), func(ctx context.Context) error { return s.drop(ctx, name) }, nil
+}
+
+func (s *Server) startPrivate(ctx context.Context, opts Options) error {
 	removeLeftovers()
 	dir, err := os.MkdirTemp("", clusterPrefix)
 	if err != nil {
@@ -104,9 +133,9 @@ func removeLeftovers() {
 	}
 }
 
-// close stops a private cluster and deletes it; on a server that is not ours it drops
+// Close stops a private cluster and deletes it; on a server that is not ours it drops
 // the template.
-func (s *dbServer) close() error {
+func (s *Server) Close() error {
 	if s.private != nil {
 		dir := s.lock.Dir()
 		return errors.Join(s.private.Remove(), s.lock.Unlock(), os.RemoveAll(dir))
@@ -120,7 +149,7 @@ func (s *dbServer) close() error {
 }
 
 // templateName makes the template database on the first call.
-func (s *dbServer) templateName(ctx context.Context) (string, error) {
+func (s *Server) templateName(ctx context.Context) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.template == "" && s.failed == nil {
@@ -129,7 +158,7 @@ func (s *dbServer) templateName(ctx context.Context) (string, error) {
 	return s.template, s.failed
 }
 
-func (s *dbServer) makeTemplate(ctx context.Context) error {
+func (s *Server) makeTemplate(ctx context.Context) error {
 	name := s.newName("template")
 	if err := s.create(ctx, name, "template0"); err != nil {
 		return err
@@ -142,11 +171,11 @@ func (s *dbServer) makeTemplate(ctx context.Context) error {
 }
 
 // newName returns a database name that no other test binary uses.
-func (s *dbServer) newName(kind string) string {
+func (s *Server) newName(kind string) string {
 	return "waybill_" + kind + "_" + strings.ToLower(rand.Text()[:16])
 }
 
-func (s *dbServer) url(database string) string {
+func (s *Server) url(database string) string {
 	u := *s.admin
 	u.Path = "/" + database
 	return u.String()
@@ -154,7 +183,7 @@ func (s *dbServer) url(database string) string {
 
 // create copies a database. A connection to the template that is just ending makes
 // Postgres refuse; that passes.
-func (s *dbServer) create(ctx context.Context, name, source string) error {
+func (s *Server) create(ctx context.Context, name, source string) error {
 	for {
 		err := s.exec(ctx, "CREATE DATABASE "+quote(name)+" TEMPLATE "+quote(source))
 		var refused *pgconn.PgError
@@ -169,13 +198,13 @@ func (s *dbServer) create(ctx context.Context, name, source string) error {
 	}
 }
 
-func (s *dbServer) drop(ctx context.Context, name string) error {
+func (s *Server) drop(ctx context.Context, name string) error {
 	return s.exec(ctx, "DROP DATABASE IF EXISTS "+quote(name)+" WITH (FORCE)")
 }
 
 // exec runs one statement on a connection of its own, since tests run in parallel and
 // some take long.
-func (s *dbServer) exec(ctx context.Context, sql string) error {
+func (s *Server) exec(ctx context.Context, sql string) error {
 	conn, err := pgx.Connect(ctx, s.admin.String())
 	if err != nil {
 		return err

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
-	"os"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
@@ -32,7 +31,7 @@ type admin struct {
 func newAdmin(ctx context.Context, identity Identity, kind string, log *slog.Logger) (*admin, error) {
 	a := &admin{id: identity.name(), checks: pipeline.NewChecks()}
 	var err error
-	a.metrics, err = metrics.Start(ctx, metrics.FromEnv(os.Getenv), tracing.Process{Kind: kind, ID: a.id, Version: version()}, log)
+	a.metrics, err = metrics.Start(ctx, metrics.FromEnv(identity.getenv), tracing.Process{Kind: kind, ID: a.id, Version: version()}, log)
 	if err != nil {
 		return nil, err
 	}

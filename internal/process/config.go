@@ -38,6 +38,8 @@ func (l Logging) logger(w io.Writer, kind string) *slog.Logger {
 type Identity struct {
 	ID        string `name:"id" help:"Name of this process, unique among the live ones of its kind. Default: host, process id and start time."`
 	AdminAddr string `help:"Address of /livez, /readyz, /metrics and /debug/pprof." default:":9090"`
+	// Host is the program that runs the process inside itself; nil: the process is a program.
+	Host *Host `kong:"-"`
 }
 
 // name returns the configured name or a new one.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -30,7 +29,7 @@ type Forwarder struct {
 
 // Run runs a forwarder until ctx ends.
 func (c *Forwarder) Run(ctx context.Context) error {
-	log := c.logger(os.Stderr, pipeline.KindForwarder)
+	log := c.log(c.Logging, pipeline.KindForwarder)
 	c.Memory.limit()
 	return withAdmin(ctx, c.Identity, pipeline.KindForwarder, log, func(ctx context.Context, adm *admin) error {
 		return c.run(ctx, adm, log)
@@ -42,7 +41,7 @@ func (c *Forwarder) run(ctx context.Context, adm *admin, log *slog.Logger) error
 	if err := adm.export(c); err != nil {
 		return err
 	}
-	spans, stopTracing, err := startTracing(ctx, pipeline.KindForwarder, id, log)
+	spans, stopTracing, err := startTracing(ctx, pipeline.KindForwarder, c.Identity, id, log)
 	if err != nil {
 		return err
 	}
@@ -63,6 +62,9 @@ func (c *Forwarder) run(ctx context.Context, adm *admin, log *slog.Logger) error
 		cfg.Sinks = append(cfg.Sinks, d)
 	}
 	cfg.InFlight, cfg.ExpiryMargin, cfg.StopTimeout = c.InFlight, c.ExpiryMargin, c.StopTimeout
+	if c.Host != nil && c.Host.Forwarder != nil {
+		c.Host.Forwarder(&cfg)
+	}
 	forwarder, err := pipeline.NewForwarder(cfg, queue, log, adm.meter("waybill/forwarder"))
 	if err != nil {
 		return err
@@ -72,6 +74,7 @@ func (c *Forwarder) run(ctx context.Context, adm *admin, log *slog.Logger) error
 	adm.checks.Degrade("delivery", forwarder.Problems)
 	adm.checks.Watch(forwarder.Buffers)
 	log.Info("forwarder runs", "id", id, "lanes", c.Lanes.Lanes, "admin", adm.listener.Addr().String())
+	adm.running(c.Identity, Running{})
 	group, ctx := errgroup.WithContext(ctx)
 	for _, d := range destinations {
 		group.Go(func() error { return d.probe(ctx, log) })

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"sync"
 	"time"
 
@@ -75,7 +74,7 @@ func (c *Ingest) Run(ctx context.Context) error {
 	if err := c.validate(); err != nil {
 		return err
 	}
-	log := c.logger(os.Stderr, pipeline.KindIngest)
+	log := c.log(c.Logging, pipeline.KindIngest)
 	c.Memory.limit()
 	return withAdmin(ctx, c.Identity, pipeline.KindIngest, log, func(ctx context.Context, adm *admin) error {
 		return c.run(ctx, adm, log)
@@ -87,7 +86,7 @@ func (c *Ingest) run(ctx context.Context, adm *admin, log *slog.Logger) error {
 	if err := adm.export(c); err != nil {
 		return err
 	}
-	spans, stopTracing, err := startTracing(ctx, pipeline.KindIngest, id, log)
+	spans, stopTracing, err := startTracing(ctx, pipeline.KindIngest, c.Identity, id, log)
 	if err != nil {
 		return err
 	}
@@ -126,6 +125,7 @@ func (c *Ingest) run(ctx context.Context, adm *admin, log *slog.Logger) error {
 	beat.Database = store.Database()
 	log.Info("ingest runs", "id", id, "lanes", store.Lanes(), "http", servers.http.Addr().String(),
 		"grpc", servers.grpc.Addr().String(), "admin", adm.listener.Addr().String())
+	adm.running(c.Identity, Running{HTTPAddr: servers.http.Addr().String(), GRPCAddr: servers.grpc.Addr().String()})
 
 	// The ingester outlives the servers: what they took must be answered.
 	inner, stopInner := context.WithCancel(context.WithoutCancel(ctx))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -42,7 +41,7 @@ func (c *Janitor) Run(ctx context.Context) error {
 	if err := errors.Join(c.Lanes.validate(), c.config().Validate()); err != nil {
 		return err
 	}
-	log := c.logger(os.Stderr, pipeline.KindJanitor)
+	log := c.log(c.Logging, pipeline.KindJanitor)
 	c.Memory.limit()
 	return withAdmin(ctx, c.Identity, pipeline.KindJanitor, log, func(ctx context.Context, adm *admin) error {
 		return c.run(ctx, adm, log)
@@ -54,7 +53,7 @@ func (c *Janitor) run(ctx context.Context, adm *admin, log *slog.Logger) error {
 	if err := adm.export(c); err != nil {
 		return err
 	}
-	spans, stopTracing, err := startTracing(ctx, pipeline.KindJanitor, id, log)
+	spans, stopTracing, err := startTracing(ctx, pipeline.KindJanitor, c.Identity, id, log)
 	if err != nil {
 		return err
 	}
@@ -77,6 +76,9 @@ func (c *Janitor) run(ctx context.Context, adm *admin, log *slog.Logger) error {
 	}
 	cfg := c.config()
 	cfg.Tracing = spans
+	if c.Host != nil && c.Host.Janitor != nil {
+		c.Host.Janitor(&cfg)
+	}
 	janitor, err := pipeline.NewJanitor(cfg, store, queue, log, adm.meter("waybill/janitor"))
 	if err != nil {
 		return err
@@ -96,5 +98,6 @@ func (c *Janitor) run(ctx context.Context, adm *admin, log *slog.Logger) error {
 		})
 	})
 	log.Info("janitor runs", "id", id, "lanes", store.Lanes(), "admin", adm.listener.Addr().String())
+	adm.running(c.Identity, Running{})
 	return group.Wait()
 }

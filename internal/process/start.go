@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"os"
 	"runtime/debug"
 	"time"
 
@@ -46,8 +45,8 @@ func withAdmin(ctx context.Context, identity Identity, kind string, log *slog.Lo
 
 // startTracing returns what makes the process's spans, nil where the environment asks for none,
 // and what ends it.
-func startTracing(ctx context.Context, kind, id string, log *slog.Logger) (*pipeline.Tracing, func(), error) {
-	p, err := tracing.Start(ctx, tracing.FromEnv(os.Getenv), tracing.Process{Kind: kind, ID: id, Version: version()}, log)
+func startTracing(ctx context.Context, kind string, identity Identity, id string, log *slog.Logger) (*pipeline.Tracing, func(), error) {
+	p, err := tracing.Start(ctx, tracing.FromEnv(identity.getenv), tracing.Process{Kind: kind, ID: id, Version: version()}, log)
 	if err != nil {
 		return nil, nil, err
 	}
