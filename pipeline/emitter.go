@@ -132,6 +132,7 @@ func (e *Emitter) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ingester.yields = true
 	p := &emitterParts{store: store, queue: queue, ingester: ingester, watch: NewQueueWatch(store, queue, e.cfg.MaxEventBytes)}
 	return e.serve(ctx, p)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"time"
 
@@ -94,6 +95,10 @@ type Ingester struct {
 	log       *slog.Logger
 	metrics   *ingesterMetrics
 	wake      chan struct{} // capacity 1
+	// yields lets those who have just been answered go on before the next transaction, so that what
+	// they submit next is part of it. It is for callers in this process, who do so at once: without it
+	// the first of ten has a transaction alone, and the others wait for that.
+	yields bool
 
 	mu           sync.Mutex // guards what follows
 	queue        []*unit
@@ -252,6 +257,9 @@ func (in *Ingester) flushUntil(ctx context.Context) {
 	for ctx.Err() == nil {
 		if units := in.take(); len(units) > 0 {
 			in.flush(context.WithoutCancel(ctx), units)
+			if in.yields {
+				runtime.Gosched()
+			}
 			continue
 		}
 		select {
