@@ -235,12 +235,18 @@ type ingestWatch struct {
 // as dead.
 const watchEvery = 2 * time.Second
 
+// janitorPatience is how long after its own start an ingest does not miss a janitor: what is started together
+// would complain of what is a second behind.
+const janitorPatience = 3 * watchEvery
+
+var errNoJanitor = errors.New("no janitor is alive: events are accepted and delivered, but not settled, and nothing is retransmitted; start one")
+
 // run looks until ctx ends. A queue that does not fit when it is first seen ends the process:
 // events would be accepted that can never be published. One that no longer fits after a
 // reconnect, such as a server restored with another max_payload, is a problem to be shown:
 // what is accepted waits in Postgres.
 func (w *ingestWatch) run(ctx context.Context) error {
-	seen, checked := false, uint64(0)
+	seen, checked, began := false, uint64(0), time.Now()
 	for ctx.Err() == nil {
 		if reconnects := w.nc.Stats().Reconnects; !seen || reconnects != checked || w.queueProblem() != nil {
 			err := w.queue.Check(ctx, w.lanes, w.maxEventBytes)
@@ -252,7 +258,11 @@ func (w *ingestWatch) run(ctx context.Context) error {
 			}
 			w.set(&w.queueIs, err)
 		}
-		w.set(&w.janitor, w.lookForJanitor(ctx))
+		err := w.lookForJanitor(ctx)
+		if errors.Is(err, errNoJanitor) && time.Since(began) < janitorPatience {
+			err = nil // it may be starting as well
+		}
+		w.set(&w.janitor, err)
 		sleep(ctx, watchEvery)
 	}
 	return nil
@@ -264,7 +274,7 @@ func (w *ingestWatch) lookForJanitor(ctx context.Context) error {
 		return fmt.Errorf("cannot tell whether a janitor is alive: %w", err)
 	}
 	if len(alive) == 0 {
-		return errors.New("no janitor is alive: events are accepted and delivered, but not settled, and nothing is retransmitted; start one")
+		return errNoJanitor
 	}
 	return nil
 }
