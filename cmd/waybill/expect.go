@@ -228,7 +228,7 @@ func (r expectation) text() string {
 		}
 	}
 	if r.Seen < r.Expected {
-		text += fmt.Sprintf("; %s came that match", plural(r.Seen, "event"))
+		text += fmt.Sprintf("; %d that match came", r.Seen)
 	}
 	return text
 }
