@@ -35,12 +35,16 @@ func NewQueueWatch(store *Store, queue *Queue, maxEventBytes int) *QueueWatch {
 // as dead.
 const watchEvery = 2 * time.Second
 
+// janitorPatience is how long after its own start a process does not miss a janitor: what is started together
+// would complain of what is a second behind.
+const janitorPatience = 3 * watchEvery
+
 // Run looks until ctx ends. A queue that does not fit when it is first seen is an error, for
 // events would be accepted that can never be published. One that no longer fits after a
 // reconnect, such as a server restored with another max_payload, is a problem to be shown:
 // what is accepted waits in Postgres.
 func (w *QueueWatch) Run(ctx context.Context) error {
-	seen, checked := false, uint64(0)
+	seen, checked, began := false, uint64(0), time.Now()
 	for ctx.Err() == nil {
 		if reconnects := w.queue.js.Conn().Stats().Reconnects; !seen || reconnects != checked || w.QueueProblem() != nil {
 			err := w.queue.Check(ctx, w.lanes, w.maxEventBytes)
@@ -52,7 +56,11 @@ func (w *QueueWatch) Run(ctx context.Context) error {
 			}
 			w.set(&w.queueIs, err)
 		}
-		w.set(&w.janitor, w.lookForJanitor(ctx))
+		err := w.lookForJanitor(ctx)
+		if errors.Is(err, ErrNoJanitor) && time.Since(began) < janitorPatience {
+			err = nil // it may be starting as well
+		}
+		w.set(&w.janitor, err)
 		pause(ctx, watchEvery)
 	}
 	return nil

@@ -21,19 +21,24 @@ type archiveCommand struct {
 type archiveCatCommand struct {
 	archivePlace
 	Since   int64    `env:"-" default:"0" help:"From this offset on, in each lane. Offsets count a lane's events from 0."`
-	Type    []string `env:"-" help:"Only events of these types."`
+	Type    []string `env:"-" help:"Only events of these types; with an asterisk at its end a type stands for those that begin so."`
 	Limit   int      `env:"-" default:"0" help:"At most this many events; 0: all."`
 	Offsets bool     `env:"-" help:"Print {\"lane\":…,\"offset\":…,\"event\":…} instead of the event alone."`
 }
 
 var errEnough = errors.New("enough")
 
-// Run prints the archive as it is now.
-func (c *archiveCatCommand) Run(ctx context.Context, con *console) error {
+// Validate refuses flags that cannot work.
+func (c *archiveCatCommand) Validate() error {
 	if c.Since < 0 || c.Limit < 0 {
 		return errors.New("--since and --limit: want 0 or more")
 	}
-	reader, lanes, err := c.open(ctx)
+	return c.archivePlace.Validate()
+}
+
+// Run prints the archive as it is now.
+func (c *archiveCatCommand) Run(ctx context.Context, con *console) error {
+	reader, lanes, err := c.open(ctx, con)
 	if err != nil {
 		return err
 	}
@@ -71,7 +76,7 @@ func (c *archiveCatCommand) lane(ctx context.Context, con *console, reader *sink
 			if err != nil {
 				return err
 			}
-			if len(c.Type) > 0 && !slices.Contains(c.Type, record.Type) {
+			if len(c.Type) > 0 && !slices.ContainsFunc(c.Type, func(want string) bool { return matchesText(want, record.Type) }) {
 				continue
 			}
 			if err := visit(record); err != nil {

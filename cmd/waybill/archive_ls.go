@@ -19,11 +19,17 @@ type archivePlace struct {
 	Lane []int `env:"-" help:"Only these lanes."`
 }
 
-// open returns a reader, and the lanes that are wanted or, where none is named, those that there are.
-func (p archivePlace) open(ctx context.Context) (*sinks.ArchiveReader, []int, error) {
+// Validate refuses to look nowhere.
+func (p archivePlace) Validate() error {
 	if p.S3Bucket == "" {
-		return nil, nil, errors.New("--s3-bucket: is empty; name the bucket of the archive, or set WAYBILL_S3_BUCKET; or run it where a `waybill dev` runs, or with the directory of one as WAYBILL_DIR")
+		return errors.New("--s3-bucket: is empty; name the bucket of the archive, or set WAYBILL_S3_BUCKET; or run it where a `waybill dev` runs, or with the directory of one as WAYBILL_DIR")
 	}
+	return nil
+}
+
+// open returns a reader, and the lanes that are wanted or, where none is named, those that there are. It says so
+// where there is none.
+func (p archivePlace) open(ctx context.Context, con *console) (*sinks.ArchiveReader, []int, error) {
 	reader, err := p.ArchiveReader(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -34,6 +40,9 @@ func (p archivePlace) open(ctx context.Context) (*sinks.ArchiveReader, []int, er
 	lanes, err := reader.Lanes(ctx)
 	if err != nil && ctx.Err() == nil {
 		err = fmt.Errorf("%w; check WAYBILL_S3_ENDPOINT, WAYBILL_S3_BUCKET and the keys: `waybill doctor` says which of them does not fit", err)
+	}
+	if err == nil && len(lanes) == 0 {
+		_, err = fmt.Fprintf(con.err, "waybill: nothing is archived in bucket %s under the prefix %s (--s3-bucket, --s3-prefix)\n", p.S3Bucket, p.S3Prefix)
 	}
 	return reader, lanes, err
 }
@@ -67,7 +76,7 @@ type archivedObject struct {
 
 // Run lists what is there now.
 func (c *archiveLsCommand) Run(ctx context.Context, con *console) error {
-	reader, lanes, err := c.open(ctx)
+	reader, lanes, err := c.open(ctx, con)
 	if err != nil {
 		return err
 	}
@@ -125,7 +134,11 @@ func (c *archiveLsCommand) lane(ctx context.Context, con *console, table *tabwri
 	if c.json() {
 		return c.print(con, "", sum)
 	}
-	_, err = fmt.Fprintf(table, "%d\t%d\t%d\t%d\t%d\t%s\n", lane, sum.Objects, sum.Bytes, sum.From, sum.To, sum.Newest.Format(time.DateTime))
+	newest := "-"
+	if sum.Objects > 0 {
+		newest = sum.Newest.Format(time.DateTime)
+	}
+	_, err = fmt.Fprintf(table, "%d\t%d\t%d\t%d\t%d\t%s\n", lane, sum.Objects, sum.Bytes, sum.From, sum.To, newest)
 	return err
 }
 
@@ -137,7 +150,7 @@ type archiveVerifyCommand struct {
 
 // Run reads every object. It fails, with a status of its own, if something is wrong.
 func (c *archiveVerifyCommand) Run(ctx context.Context, con *console) error {
-	reader, lanes, err := c.open(ctx)
+	reader, lanes, err := c.open(ctx, con)
 	if err != nil {
 		return err
 	}

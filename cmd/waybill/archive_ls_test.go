@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -149,6 +150,20 @@ func TestArchiveVerify(t *testing.T) {
 	}
 	if r := p.archiveCommand(t, "ls"); r.failure != nil || !strings.Contains(r.out, "from offset") {
 		t.Errorf("%+v", r)
+	}
+	if r := p.archiveCommand(t, "ls", "--lane=99"); r.failure != nil || !regexp.MustCompile(`(?m)^99 .* -$`).MatchString(r.out) {
+		t.Errorf("a lane without an object: %+v", r)
+	}
+	for _, what := range []string{"ls", "verify", "cat"} {
+		args := append(append([]string{"archive", what}, p.s3Flags()...), "--s3-prefix=nowhere")
+		if r := command(t, nil, args...); r.failure != nil || !strings.Contains(r.err, "nothing is archived") {
+			t.Errorf("%s of an archive that is empty: %+v", what, r)
+		}
+	}
+	for types, want := range map[string]int{"*": sent, "no*,*": sent, "no*": 0} {
+		if n := strings.Count(p.archiveCommand(t, "cat", "--type="+types).out, "\n"); n != want {
+			t.Errorf("%d events of the types %s, want %d", n, types, want)
+		}
 	}
 
 	p.mustPut(t, objects[0][1].Key, nil) // in the middle

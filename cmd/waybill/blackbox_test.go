@@ -417,6 +417,35 @@ func mustHole(t *testing.T) (addr string, asked <-chan struct{}) {
 	return l.Addr().String(), called
 }
 
+// What is wrong with a command line has a status of its own, wherever the parser or the command finds it.
+func TestWrongCommandLinesHaveTheirOwnStatus(t *testing.T) {
+	for _, c := range []struct {
+		env, args, says string
+	}{
+		{"", "stauts", `did you mean "status"`},
+		{"", "status", "WAYBILL_DATABASE_URL"},
+		{"", "migrate", "WAYBILL_DATABASE_URL"},
+		{"WAYBILL_LANES=x", "status --database-url=x", "WAYBILL_LANES"},
+		{"WAYBILL_DATABASE_URL_FILE=/nowhere", "status", "/nowhere"},
+		{"", "archive ls", "--s3-bucket"},
+		{"", "archive cat --limit=-1", "--limit"},
+		{"", "trace 1", "--query-url"},
+		{"", "emit --to=nowhere", "--to"},
+		{"", "emit --count=0", "--every"},
+		{"", "healthcheck 127.0.0.1:9090", "want a URL"},
+		{"", "dev --once=0", "--once"},
+	} {
+		var env []string
+		if c.env != "" {
+			env = []string{c.env}
+		}
+		out, status := waybill(t, t.TempDir(), env, strings.Fields(c.args)...)
+		if status != 80 || !strings.Contains(out, c.says) {
+			t.Errorf("%s waybill %s: status %d, want 80 and %q; %s", c.env, c.args, status, c.says, out)
+		}
+	}
+}
+
 // A command that is interrupted did not do what it was asked to: its status must not say so. That of
 // a process that was asked to stop is another matter.
 func TestInterruptedCommandsFail(t *testing.T) {

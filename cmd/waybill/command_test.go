@@ -99,6 +99,7 @@ func TestHealthcheck(t *testing.T) {
 	server.Close()
 	mustFail(t, command(t, nil, "healthcheck", server.URL), "refused")
 	mustFail(t, command(t, nil, "healthcheck", ":"), "healthcheck")
+	mustFail(t, command(t, nil, "healthcheck", "127.0.0.1:9090"), "want a URL")
 }
 
 func TestWrongFlags(t *testing.T) {
@@ -107,11 +108,13 @@ func TestWrongFlags(t *testing.T) {
 		want string
 	}{
 		{[]string{"status"}, "--database-url"},
+		{[]string{"status"}, "WAYBILL_DATABASE_URL"},
 		{[]string{"migrate"}, "--database-url"},
 		{[]string{"migrate", "--database-url=postgres://x@127.0.0.1:1/x", "--lanes=0"}, "lanes: 0"},
 		{[]string{"migrate", "--database-url=postgres://x@127.0.0.1:1/x", "--sinks=Bad"}, "sinks"},
 		{[]string{"migrate", "--database-url=postgres://x@127.0.0.1:1/x", "--queue-bytes=1"}, "queue bytes"},
 		{[]string{"dev", "--once=-1"}, "once"},
+		{[]string{"dev", "--once=0"}, "leave it out"},
 		{[]string{"dev", "--ports=some"}, "--ports"},
 		{[]string{"dev", "--once=1", "--ingress-endpoint=127.0.0.1:1"}, "--endpoint-admin"},
 		{[]string{"dev", "--forwarders=0"}, "forwarders: 0"},
@@ -137,6 +140,7 @@ func TestWrongFlags(t *testing.T) {
 		{[]string{"replay", "--sink=archive"}, "--s3-bucket"},
 		{[]string{"replay", "--sink=ingress", "--dry-run", "--since=yesterday"}, "how long ago"},
 		{[]string{"replay", "--sink=ingress", "--dry-run", "--name=a/b"}, "--name"},
+		{[]string{"replay", "--sink=ingress", "--to-ingress-endpoint=x"}, "--to-ingress-endpoint: \"x\""},
 		{[]string{"replay", "--sink=ingress", "--ingress-endpoint=x:1", "--to-s3-bucket=b"}, "--to-ingress-endpoint"},
 		{[]string{"replay", "--sink=archive", "--s3-bucket=b", "--to-ingress-endpoint=x:1"}, "--to-s3-bucket"},
 		{[]string{"replay", "--sink=archive", "--from=archive", "--to-s3-bucket=b"}, "to be read"},
@@ -200,6 +204,10 @@ func TestRunningStack(t *testing.T) {
 	if c = parse("dev"); c.Dev.DatabaseURL != "" || c.Dev.Lanes.Lanes != 16 {
 		t.Errorf("%+v", c.Dev)
 	}
+	mustFail(t, command(t, nil, "doctor", "--nats-url=nats://127.0.0.1:1", "--s3-bucket=other"), "--database-url", "is not asked, since --s3-bucket", dir)
+	mustFail(t, command(t, nil, "archive", "ls", "--s3-bucket="), "is not asked, since --s3-bucket", dir)
+	t.Setenv("WAYBILL_TO", "http://127.0.0.1:2")
+	mustFail(t, command(t, nil, "audit"), "--database-url", "is not asked, since WAYBILL_TO", dir)
 	t.Setenv("WAYBILL_DATABASE_URL", "postgres://variable@127.0.0.1:1/x")
 	if c = parse("status"); !strings.Contains(c.Status.DatabaseURL, "variable") {
 		t.Errorf("%+v", c.Status)

@@ -24,7 +24,7 @@ type configCommand struct {
 // the same environment and directory.
 type configPrintCommand struct {
 	outputFlag
-	Args []string `arg:"" optional:"" passthrough:"partial" placeholder:"COMMAND" predictor:"command" help:"The command, such as forwarder or deadletters ls, with the flags that it would get. Default: ingest, forwarder and janitor in turn."`
+	Args []string `arg:"" optional:"" passthrough:"partial" placeholder:"COMMAND" predictor:"command" help:"The command, such as forwarder or deadletters ls, with the flags that it would get; those of config print itself, such as -o json, go before it. Default: ingest, forwarder and janitor in turn."`
 }
 
 // setting is the value of one flag, as -o json prints it.
@@ -51,7 +51,11 @@ func (c *configPrintCommand) Run(con *console) error {
 	for i, args := range lines {
 		settings, err := settingsOf(args)
 		if err != nil {
-			return fmt.Errorf("the settings of %s: %w", args[0], err)
+			err = fmt.Errorf("the settings of %s: %w", args[0], err)
+			if strings.Contains(err.Error(), "unknown flag") {
+				err = fmt.Errorf("%w; flags of config print itself, such as -o json, go before %s", err, args[0])
+			}
+			return err
 		}
 		if !c.json() {
 			if i > 0 {

@@ -112,7 +112,7 @@ func (c *lsCommand) Run(ctx context.Context, con *console) error {
 	if !more {
 		return nil
 	}
-	_, err = fmt.Fprintf(con.err, "there may be more than these %d: raise --limit, or go on with --since=%s\n",
+	_, err = fmt.Fprintf(con.err, "there may be more beyond --limit=%d: raise it, or go on with --since=%s\n",
 		c.Limit, table.last.UTC().Format(time.RFC3339Nano))
 	return err
 }

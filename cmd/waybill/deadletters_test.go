@@ -87,7 +87,7 @@ func TestDeadlettersLs(t *testing.T) {
 	}
 	r = letters(t, url, "ls", "--sink=archive", "--limit=2", "-o", "json")
 	lines := strings.Split(strings.TrimSpace(r.out), "\n")
-	if len(lines) != 2 || !strings.HasPrefix(r.err, "there may be more than these 2") || strings.Contains(r.out, "secret") {
+	if len(lines) != 2 || !strings.HasPrefix(r.err, "there may be more beyond --limit=2") || strings.Contains(r.out, "secret") {
 		t.Fatalf("%+v", r)
 	}
 	var l letter

@@ -25,7 +25,7 @@ const keptSpans = 30_000
 type devCommand struct {
 	Dir  string `type:"path" help:"Directory of data and logs; a later start on it goes on where it was. Default: .waybill, and with --once a temporary one."`
 	Keep bool   `env:"-" help:"Keep the temporary directory of --once."`
-	Once int    `env:"-" placeholder:"N" help:"Send N events, wait until all are settled, read them back from both sinks, and end with status 0 only when nothing is missing or wrong."`
+	Once *int   `env:"-" placeholder:"N" help:"Send N events, wait until all are settled, read them back from both sinks, and end with status 0 only when nothing is missing or wrong."`
 
 	Ports      string `enum:"auto,fixed,free" default:"auto" help:"fixed: the addresses below; free: any free ports, the same ones in later starts; auto: fixed, and free with --once."`
 	HTTPAddr   string `name:"http-addr" env:"WAYBILL_HTTP_ADDR" default:"${http_addr}" help:"Address of POST /v1/events."`
@@ -43,11 +43,19 @@ type devCommand struct {
 	process.S3
 }
 
+// Validate refuses flags that cannot work together.
+func (c *devCommand) Validate() error {
+	switch {
+	case c.Once != nil && *c.Once < 1:
+		return fmt.Errorf("--once: %d; want a number of events, or leave it out for a system that runs until it is interrupted", *c.Once)
+	case c.Once != nil && c.IngressEndpoint != "" && c.EndpointAdmin == "":
+		return errors.New("--once reads events back from the endpoint: leave --ingress-endpoint out, or give --endpoint-admin too")
+	}
+	return nil
+}
+
 // Run starts the system and shows it until ctx ends, or sends events through it once.
 func (c *devCommand) Run(ctx context.Context, con *console) (err error) {
-	if c.Once < 0 {
-		return fmt.Errorf("--once: %d; want a number of events", c.Once)
-	}
 	if err := refuseForeignServers(os.LookupEnv); err != nil {
 		return err
 	}
@@ -56,6 +64,9 @@ func (c *devCommand) Run(ctx context.Context, con *console) (err error) {
 		return err
 	}
 	lock, err := devstack.LockDir(dir)
+	if errors.Is(err, devstack.ErrDirInUse) {
+		err = fmt.Errorf("%w with --dir (WAYBILL_DIR), and --ports=free beside another system", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -83,7 +94,7 @@ func (c *devCommand) Run(ctx context.Context, con *console) (err error) {
 
 // ended is err, but that to be interrupted is the proper end of a system that has no other.
 func (c *devCommand) ended(ctx context.Context, err error) error {
-	if c.Once == 0 && ctx.Err() != nil && errors.Is(err, context.Canceled) {
+	if c.Once == nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err
@@ -110,7 +121,7 @@ func (c *devCommand) use(ctx context.Context, con *console, screen *screen, stac
 	var wg sync.WaitGroup
 	wg.Go(func() { stack.Run(watched) })
 	var err error
-	if c.Once > 0 {
+	if c.Once != nil {
 		err = c.once(ctx, con, screen, stack)
 	} else {
 		err = c.ended(ctx, show(ctx, con, screen, stack))
@@ -127,7 +138,7 @@ func (c *devCommand) use(ctx context.Context, con *console, screen *screen, stac
 
 // directory returns where the data goes, and whether it is to be deleted in the end.
 func (c *devCommand) directory() (dir string, temporary bool, err error) {
-	if c.Dir != "" || c.Once == 0 {
+	if c.Dir != "" || c.Once == nil {
 		dir := c.Dir
 		if dir == "" {
 			dir = defaultDir
@@ -151,17 +162,14 @@ func (c *devCommand) config(dir string, con *console, screen *screen) (devrun.Co
 	}
 	config.Dir, config.Executable, config.Env, config.Say = dir, executable, con.env, screen.line
 	config.HTTPAddr, config.GRPCAddr = c.HTTPAddr, c.GRPCAddr
-	config.FreePorts = c.Ports == "free" || (c.Ports == "auto" && c.Once > 0)
+	config.FreePorts = c.Ports == "free" || (c.Ports == "auto" && c.Once != nil)
 	config.Ingests, config.Forwarders, config.Janitors = c.Ingests, c.Forwarders, c.Janitors
 	config.Lanes = c.Lanes.Lanes
 	config.DatabaseURL, config.NATSURL = c.DatabaseURL, c.NATSURL
 	config.IngressEndpoint, config.EndpointAdmin, config.S3 = c.IngressEndpoint, c.EndpointAdmin, c.S3
 	config.KeepSpans = c.KeepSpans
-	if c.Once > 0 {
+	if c.Once != nil {
 		config.ArchiveLinger, config.KeepSpans = onceLinger, 0
-		if c.IngressEndpoint != "" && c.EndpointAdmin == "" {
-			return config, errors.New("--once reads events back from the endpoint: leave --ingress-endpoint out, or give --endpoint-admin too")
-		}
 	}
 	return config, nil
 }

@@ -47,9 +47,6 @@ type emitResult struct {
 
 // Run sends the events. It fails if one was not accepted.
 func (c *emitCommand) Run(ctx context.Context, con *console) error {
-	if err := c.validate(); err != nil {
-		return err
-	}
 	sender, closeSender, err := c.sender()
 	if err != nil {
 		return err
@@ -71,7 +68,8 @@ func (c *emitCommand) Run(ctx context.Context, con *console) error {
 	return err
 }
 
-func (c *emitCommand) validate() error {
+// Validate refuses what cannot be sent.
+func (c *emitCommand) Validate() error {
 	switch {
 	case c.Count != nil && *c.Count < 0:
 		return fmt.Errorf("--count: %d; want a number of events, or 0 for no end", *c.Count)
@@ -84,6 +82,11 @@ func (c *emitCommand) validate() error {
 	case c.Every < 0 || c.RetryFor < 0:
 		return errors.New("--every and --retry-for: must not be negative")
 	}
+	_, closeSender, err := c.sender()
+	if err != nil {
+		return err
+	}
+	closeSender()
 	if c.Input == "-" {
 		return nil
 	}

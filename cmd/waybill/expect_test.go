@@ -59,7 +59,7 @@ func TestExpectWaitsForDeliveries(t *testing.T) {
 		t.Errorf("%+v, %v", e, err)
 	}
 	e, err := p.expect(t, "--since=10m", "--count=26", "--within=1s")
-	mustFail(t, result{failure: err}, "not met within 1s", "25 of 26 events delivered", "25 events came that match")
+	mustFail(t, result{failure: err}, "not met within 1s", "25 of 26 events delivered", "25 that match came")
 	if e.Met || e.Delivered != 25 || e.Seconds < 1 {
 		t.Errorf("%+v", e)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -14,6 +15,14 @@ const healthTimeout = 3 * time.Second
 
 type healthcheckCommand struct {
 	URL string `arg:"" help:"What to ask, such as http://127.0.0.1:9090/readyz."`
+}
+
+// Validate refuses what is no URL.
+func (c *healthcheckCommand) Validate() error {
+	if u, err := url.Parse(c.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return fmt.Errorf("%q: want a URL such as http://127.0.0.1:9090/readyz", c.URL)
+	}
+	return nil
 }
 
 // Run fails unless the URL answers with 2xx in time.

@@ -136,10 +136,14 @@ func run(ctx context.Context, parsed *kong.Context, con *console) error {
 	return err
 }
 
-// isTerminal reports whether a file is a character device, and so most likely a terminal.
+// isTerminal reports whether a file is a character device other than /dev/null, and so most likely a terminal.
 func isTerminal(f *os.File) bool {
 	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull)
+	return err != nil || !os.SameFile(info, null)
 }
 
 // defaults are the values behind ${…} in this package's tags.

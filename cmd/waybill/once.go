@@ -35,14 +35,14 @@ func (c *devCommand) once(ctx context.Context, con *console, screen *screen, sta
 		return err
 	}
 	defer trip.store.Close()
-	plan := roundtrip.DefaultPlan("once-"+strconv.FormatInt(time.Now().UnixMilli(), 36), c.Once)
+	plan := roundtrip.DefaultPlan("once-"+strconv.FormatInt(time.Now().UnixMilli(), 36), *c.Once)
 	began := time.Now()
 	ledger, err := trip.send(ctx, screen, plan)
 	if err != nil {
 		return interrupted(ctx, err)
 	}
 	sent := time.Now()
-	screen.line(fmt.Sprintf("sent %d events in %.1f s, %.0f a second", c.Once, sent.Sub(began).Seconds(), float64(c.Once)/sent.Sub(began).Seconds()))
+	screen.line(fmt.Sprintf("sent %d events in %.1f s, %.0f a second", *c.Once, sent.Sub(began).Seconds(), float64(*c.Once)/sent.Sub(began).Seconds()))
 	pending, err := trip.settle(ctx, screen)
 	if err != nil {
 		return interrupted(ctx, err)
@@ -52,7 +52,7 @@ func (c *devCommand) once(ctx context.Context, con *console, screen *screen, sta
 	if err != nil {
 		return interrupted(ctx, err)
 	}
-	result.pending, result.took, result.sent = pending, took, c.Once
+	result.pending, result.took, result.sent = pending, took, *c.Once
 	if err := result.write(con); err != nil {
 		return err
 	}

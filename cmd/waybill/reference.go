@@ -32,7 +32,8 @@ What each command of ` + "`waybill`" + ` takes. The programs ` + "`ingest`, `for
 
 The first of these that has it: the flag; the variable; for secrets, the file that the variable with ` + "`_FILE`" + ` at
 its end names; for commands that look at a running system or send to it, the ` + "`waybill dev`" + ` that runs in the directory
-` + "`WAYBILL_DIR`" + ` (` + "`.waybill`" + `); the default. ` + "`waybill config print`" + ` shows what that comes to, and where each came from.
+` + "`WAYBILL_DIR`" + ` (` + "`.waybill`" + `), unless a flag or a variable
+names one of its servers, and so another system; the default. ` + "`waybill config print`" + ` shows what that comes to, and where each came from.
 
 ## Output
 

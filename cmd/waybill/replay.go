@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strings"
 	"time"
 
@@ -68,6 +69,8 @@ func (c *replayCommand) Validate() error {
 		return errors.New("--to-s3-…: is where --sink=archive writes; leave it out, or give --to-ingress-endpoint")
 	case c.Sink == archiveSink && c.ToIngressEndpoint != "":
 		return errors.New("--to-ingress-endpoint: is where --sink=ingress sends; leave it out, or give --to-s3-bucket")
+	case c.ToIngressEndpoint != "" && !isHostPort(c.ToIngressEndpoint):
+		return fmt.Errorf("--to-ingress-endpoint: %q; want host:port", c.ToIngressEndpoint)
 	case c.Sink == ingressSink && c.ToIngressEndpoint == "" && c.IngressEndpoint == "" && !c.DryRun:
 		return errors.New("--ingress-endpoint: is empty; name the endpoint, there or as --to-ingress-endpoint")
 	case c.Sink == archiveSink && c.ToS3Bucket == "" && c.S3Bucket == "" && !c.DryRun:
@@ -76,6 +79,11 @@ func (c *replayCommand) Validate() error {
 		return errors.New("--s3-bucket: is empty; name the bucket of the archive that is to be read")
 	}
 	return nil
+}
+
+func isHostPort(addr string) bool {
+	_, _, err := net.SplitHostPort(addr)
+	return err == nil
 }
 
 // Run delivers or counts.
@@ -231,6 +239,9 @@ func (c *replayCommand) archiveSink(ctx context.Context, name string, log *slog.
 // server.
 func (c *replayCommand) probe(ctx context.Context, config replay.Config) error {
 	if err := config.Sink.Probe(ctx); err != nil {
+		if c.replayTarget.archive() {
+			return fmt.Errorf("%s, as --to-s3-bucket and the like name it: %w", config.Target, err)
+		}
 		return fmt.Errorf("%s: %w", config.Target, err)
 	}
 	if c.Sink != archiveSink {

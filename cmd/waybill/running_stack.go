@@ -9,6 +9,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/waybillhq/waybill/internal/cli"
 	"github.com/waybillhq/waybill/internal/devrun"
 )
 
@@ -22,7 +23,8 @@ const defaultDir = ".waybill"
 // are not this stack's either.
 type runningStack struct {
 	env map[string]string
-	at  string // the directory that env is of
+	at  string // the directory that env is of, or would be but for by
+	by  string // the variable that names another system's server
 	dir string // where none runs
 }
 
@@ -45,7 +47,7 @@ func newRunningStack() *runningStack {
 	}
 	for key := range env {
 		if isAddress(key) && (os.Getenv(key) != "" || os.Getenv(key+"_FILE") != "") {
-			return &runningStack{}
+			return &runningStack{at: dir, by: key}
 		}
 	}
 	return &runningStack{env: env, at: dir}
@@ -54,14 +56,19 @@ func newRunningStack() *runningStack {
 // explain adds to the error of a command line that nothing could be resolved for what it
 // lacks, where a person may well have expected it. It returns nil for nil.
 func (r *runningStack) explain(err error) error {
-	if err == nil || r.dir == "" || !strings.Contains(err.Error(), "missing flags: --database-url") {
-		return err
-	}
+	err = cli.Explain(err)
 	var parse *kong.ParseError
 	if !errors.As(err, &parse) || !looks(parse.Context) {
 		return err
 	}
-	return fmt.Errorf("%w; or run it where a `waybill dev` runs: none does in %s, which WAYBILL_DIR may change", err, r.dir)
+	missing := strings.Contains(err.Error(), "missing flags: --database-url")
+	switch by := r.overruler(parse.Context); {
+	case by != "" && (missing || strings.Contains(err.Error(), ": is empty; ")):
+		return fmt.Errorf("%w; the `waybill dev` in %s is not asked, since %s names a server, and so another system", err, r.at, by)
+	case missing && r.dir != "":
+		return fmt.Errorf("%w; or run it where a `waybill dev` runs: none does in %s, which WAYBILL_DIR may change", err, r.dir)
+	}
+	return err
 }
 
 // looks tells the commands that look at a running system or send to it.
@@ -76,28 +83,31 @@ func looks(parsed *kong.Context) bool {
 // isAddress tells what names a server, or is needed to reach it, from other settings. A prefix may be that of a
 // replay in the same bucket; and what OpenTelemetry's variables say is of processes.
 func isAddress(key string) bool {
-	return key != "WAYBILL_LANES" && key != "WAYBILL_S3_PREFIX" && !strings.HasPrefix(key, "OTEL_")
+	return key != "WAYBILL_LANES" && key != "WAYBILL_S3_PREFIX" && key != "WAYBILL_ARCHIVE_LINGER" && !strings.HasPrefix(key, "OTEL_")
 }
 
-// overruled reports that the command line names a server.
-func (r *runningStack) overruled(parsed *kong.Context) bool {
+// overruler is the flag or the variable that names a server of another system; empty: there is none.
+func (r *runningStack) overruler(parsed *kong.Context) string {
+	if r.by != "" {
+		return r.by
+	}
 	for _, p := range parsed.Path {
 		if p.Flag == nil || p.Resolved {
 			continue
 		}
 		for _, key := range p.Flag.Envs {
 			if _, ok := r.env[key]; ok && isAddress(key) {
-				return true
+				return "--" + p.Flag.Name
 			}
 		}
 	}
-	return false
+	return ""
 }
 
 func (*runningStack) Validate(*kong.Application) error { return nil }
 
 func (r *runningStack) Resolve(parsed *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
-	if !looks(parsed) || r.overruled(parsed) {
+	if !looks(parsed) || r.overruler(parsed) != "" {
 		return nil, nil
 	}
 	for _, key := range flag.Envs {

@@ -34,14 +34,19 @@ var searched = []string{"messaging.message.conversation_id", "cloudevents.event_
 // clockMargin is how far ahead the clocks of the processes may be.
 const clockMargin = time.Minute
 
-// Run prints the event, or the list of those that match. It fails if there is none.
-func (c *traceCommand) Run(ctx context.Context, con *console) error {
+// Validate refuses flags that cannot work.
+func (c *traceCommand) Validate() error {
 	switch {
 	case c.QueryURL == "":
 		return errors.New("--query-url: is empty; name a server with Jaeger's query API, such as http://jaeger:16686, or set WAYBILL_TRACE_QUERY_URL; or run it where a `waybill dev` runs that keeps traces, or with the directory of one as WAYBILL_DIR")
 	case c.Limit < 1:
 		return fmt.Errorf("--limit: %d; want at least 1", c.Limit)
 	}
+	return nil
+}
+
+// Run prints the event, or the list of those that match. It fails if there is none.
+func (c *traceCommand) Run(ctx context.Context, con *console) error {
 	client, err := jaeger.NewClient(c.QueryURL)
 	if err != nil {
 		return fmt.Errorf("--query-url: %w", err)
@@ -49,6 +54,9 @@ func (c *traceCommand) Run(ctx context.Context, con *console) error {
 	now := time.Now()
 	since := c.Since.at(now)
 	traces, err := c.search(ctx, client, since, now.Add(clockMargin))
+	if err != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w; --query-url (WAYBILL_TRACE_QUERY_URL) is %s: correct it, or start the server", err, client)
+	}
 	if err != nil {
 		return err
 	}
@@ -139,9 +147,9 @@ func (c *traceCommand) notFound(ctx context.Context, client *jaeger.Client, sinc
 		among += " in trace " + c.TraceID
 	}
 	return fmt.Errorf(`no event%s whose id or correlation id is %q has spans of %s since %s at %s (%s). What may be the cause:
+  - its spans have not come yet: a process sends them every 5 s unless OTEL_BSP_SCHEDULE_DELAY says otherwise
   - it was not sampled: a process traces a hundredth unless OTEL_TRACES_SAMPLER_ARG says otherwise, and nothing whose traceparent is not sampled
   - its spans went elsewhere, or nowhere: OTEL_EXPORTER_OTLP_ENDPOINT of the processes
-  - they have not come yet: a process sends them every 5 s unless OTEL_BSP_SCHEDULE_DELAY says otherwise
   - it is older than --since, or than what is kept there
   - of a request with many events, only the first 128 that are sampled have spans`,
 		among, c.ID, strings.Join(c.Services, ", "), since.UTC().Format(time.RFC3339), client, knows)

@@ -5,6 +5,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -27,7 +28,7 @@ func Main(name, description string, config Runner, vars ...kong.Vars) {
 		panic(err) // a mistake in the struct's tags
 	}
 	_, err = parser.Parse(os.Args[1:])
-	parser.FatalIfErrorf(err)
+	parser.FatalIfErrorf(Explain(err))
 	Exit(name, RunUntilSignal(config.Run))
 }
 
@@ -36,7 +37,7 @@ func NewParser(name, description string, config any, vars ...kong.Vars) (*kong.K
 	options := []kong.Option{
 		kong.Name(name), kong.Description(description), kong.DefaultEnvars("WAYBILL"),
 		kong.ShortUsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Resolvers(secretFiles{}), pairsMapper(),
+		kong.Resolvers(secretFiles{}), pairsMapper(), kong.Exit(exitParsing),
 	}
 	for _, v := range vars {
 		options = append(options, v)
@@ -46,6 +47,34 @@ func NewParser(name, description string, config any, vars ...kong.Vars) (*kong.K
 		return nil, fmt.Errorf("command %s: %w", name, err)
 	}
 	return parser, nil
+}
+
+// exitParsing ends the program after its command line was read: with help, or because something is wrong with it. The
+// parser has another status for what is wrong with a variable.
+func exitParsing(code int) {
+	if code != 0 {
+		code = exitWrong
+	}
+	os.Exit(code)
+}
+
+// Explain adds to the error of a command line that lacks flags which variables set them too. It returns
+// nil for nil.
+func Explain(err error) error {
+	var parse *kong.ParseError
+	if !errors.As(err, &parse) || !strings.HasPrefix(parse.Error(), "missing flags: ") {
+		return err
+	}
+	var variables []string
+	for _, flag := range parse.Context.Flags() {
+		if flag.Required && len(flag.Envs) > 0 && strings.Contains(parse.Error(), "--"+flag.Name+"=") {
+			variables = append(variables, flag.Envs[0])
+		}
+	}
+	if len(variables) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w, or in the environment %s", err, strings.Join(variables, ", "))
 }
 
 // RunUntilSignal runs f with a context that ends with the first SIGINT or SIGTERM.

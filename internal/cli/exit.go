@@ -16,6 +16,7 @@ type ExitCode struct {
 const (
 	exitFailed   = 1
 	exitNegative = 3
+	exitWrong    = 80
 )
 
 // ExitCodes are all of them, for the documentation.
@@ -24,7 +25,7 @@ func ExitCodes() []ExitCode {
 		{0, "All went well. To be interrupted is the proper end of what runs until then: `dev` (without `--once`), `endpoint`, `ingest`, `forwarder`, `janitor`, `tail`, `status --watch`, and `emit --every` without `--count`."},
 		{exitFailed, "Something failed, a server did not answer, `doctor` found a fault, or the command was interrupted. The end of standard error says what."},
 		{exitNegative, "The command did its work, and the answer is no: `expect` was not met in time, `audit` misses events, `archive verify` found damage, `replay` could not deliver every event."},
-		{80, "Wrong flags or arguments; nothing was done."},
+		{exitWrong, "Wrong flags, arguments or variables, as far as the command line alone tells; nothing was done."},
 	}
 }
 

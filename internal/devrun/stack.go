@@ -213,6 +213,12 @@ const EnvironmentFile = "env"
 func (s *Stack) writeEnvironment() error {
 	env := s.environment()
 	env["WAYBILL_TO"] = s.HTTP[0]
+	env["WAYBILL_ARCHIVE_LINGER"] = s.config.ArchiveLinger.String() // a further forwarder is to be like these
+	for _, line := range s.config.Env {
+		if value, ok := strings.CutPrefix(line, "WAYBILL_ARCHIVE_LINGER="); ok {
+			env["WAYBILL_ARCHIVE_LINGER"] = value
+		}
+	}
 	if s.TraceQueryURL != "" {
 		env["WAYBILL_TRACE_QUERY_URL"] = s.TraceQueryURL
 	}

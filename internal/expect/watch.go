@@ -124,7 +124,7 @@ func (p Progress) Text() string {
 		text += "; " + lacks
 	}
 	if p.Seen < p.Expected {
-		text += fmt.Sprintf("; %s came that match", events(p.Seen))
+		text += fmt.Sprintf("; %d that match came", p.Seen)
 	}
 	return text
 }

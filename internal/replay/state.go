@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,16 +37,35 @@ func (c Config) order() order {
 	}
 }
 
-// differs names the first flag that is another.
+// differs says what was asked for otherwise, first.
 func (o order) differs(other order) string {
 	a, b := reflect.ValueOf(o), reflect.ValueOf(other)
 	for i := range a.NumField() {
 		x, y := a.Field(i).Interface(), b.Field(i).Interface()
 		if !reflect.DeepEqual(x, y) {
-			return fmt.Sprintf("%s: %v, and not %v", a.Type().Field(i).Tag.Get("json"), x, y)
+			return fmt.Sprintf("%s, and not %s", asked(a.Type().Field(i).Tag.Get("json"), x), asked("", y))
 		}
 	}
 	return ""
+}
+
+// asked is a flag, if it is named, and its value.
+func asked(field string, value any) string {
+	text := strings.Trim(strings.ReplaceAll(fmt.Sprint(value), " ", ","), "[]")
+	switch {
+	case field == "" && text == "":
+		return "without"
+	case field == "":
+		return text
+	case field == "lanes":
+		field = "lane"
+	case field == "target":
+		return "the target " + text
+	}
+	if text == "" {
+		return "no --" + field
+	}
+	return "--" + field + " " + text
 }
 
 // state is what is kept of a replay.

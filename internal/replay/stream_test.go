@@ -318,10 +318,10 @@ func TestReplayIsTakenOverOrChanged(t *testing.T) {
 		t.Errorf("the first: %v", err)
 	}
 	for want, change := range map[string]func(*Config){
-		"type: , and not even": func(c *Config) { c.Type = "even" },
-		"target: somewhere":    func(c *Config) { c.Target = "elsewhere" },
-		"since: , and not 2h":  func(c *Config) { c.Since = mustPoint(t, "2h") },
-		"lanes: []":            func(c *Config) { c.Lanes = []int{1} },
+		"no --type, and not even": func(c *Config) { c.Type = "even" },
+		"the target somewhere":    func(c *Config) { c.Target = "elsewhere" },
+		"no --since, and not 2h":  func(c *Config) { c.Since = mustPoint(t, "2h") },
+		"no --lane, and not 1":    func(c *Config) { c.Lanes = []int{1} },
 	} {
 		r, err := New(s.config(sink, func(c *Config) { c.Resumable = true }, change))
 		if err != nil {
