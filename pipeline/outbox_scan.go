@@ -26,7 +26,7 @@ func (k outboxKey) compare(other outboxKey) int {
 // a row that becomes visible after a snapshot is of a transaction that was in progress in it, or had
 // not begun; it gives the rows of one session in order, because it gives all that is visible, in the
 // order of transactions and of ids, and a session's next transaction begins when the one before is
-// visible (docs/decisions/0010-an-outbox-read-by-transaction-numbers.md).
+// visible (docs/decisions/0011-an-outbox-read-by-transaction-numbers.md).
 //
 // It is of one run of one server: a crash may give numbers of transactions out again.
 type outboxScan struct {

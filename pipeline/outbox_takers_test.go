@@ -447,3 +447,70 @@ func TestWhatComesLaterWaitsForWhatFailed(t *testing.T) {
 		t.Fatalf("stored %v", got)
 	}
 }
+
+// An emitter takes from the outbox where it is told to, and says so; else it does not.
+func TestAnEmitterTakesFromTheOutbox(t *testing.T) {
+	r := mustRig(t)
+	r.stop()
+	r.mustEmitter(t, nil)
+	service := mustService(t, r.url)
+	service.mustEmit(t, testCloudEvent("/s", "a"))
+	time.Sleep(300 * time.Millisecond)
+	if n := mustCount(t, r.store, `SELECT count(*) FROM waybill.outbox`); n != 1 {
+		t.Fatal("an emitter that was not told to has taken a row")
+	}
+	_, stop := r.mustEmitter(t, func(c *EmitterConfig) { c.Ingester.Outbox.Take = true })
+	awaitTaken(t, r.store)
+	service.mustEmit(t, testCloudEvent("/s", "b"))
+	stop()
+	left := mustCount(t, r.store, `SELECT count(*) FROM waybill.outbox`)
+	if got := r.stored(t, "/s"); len(got)+left != 2 || got[0] != "a" {
+		t.Fatalf("stored %v, and %d rows wait", got, left)
+	}
+}
+
+// Shards are given back once what was taken from them is published, so that what the next taker publishes does
+// not come before it: when they are shared out anew, and when the ingest stops.
+func TestShardsAreGivenBackWhenAllIsPublished(t *testing.T) {
+	for _, stops := range []bool{false, true} {
+		t.Run(fmt.Sprint("stops ", stops), func(t *testing.T) {
+			r := mustPatientRig(t)
+			service := mustService(t, r.url)
+			eventually(t, patience, "it has all shards", func() bool { n, _ := r.in.taker.state(); return n == outboxShards })
+			r.nats.Stop()
+			service.mustEmit(t, testCloudEvent("/s", "a"))
+			eventually(t, patience, "it is committed", func() bool { return len(storedIDs(t, r.store)["/s"]) == 1 })
+			next, _ := r.mustIngesterAt(t, r.url, nil)
+			stopped := make(chan struct{})
+			if stops {
+				go func() { defer close(stopped); r.stop() }()
+			} else {
+				close(stopped)
+			}
+			time.Sleep(3 * time.Second) // several looks of each at its share
+			if n, _ := next.taker.state(); n > 0 {
+				t.Errorf("%d shards were given away before what was taken from them was published", n)
+			}
+			if err := r.nats.Start(); err != nil {
+				t.Fatal(err)
+			}
+			<-stopped
+			eventually(t, patience, "the other has its share", func() bool { n, _ := next.taker.state(); return n >= outboxShards/2 })
+			service.mustEmit(t, testCloudEvent("/s", "b"))
+			r.assertInOrder(t, 2)
+		})
+	}
+}
+
+// A taker that stands still loses its session, and so its shards.
+func TestATakerMayNotStandStill(t *testing.T) {
+	conn, err := mustStore(t).outboxConn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	var limit string
+	if err := conn.QueryRow(t.Context(), `SHOW idle_session_timeout`).Scan(&limit); err != nil || limit != takerStalls.String() {
+		t.Fatalf("it may stand still for %s (%v), want %v", limit, err, takerStalls)
+	}
+}

@@ -51,11 +51,16 @@ func outboxKeys(keys []outboxKey) (xids, ids []int64) {
 	return xids, ids
 }
 
+// takerStalls is how long a taker may ask nothing of Postgres before its session, and with it its shards, are taken
+// from it: above what a transaction may take. Otherwise it asks four times a second.
+const takerStalls = 15 * time.Second
+
 // outboxConn connects a session for a taker: it listens, and holds locks for as long as it lives. What it
 // writes are hints, which need not be flushed.
 func (s *Store) outboxConn(ctx context.Context) (*pgx.Conn, error) {
 	cfg := s.pool.Config().ConnConfig.Copy()
 	cfg.RuntimeParams["synchronous_commit"] = "off"
+	cfg.RuntimeParams["idle_session_timeout"] = millis(takerStalls)
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect to Postgres: %w", err)

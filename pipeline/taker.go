@@ -80,6 +80,9 @@ func (t *taker) session(ctx context.Context) (took bool, err error) {
 	s := &takerSession{taker: t, conn: conn, active: time.Now()}
 	err = s.take(ctx)
 	s.land()
+	if err == nil {
+		s.published(context.WithoutCancel(ctx))
+	}
 	closing, cancelClose := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancelClose()
 	if err == nil {

@@ -19,6 +19,10 @@ const (
 	busyPause  = 2 * time.Millisecond
 	idlePause  = 10 * time.Millisecond
 	sleepAfter = 100 * time.Millisecond
+	// Above gatherRate events a second it lets gatherPause pass from one unit to the next: at a unit for each few events,
+	// what comes behind the commit, a message and a receipt for each lane touched, would take all there is of the CPU.
+	gatherRate  = 2000
+	gatherPause = 10 * time.Millisecond
 	// A taker that sleeps waits to be notified, and looks all the same: for what was emitted when it fell asleep, and
 	// committed later, every dozePause at first, and every sleepPause when it has slept for dozeFor.
 	dozePause  = 50 * time.Millisecond
@@ -43,9 +47,11 @@ type takerSession struct {
 	failures int           // of units, one after another
 	backoff  time.Duration // before the next read
 
-	active time.Time // there was something
-	slept  time.Time // it sleeps since then; zero: it is awake
-	said   time.Time
+	rate      float64   // events a second that come, lately
+	submitted time.Time // the last unit
+	active    time.Time // there was something
+	slept     time.Time // it sleeps since then; zero: it is awake
+	said      time.Time
 }
 
 // takenUnit is what was submitted.
@@ -97,6 +103,7 @@ func (s *takerSession) wait(ctx context.Context) {
 
 // round reads once, and submits what was found, or rests.
 func (s *takerSession) round(ctx context.Context) error {
+	s.gather(ctx)
 	failpoint.Hit("ingest/before-outbox-read")
 	before, most, at := s.read, s.most, time.Now()
 	if s.alone > 0 {
@@ -131,6 +138,22 @@ func (s *takerSession) round(ctx context.Context) error {
 	}
 }
 
+// gather lets events come together where they are many.
+func (s *takerSession) gather(ctx context.Context) {
+	if since := time.Since(s.submitted); s.rate > gatherRate && since < gatherPause {
+		pause(ctx, gatherPause-since)
+	}
+}
+
+// came takes note of events that were found.
+func (s *takerSession) came(events int) {
+	now := time.Now()
+	// A second's worth of memory is too long, and a unit's too little.
+	const weight = 0.2
+	s.rate = (1-weight)*s.rate + weight*float64(events)/max(now.Sub(s.submitted).Seconds(), 1e-4)
+	s.submitted = now
+}
+
 // submit hands rows over, but for those of which no event can be made.
 func (s *takerSession) submit(ctx context.Context, rows []outboxRow, before outboxScan, at time.Time) error {
 	u := &takenUnit{read: at, before: before}
@@ -159,6 +182,7 @@ func (s *takerSession) submit(ctx context.Context, rows []outboxRow, before outb
 	u.done = done
 	s.in.submit(&unit{events: events, taken: u.keys, asked: done})
 	s.flying = u
+	s.came(len(events))
 	s.show(len(s.shards), len(u.keys))
 	return nil
 }
@@ -303,9 +327,18 @@ func (s *takerSession) share(ctx context.Context) error {
 	return nil
 }
 
+// published waits until what was taken is in the queue, or left to the janitor: whoever takes from its shards next
+// publishes what comes later, which is not to come before.
+func (s *takerSession) published(ctx context.Context) {
+	waiting, cancel := context.WithTimeout(ctx, s.in.cfg.StopTimeout)
+	defer cancel()
+	s.in.publisher.catchUp(waiting)
+}
+
 // giveBack gives shards back, of which nothing is under way then.
 func (s *takerSession) giveBack(ctx context.Context, shards []int16) error {
 	s.land()
+	s.published(ctx)
 	shards = slices.Clone(shards)
 	if !s.slept.IsZero() {
 		if err := s.sayOf(ctx, shards, false); err != nil {

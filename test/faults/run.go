@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -192,6 +193,9 @@ func (t *trial) run(ctx context.Context) (*result, error) {
 		return nil, err
 	}
 	evidence.Sent = append(evidence.Sent, outbox.entries...)
+	if t.losesTakers() {
+		evidence.Overtaken = func(source string) bool { return strings.HasPrefix(source, outboxSources) }
+	}
 	r := t.judge(evidence, settled, recovery)
 	r.judgeOutbox(outbox, evidence)
 	r.RetriedCalls, r.RetriedEvents = load.retried.tries.Load(), load.retried.events.Load()
