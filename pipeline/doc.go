@@ -12,6 +12,7 @@
 // The rest of this page is for those who work on Waybill itself. The life of an event, each step one call down and never back up:
 //
 //	ingest     Ingester.Accept → NewEvent → Store.Append → Publisher.Publish
+//	           or, of what others' transactions have emitted (EmitTx): taker → Store.Append
 //	emitter    Emitter.Emit → the same
 //	forwarder  Forwarder.Run → lane worker → Sink.Send → receipt → ack
 //	janitor    Janitor.Run ┬ applyReceipts → Store.Settle → ack

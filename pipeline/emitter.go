@@ -65,6 +65,7 @@ func NewEmitter(cfg EmitterConfig) (*Emitter, error) {
 	}
 	// NATS's max_payload is checked against the event limit: a batch of that size fits too.
 	cfg.Ingester.BatchBytes = min(cfg.Ingester.BatchBytes, max(cfg.MaxEventBytes, 64<<10))
+	cfg.Ingester.Outbox.MaxEventBytes, cfg.Ingester.Outbox.IdentifyBy = cfg.MaxEventBytes, cfg.DedupeAttribute
 	e := &Emitter{
 		cfg: cfg, meter: &ownedMeter{Meter: cfg.Meter}, checks: NewChecks(),
 		calls: doneCalls{limit: cfg.AsyncEvents}, ready: make(chan struct{}), stopped: make(chan struct{}),
@@ -76,6 +77,7 @@ func NewEmitter(cfg EmitterConfig) (*Emitter, error) {
 	e.checks.Add("emitter", e.notTaking)
 	e.checks.Add("commit", e.check(func(p *emitterParts) error { return p.ingester.Health() }))
 	e.checks.Degrade("backlog", e.check(func(p *emitterParts) error { return p.ingester.BacklogFull() }))
+	e.checks.Degrade("outbox", e.check(func(p *emitterParts) error { return p.ingester.OutboxProblem() }))
 	e.checks.Degrade("nats", e.check(func(p *emitterParts) error { return p.queue.Connected() }))
 	e.checks.Degrade("queue", e.check(func(p *emitterParts) error { return p.watch.QueueProblem() }))
 	e.checks.Degrade("janitor", e.check(func(p *emitterParts) error { return p.watch.JanitorProblem() }))

@@ -38,7 +38,9 @@ type EmitterConfig struct {
 	// gets ErrOverloaded.
 	AsyncEvents int
 	// Ingester says how events are gathered into transactions. Its StopTimeout bounds the stop
-	// (see Emitter.Run), and its Tracing makes the spans of the acceptance.
+	// (see Emitter.Run), and its Tracing makes the spans of the acceptance. Its Outbox.Take has the
+	// emitter take events out of the outbox as ingests do, by default not; the rest of Outbox is the
+	// emitter's to set.
 	Ingester IngesterConfig
 	// Logger gets what an operator should know. Never nil; slog.DiscardHandler logs nothing.
 	Logger *slog.Logger
@@ -56,6 +58,7 @@ func DefaultEmitterConfig(databaseURL, natsURL string) EmitterConfig {
 		MaxEventBytes: DefaultMaxEventBytes, AsyncEvents: 10_000,
 		Ingester: DefaultIngesterConfig(), Logger: slog.New(slog.DiscardHandler),
 	}
+	c.Ingester.Outbox.Take = false // ingests do; it takes a connection more
 	// One for the transaction under way, one for all else.
 	c.Store.MaxConns = 2
 	return c

@@ -7,6 +7,9 @@ import (
 	"log"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/waybillhq/waybill/pipeline"
 )
 
@@ -101,4 +104,27 @@ func ExampleEmitter_Health() {
 	}
 	fmt.Println(report(emitter)[:9])
 	// Output: not ready
+}
+
+// An event that exists exactly if a transaction of the caller's commits. The service's tables are in the pipeline's
+// database; its role needs USAGE on the schema waybill.
+func ExampleEmitTx() {
+	ctx := context.Background()
+	pool, err := pgxpool.New(ctx, "postgres://shop:secret@db:5432/waybill")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `INSERT INTO orders (id, total) VALUES ($1, $2)`, 7, "12.50"); err != nil {
+			return err
+		}
+		return pipeline.EmitTx(ctx, tx, pipeline.CloudEvent{
+			Source: "/orders", Type: "order.placed", ID: "order-7-placed",
+			Data: pipeline.JSONData(map[string]any{"number": 7, "total": "12.50"}),
+		})
+	})
+	if err != nil {
+		log.Print(err)
+	}
 }

@@ -14,7 +14,8 @@ type flush struct {
 	batches []flushBatch
 	keys    []flushKey
 	newKeys []flushKey // those of keys that may have no head yet
-	seqnums []int64    // of events[i], filled in once the heads were moved
+	taken   []outboxKey
+	seqnums []int64 // of events[i], filled in once the heads were moved
 }
 
 // placement says where an event of a flush goes.

@@ -40,6 +40,8 @@ type IngesterConfig struct {
 	// has a dedupe window: 15 to 19 bytes each. When it is full, the oldest are forgotten
 	// before the window is over.
 	DedupeBytes int
+	// Outbox says whether and how the ingester takes events out of the outbox.
+	Outbox OutboxConfig
 	// Tracing makes spans of the events that Tracing.Accept marked; nil: none.
 	Tracing *Tracing
 	// FlushTimeout bounds one transaction.
@@ -58,6 +60,7 @@ func DefaultIngesterConfig() IngesterConfig {
 		// A disk's worth, and what a janitor can still survey.
 		BacklogEvents: 100_000_000, BacklogBytes: 32 << 30,
 		EventTTL: 7 * 24 * time.Hour, DedupeBytes: DefaultDedupeBytes, FlushTimeout: 10 * time.Second, StopTimeout: 10 * time.Second,
+		Outbox: DefaultOutboxConfig(),
 	}
 }
 
@@ -81,7 +84,7 @@ func (c IngesterConfig) Validate() error {
 	case c.FlushTimeout <= 0 || c.StopTimeout <= 0:
 		return fmt.Errorf("flush and stop timeouts: %v and %v; want more than 0", c.FlushTimeout, c.StopTimeout)
 	}
-	return nil
+	return c.Outbox.Validate()
 }
 
 // Ingester makes events durable. What was submitted while a commit was in flight is the
@@ -92,6 +95,7 @@ type Ingester struct {
 	dedupe    *deduper // of the goroutine of Run; nil: the pipeline remembers nothing
 	publisher *Publisher
 	backlog   *backlogLimit
+	taker     *taker // nil: the outbox is left to others
 	log       *slog.Logger
 	metrics   *ingesterMetrics
 	wake      chan struct{} // capacity 1
@@ -115,7 +119,8 @@ type Ingester struct {
 // unit is what one Submit handed over: committed together or not at all.
 type unit struct {
 	events []Event
-	bytes  int // set by submit
+	bytes  int         // set by submit
+	taken  []outboxKey // rows of the outbox that the events are of, deleted in their transaction
 	asked  answerer
 }
 
@@ -149,6 +154,11 @@ func NewIngester(cfg IngesterConfig, store *Store, queue *Queue, log *slog.Logge
 		dedupe:    newDeduper(store, cfg.DedupeBytes),
 	}
 	in.publisher.tracing = cfg.Tracing
+	if cfg.Outbox.Take {
+		if in.taker, err = newTaker(in, meter); err != nil {
+			return nil, err
+		}
+	}
 	return in, errors.Join(observeFill(meter, in), observeDedupe(meter, in.dedupe))
 }
 
@@ -173,7 +183,8 @@ func (in *Ingester) Submit(events []Event) <-chan error {
 	return done
 }
 
-// submit queues a unit or answers it at once.
+// submit queues a unit or answers it at once. Where others have taken a row of the outbox that the unit takes, the
+// answer is errTakenElsewhere, and nothing was stored.
 func (in *Ingester) submit(u *unit) {
 	u.bytes = 0
 	for i := range u.events {
@@ -234,11 +245,19 @@ func (in *Ingester) Run(ctx context.Context) error {
 		defer close(watched)
 		in.backlog.watch(ctx, in.store, in.noteBacklog)
 	}()
+	taken := make(chan struct{})
+	go func() {
+		defer close(taken)
+		if in.taker != nil {
+			in.taker.run(ctx)
+		}
+	}()
 	in.flushUntil(ctx)
 	<-watched
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), in.cfg.StopTimeout)
 	defer cancel()
 	in.drain(stop)
+	<-taken // it waited for its answer
 	in.publisher.Finish()
 	select {
 	case <-published:
@@ -325,11 +344,14 @@ func (in *Ingester) take() []*unit {
 func (in *Ingester) flush(ctx context.Context, units []*unit) {
 	err := in.commit(ctx, units)
 	var data *dataError
-	if errors.As(err, &data) && len(units) > 1 {
-		// One unit's data spoils the transaction of all: find it by taking each alone.
+	if taken := errors.Is(err, errTakenElsewhere); (errors.As(err, &data) || taken) && len(units) > 1 {
+		// One unit's data, or row of the outbox, spoils the transaction of all: find it by taking each alone.
 		for _, u := range units {
 			in.flush(ctx, []*unit{u})
 		}
+		return
+	} else if taken {
+		answer(units, err) // commits are well
 		return
 	}
 	if data != nil {
@@ -345,21 +367,22 @@ func (in *Ingester) flush(ctx context.Context, units []*unit) {
 // commit appends the units' events and enqueues the batches before anybody is answered,
 // so that a caller's next event cannot overtake this one.
 func (in *Ingester) commit(ctx context.Context, units []*unit) error {
-	events := units[0].events
+	events, taken := units[0].events, units[0].taken
 	if len(units) > 1 {
 		n := 0
 		for _, u := range units {
 			n += len(u.events)
 		}
-		events = make([]Event, 0, n)
+		events, taken = make([]Event, 0, n), nil
 		for _, u := range units {
 			events = append(events, u.events...)
+			taken = append(taken, u.taken...)
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, in.cfg.FlushTimeout)
 	defer cancel()
 	began := time.Now()
-	done, stored, err := in.append(ctx, events)
+	done, stored, err := in.append(ctx, events, taken)
 	in.metrics.flushed(stored, time.Since(began), err)
 	in.cfg.Tracing.committed(events, began, err)
 	if err != nil {
@@ -374,13 +397,14 @@ func (in *Ingester) commit(ctx context.Context, units []*unit) error {
 	return nil
 }
 
-// append stores the events that were not accepted before, and says how many those are.
-func (in *Ingester) append(ctx context.Context, events []Event) (done *appended, stored int, err error) {
+// append stores the events that were not accepted before, and says how many those are. taken are rows
+// of the outbox that are deleted in the same transaction.
+func (in *Ingester) append(ctx context.Context, events []Event, taken []outboxKey) (done *appended, stored int, err error) {
 	if in.dedupe == nil {
-		done, err = in.store.Append(ctx, events, in.cfg.EventTTL, in.cfg.BatchBytes)
+		done, err = in.store.appendWith(ctx, nil, events, in.cfg.EventTTL, in.cfg.BatchBytes, taken...)
 		return done, len(events), err
 	}
-	done, again, err := in.dedupe.appendOnce(ctx, events, in.cfg.EventTTL, in.cfg.BatchBytes)
+	done, again, err := in.dedupe.appendOnce(ctx, events, in.cfg.EventTTL, in.cfg.BatchBytes, taken...)
 	if err == nil {
 		in.metrics.duplicated(again)
 	}

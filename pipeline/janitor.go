@@ -121,6 +121,7 @@ func (j *Janitor) Run(ctx context.Context) error {
 	wg.Go(func() { j.every(ctx, "drop removed sinks", j.cfg.ExpireEvery, j.dropRemovedSinks) })
 	wg.Go(func() { j.every(ctx, "forget accepted events", j.forgetEvery(), j.forgetAccepted) })
 	wg.Go(func() { j.every(ctx, "look at the tables", tablesEvery, j.lookAtTables) })
+	wg.Go(func() { j.every(ctx, "look at the outbox", outboxEvery, j.lookAtOutbox) })
 	wg.Go(func() { j.every(ctx, "end stalled copies", j.cfg.UpkeepEvery, j.endStalledCopies) })
 	wg.Wait()
 	return nil

@@ -24,6 +24,7 @@ type rig struct {
 	queue *Queue
 	nc    *nats.Conn
 	in    *Ingester
+	stop  func() // of in
 }
 
 func testJanitorConfig() JanitorConfig {
@@ -62,8 +63,7 @@ func mustRigAt(t testing.TB, url string) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.in = in
-	mustRun(t, in.Run)
+	r.in, r.stop = in, mustRun(t, in.Run)
 	return r
 }
 

@@ -14,12 +14,16 @@ import (
 // tablesEvery is the pause between looks at the health of the tables.
 const tablesEvery = 15 * time.Second
 
+// outboxEvery is the pause between looks at the outbox.
+const outboxEvery = 5 * time.Second
+
 // watched is what a janitor has seen of the others' state, for its metrics and for people.
 type watched struct {
 	survey  Survey
 	sinks   []string // of the table of sinks
 	streams map[string]streamFill
 	tables  []TableHealth
+	outbox  OutboxSurvey
 }
 
 // streamFill is how full a stream is.
@@ -40,6 +44,28 @@ func (j *Janitor) lookAtTables(ctx context.Context) error {
 	j.watched.tables = tables
 	return nil
 }
+
+// lookAtOutbox surveys the outbox.
+func (j *Janitor) lookAtOutbox(ctx context.Context) error {
+	before := j.outbox()
+	survey, err := bounded(ctx, func(ctx context.Context) (OutboxSurvey, error) { return j.store.SurveyOutbox(ctx, before) })
+	if err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.watched.outbox = survey
+	return nil
+}
+
+func (j *Janitor) outbox() OutboxSurvey {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.watched.outbox
+}
+
+// OutboxProblem says what is wrong with the outbox, or is nil.
+func (j *Janitor) OutboxProblem() error { return j.outbox().Trouble() }
 
 // sawStream takes note of a stream.
 func (j *Janitor) sawStream(info *jetstream.StreamInfo) {

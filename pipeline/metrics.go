@@ -142,6 +142,8 @@ func reasonOf(err error) string {
 		return "unknown"
 	case errors.As(err, &data):
 		return "data"
+	case errors.Is(err, errTakenElsewhere):
+		return "taken"
 	default:
 		return "unavailable"
 	}

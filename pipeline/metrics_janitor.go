@@ -59,7 +59,7 @@ func newJanitorMetrics(m metric.Meter, j *Janitor) (*janitorMetrics, error) {
 	producer, err := newProducerMetrics(m)
 	errs = append(errs, err)
 	consumer, err := newConsumerMetrics(m)
-	errs = append(errs, err, observeBacklog(m, j), observeStreams(m, j), observeTables(m, j))
+	errs = append(errs, err, observeBacklog(m, j), observeStreams(m, j), observeTables(m, j), observeOutbox(m, j))
 	out.producer, out.queue = producer, consumer.of(ReceiptsStream, receiptsConsumer)
 	return &out, metricsError(errs)
 }

@@ -42,6 +42,8 @@ type Publisher struct {
 type publishLane struct {
 	queue []outgoing
 	wake  chan struct{} // capacity 1
+	// Batches that were ever put into the queue, and those that were published or left since.
+	enqueued, finished int64
 }
 
 type outgoing struct {
@@ -73,6 +75,7 @@ func (p *Publisher) Enqueue(b *Batch, body []byte, began time.Time) {
 	if !full {
 		p.bytes += int64(len(body))
 		lane.queue = append(lane.queue, o)
+		lane.enqueued++
 	}
 	p.mu.Unlock()
 	if full {
@@ -104,6 +107,7 @@ func (p *Publisher) runLane(ctx context.Context, lane *publishLane) {
 		o, ok := p.take(lane)
 		if ok {
 			p.deliver(ctx, o)
+			p.finished(lane)
 			continue
 		}
 		select {
@@ -113,6 +117,7 @@ func (p *Publisher) runLane(ctx context.Context, lane *publishLane) {
 		case <-p.drained:
 			if o, ok := p.take(lane); ok {
 				p.deliver(ctx, o)
+				p.finished(lane)
 				continue
 			}
 			return
@@ -141,6 +146,39 @@ func (p *Publisher) deliver(ctx context.Context, o outgoing) {
 		p.metrics.left(o.events, "failed")
 		p.log.Debug("batch left to the janitor", "batch", o.id.String(), o.hop.trace(), "error", err)
 	}
+}
+
+func (p *Publisher) finished(lane *publishLane) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	lane.finished++
+}
+
+// catchUp waits until what was put into the queue so far is published or left, or until ctx ends.
+func (p *Publisher) catchUp(ctx context.Context) {
+	p.mu.Lock()
+	mark := make([]int64, len(p.lanes))
+	for i := range p.lanes {
+		mark[i] = p.lanes[i].enqueued
+	}
+	p.mu.Unlock()
+	for !p.reached(mark) && ctx.Err() == nil {
+		pause(ctx, catchUpPause)
+	}
+}
+
+// catchUpPause is between looks of catchUp: about what a publish takes.
+const catchUpPause = time.Millisecond
+
+func (p *Publisher) reached(mark []int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range p.lanes {
+		if p.lanes[i].finished < mark[i] {
+			return false
+		}
+	}
+	return true
 }
 
 // publish tries until the message is stored or its deadline has passed. The same message

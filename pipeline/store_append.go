@@ -95,12 +95,15 @@ func (s *Store) Append(ctx context.Context, events []Event, ttl time.Duration, m
 
 // appendWith is Append. With a deduper, which must know none of the events, it fails with
 // errServerChanged or errAcceptedBefore, and nothing was stored, where they may be stored already.
-func (s *Store) appendWith(ctx context.Context, d *deduper, events []Event, ttl time.Duration, maxBatchBytes int) (done *appended, err error) {
+// The rows of the outbox in taken are deleted in the transaction; where others have taken one, it fails
+// with errTakenElsewhere, and nothing was stored.
+func (s *Store) appendWith(ctx context.Context, d *deduper, events []Event, ttl time.Duration, maxBatchBytes int, taken ...outboxKey) (done *appended, err error) {
 	defer s.metrics.time("append")(&err)
 	f, err := newFlush(events, s.lanes, maxBatchBytes)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
+	f.taken = taken
 	for mended := 0; ; mended++ {
 		f.newKeys = s.keys.unknown(f.keys)
 		meta, err := s.append(ctx, d, f, ttl)
@@ -198,10 +201,10 @@ func appendAlone(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl 
 	return meta, nil
 }
 
-// appendAtOnce is one statement, which is its own transaction, or, with new keys, two without BEGIN
-// and COMMIT, which are one as well (appendGuarded).
+// appendAtOnce is one statement, which is its own transaction, or, with new keys or rows of the outbox,
+// several without BEGIN and COMMIT, which are one as well (appendGuarded).
 func appendAtOnce(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Duration) ([]batchMeta, error) {
-	if len(f.newKeys) > 0 {
+	if len(f.newKeys)+len(f.taken) > 0 {
 		batch := &pgx.Batch{}
 		before := f.queue(batch, false, ttl)
 		return f.readAnswers(conn.SendBatch(ctx, batch), before, nil)
@@ -214,14 +217,24 @@ func appendAtOnce(ctx context.Context, conn *pgx.Conn, f *flush, ttl time.Durati
 	return f.readHeads(rows)
 }
 
-// queue appends to a round trip the statement that moves the heads, and before it, where there
-// are new keys, the one that makes theirs. It returns how many come before.
+// queue appends to a round trip the statement that moves the heads, and before it, where there are rows of the
+// outbox or new keys, the ones that delete these and make heads for those. It returns how many come before.
 func (f *flush) queue(batch *pgx.Batch, logged bool, ttl time.Duration) (before int) {
+	f.queueTaken(batch)
 	f.queueNewKeys(batch)
 	before = batch.Len()
 	sql, args := f.statement(logged, ttl)
 	batch.Queue(sql, args...)
 	return before
+}
+
+// queueTaken appends to a round trip the statement that deletes rows of the outbox, if there are any: before
+// the heads are locked, so that nobody waits for them while this waits for another taker's transaction.
+func (f *flush) queueTaken(batch *pgx.Batch) {
+	if len(f.taken) > 0 {
+		xids, ids := outboxKeys(f.taken)
+		batch.Queue(outboxTakeSQL, xids, ids)
+	}
 }
 
 // queueNewKeys appends to a round trip the statement that makes heads for new keys, if there are any.
@@ -239,7 +252,7 @@ func (f *flush) queueNewKeys(batch *pgx.Batch) bool {
 // guard has refused. committing says whether the COMMIT had been sent when the error came.
 func appendInSteps(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl time.Duration) (meta []batchMeta, committing bool, err error) {
 	meta, err = openFlush(ctx, conn, d, f, ttl)
-	if errors.Is(err, errAcceptedBefore) || errors.Is(err, errServerChanged) || isKeyUnknown(err) {
+	if errors.Is(err, errAcceptedBefore) || errors.Is(err, errServerChanged) || isKeyUnknown(err) || isTaken(err) {
 		_, _ = conn.Exec(ctx, "ROLLBACK") // if it fails, so does the connection
 	}
 	if err != nil {
@@ -274,6 +287,7 @@ func openFlush(ctx context.Context, conn *pgx.Conn, d *deduper, f *flush, ttl ti
 		start.Queue("COMMIT")
 		start.Queue("BEGIN")
 	}
+	f.queueTaken(start)
 	before := start.Len()
 	sql, args := f.statement(d != nil, ttl)
 	start.Queue(sql, args...)
@@ -297,7 +311,7 @@ func (f *flush) readAnswers(results pgx.BatchResults, before int, d *deduper) (m
 	defer results.Close()
 	for range before {
 		if _, err := results.Exec(); err != nil {
-			return nil, fmt.Errorf("begin, or make heads for new keys: %w", err)
+			return nil, fmt.Errorf("begin, take rows out of the outbox, or make heads for new keys: %w", err)
 		}
 	}
 	rows, err := results.Query()
@@ -445,6 +459,9 @@ func classifyAppend(err error, committing bool) error {
 	if errors.As(err, &pgErr) && pgErr.SeverityUnlocalized == "ERROR" {
 		if isNumberTaken(err) || isKeyUnknown(err) {
 			return err
+		}
+		if isTaken(err) {
+			return fmt.Errorf("%w: %w", errTakenElsewhere, err)
 		}
 		if pgErr.ConstraintName == laneConstraint {
 			return fmt.Errorf("%w: the number of lanes was changed while this process ran; restart it: %w", ErrUnavailable, err)

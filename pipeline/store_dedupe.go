@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
 
 var (
@@ -34,8 +36,9 @@ const (
 )
 
 // appendOnce commits those of the events that were not accepted before, as Store.Append does.
-// Those that were need nothing more: they are committed. again counts them.
-func (d *deduper) appendOnce(ctx context.Context, events []Event, ttl time.Duration, maxBatchBytes int) (done *appended, again duplicates, err error) {
+// Those that were need nothing more: they are committed. again counts them. The rows of the outbox in
+// taken are deleted, in the same transaction, whichever of their events are stored.
+func (d *deduper) appendOnce(ctx context.Context, events []Event, ttl time.Duration, maxBatchBytes int, taken ...outboxKey) (done *appended, again duplicates, err error) {
 	for first := true; ; {
 		if err := d.ready(ctx); err != nil {
 			return nil, again, err
@@ -48,9 +51,9 @@ func (d *deduper) appendOnce(ctx context.Context, events []Event, ttl time.Durat
 		}
 		again.log = len(events) - len(fresh) - again.local
 		if len(fresh) == 0 {
-			done, err = &appended{}, d.sameServer(ctx)
+			done, err = &appended{}, d.sameServer(ctx, taken)
 		} else {
-			done, err = d.store.appendWith(ctx, d, fresh, ttl, maxBatchBytes)
+			done, err = d.store.appendWith(ctx, d, fresh, ttl, maxBatchBytes, taken...)
 		}
 		switch {
 		case errors.Is(err, errServerChanged):
@@ -73,15 +76,30 @@ func (d *deduper) appendOnce(ctx context.Context, events []Event, ttl time.Durat
 type duplicates struct{ local, log int }
 
 // sameServer checks that what the set knows is still so: a database that was restored from a
-// backup may lack it.
-func (d *deduper) sameServer(ctx context.Context) error {
+// backup may lack it. Where it is so, the rows of the outbox in taken, whose events are all known, are
+// deleted, in a session of the server that was asked.
+func (d *deduper) sameServer(ctx context.Context, taken []outboxKey) error {
+	conn, err := d.store.pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("%w: connect to Postgres: %w", ErrUnavailable, err)
+	}
+	defer conn.Release()
 	var server time.Time
-	if err := d.store.pool.QueryRow(ctx, serverStartSQL).Scan(&server); err != nil {
+	if err := conn.QueryRow(ctx, serverStartSQL).Scan(&server); err != nil {
 		return fmt.Errorf("%w: ask the server when it started: %w", ErrUnavailable, err)
 	}
 	if !server.Equal(d.server) {
 		d.server = time.Time{}
 		return errServerChanged
+	}
+	if len(taken) == 0 {
+		return nil
+	}
+	failpoint.Hit("ingest/before-take-known")
+	xids, ids := outboxKeys(taken)
+	_, err = conn.Exec(ctx, outboxTakeSQL, xids, ids)
+	if err = failpoint.Err("ingest/after-take-known", err); err != nil {
+		return classifyAppend(fmt.Errorf("take rows out of the outbox: %w", err), true)
 	}
 	return nil
 }

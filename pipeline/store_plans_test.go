@@ -19,7 +19,7 @@ type planCase struct{ sql, types, args string }
 func TestPlansOfEmptyTables(t *testing.T) {
 	s := mustStore(t)
 	mustAppend(t, s, mustEvents(t, 1, 1)) // one page of heads is when a walk over all of them looks cheap
-	mustExec(t, s.pool, `ANALYZE waybill.batches, waybill.events, waybill.dead_letters, waybill.keys, waybill.heads`)
+	mustExec(t, s.pool, `ANALYZE waybill.batches, waybill.events, waybill.dead_letters, waybill.keys, waybill.heads, waybill.outbox`)
 	mustPlan(t, s, "force_generic_plan", map[string]planCase{
 		"append_lone":    {appendLoneSQL, "text, text, bigint, smallint, bigint, bigint, text, bytea", "'s', 't', 1, 1, 1, 1, 'i', 'e'"},
 		"read_events":    {readEventsSQL, "bigint[], bigint[]", "'{1}', '{2}'"},
@@ -32,7 +32,10 @@ func TestPlansOfEmptyTables(t *testing.T) {
 		"expire":         {expireSQL, "integer, bigint", "1, 2"},
 		"requeued":       {settleRequeuedSQL, "bigint[], bigint[], text[]", "'{1}', '{2}', '{a}'"},
 		"unlink":         {unlinkRequeuedSQL, "bigint[]", "'{1}'"},
-		"late_requeued":  {settleLateRequeuedSQL, "bigint[], bigint[], text[], text[]", "'{1}', '{2}', '{a}', '{\"{}\"}'"},
+		"outbox_read": {
+			outboxReadSQL, "bigint[], bigint[], bigint, bigint, smallint[], integer, bigint", "'{1}', '{2}', 3, 4, '{1}', 5, 6",
+		},
+		"late_requeued": {settleLateRequeuedSQL, "bigint[], bigint[], text[], text[]", "'{1}', '{2}', '{a}', '{\"{}\"}'"},
 	})
 }
 
@@ -96,7 +99,7 @@ func mustPlan(t *testing.T, s *Store, mode string, statements map[string]planCas
 var leading = map[string]string{
 	"batches_pkey": "batch", "events_pkey": `"position"`, "dead_letters_pkey": `"position"`,
 	"dead_letters_by_failure": "failed_at", "dead_letters_failed_at": "failed_at", "dead_letters_requeued": "requeued_batch",
-	"keys_pkey": "source", "heads_pkey": "page",
+	"keys_pkey": "source", "heads_pkey": "page", "outbox_pkey": "xid", "outbox_refused": "id",
 }
 
 // mustLookUp wants each look into the large tables to be by a key, but for those that a LIMIT
@@ -104,7 +107,7 @@ var leading = map[string]string{
 func mustLookUp(t *testing.T, name string, plan []string) {
 	t.Helper()
 	for i, line := range plan {
-		large := slices.ContainsFunc([]string{" on batches", " on events", " on dead_letters", " on keys", " on heads"}, func(on string) bool {
+		large := slices.ContainsFunc([]string{" on batches", " on events", " on dead_letters", " on keys", " on heads", " on outbox"}, func(on string) bool {
 			return strings.Contains(line, on)
 		})
 		if !large || !strings.Contains(line, "Scan") || strings.Contains(line, "Bitmap Heap Scan") {
@@ -179,5 +182,30 @@ func TestPlannedAnew(t *testing.T) {
 		if sql, ok := texts[name]; !ok || kept[sql] {
 			t.Errorf("a connection keeps a plan of %s, or there is none (%v)", name, ok)
 		}
+	}
+}
+
+// What takes rows out of the outbox looks each up, also by a plan that was made while the table was empty.
+func TestTakingLooksRowsUp(t *testing.T) {
+	s := mustStore(t)
+	conn, err := s.pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	mustExec(t, conn, `ALTER TABLE waybill.outbox SET (autovacuum_enabled = off)`)
+	mustExec(t, conn, `ANALYZE waybill.outbox`)
+	mustExec(t, conn, `SET plan_cache_mode = force_generic_plan`)
+	mustExec(t, conn, `SELECT waybill.take_outbox('{}', '{}')`)
+	mustExec(t, conn, `INSERT INTO waybill.outbox (xid, id, source, type, event_id) SELECT i, i, '/s', 't', 'i' FROM generate_series(1, 20000) AS i`)
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(t.Context())
+	mustExec(t, tx, `SELECT waybill.take_outbox(array_agg(i), array_agg(i)) FROM generate_series(19000::bigint, 19099) AS i`)
+	var read int
+	if err := tx.QueryRow(t.Context(), `SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relid = 'waybill.outbox'::regclass`).Scan(&read); err != nil || read > 200 {
+		t.Fatalf("to take 100 rows of 20,000, %d were read (%v)", read, err)
 	}
 }

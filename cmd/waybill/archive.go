@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 
+	"github.com/waybillhq/waybill/internal/expect"
 	"github.com/waybillhq/waybill/sinks"
 )
 
@@ -76,7 +77,7 @@ func (c *archiveCatCommand) lane(ctx context.Context, con *console, reader *sink
 			if err != nil {
 				return err
 			}
-			if len(c.Type) > 0 && !slices.ContainsFunc(c.Type, func(want string) bool { return matchesText(want, record.Type) }) {
+			if len(c.Type) > 0 && !slices.ContainsFunc(c.Type, func(want string) bool { return expect.MatchesText(want, record.Type) }) {
 				continue
 			}
 			if err := visit(record); err != nil {

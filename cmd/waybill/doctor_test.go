@@ -121,7 +121,7 @@ func TestDoctorFindsAllWell(t *testing.T) {
 	mustFail(t, r, "1 fault found")
 	for _, want := range []string{
 		"postgres reachable", "postgres version", "postgres clock", "postgres autovacuum", "postgres connections", "postgres transactions",
-		"postgres schema", "postgres pipeline", "postgres privileges", "postgres sessions",
+		"postgres schema", "postgres pipeline", "postgres privileges", "postgres sessions", "postgres outbox",
 		"nats reachable", "nats version", "nats max_payload", "nats storage", "nats streams", "nats clock", "nats EVENTS", "nats EVENTS settings",
 		"nats RECEIPTS settings", "nats consumers", "s3 reachable", "s3 clock", "s3 conditional writes", "s3 lifecycle", "s3 versioning",
 		"ingress reachable", "processes ingest", "processes forwarder", "processes janitor",
@@ -155,6 +155,12 @@ func TestDoctorFindsFaults(t *testing.T) {
 	mustFind(t, all, doctor.Warn, "processes janitor", "none is alive")
 	mustFind(t, all, doctor.Fail, "s3 reachable", "nosuch", "WAYBILL_S3_BUCKET")
 	mustFind(t, all, doctor.Fail, "ingress reachable", "WAYBILL_INGRESS_ENDPOINT")
+
+	mustExec(t, p.url, `INSERT INTO waybill.outbox (source, type, event_id, event, emitted_at, refused_at, reason) VALUES
+		('/s', 't', 'i', NULL, now() - interval '5 minutes', NULL, NULL), ('/s', 't', 'j', 'x', now(), now(), 'is no event')`)
+	all, _ = p.doctor(t)
+	mustFind(t, all, doctor.Warn, "postgres outbox", "1 rows are no events", "is no event", "waybill.outbox_retry(")
+	mustFind(t, all, doctor.Warn, "postgres outbox", "1 rows wait, the oldest for 5m", "--outbox")
 
 	all, _ = p.doctor(t, "--lanes=8", "--s3-secret-key=wrong")
 	mustFind(t, all, doctor.Fail, "postgres pipeline", "4 lanes", "WAYBILL_LANES=4")

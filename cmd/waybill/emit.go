@@ -23,6 +23,7 @@ type emitCommand struct {
 	Input string `arg:"" optional:"" enum:"-," default:"" help:"-: read NDJSON of structured CloudEvents from standard input."`
 
 	To       string        `env:"WAYBILL_TO" aliases:"url" default:"${emit_to}" help:"An ingest: http://host:port, or host:port (also grpc://, grpcs://) for gRPC."`
+	Outbox   string        `env:"WAYBILL_EMIT_OUTBOX" secret:"" placeholder:"URL" help:"Postgres of a pipeline, into whose outbox the events go instead (docs/outbox.md), each request in a transaction of its own."`
 	RetryFor time.Duration `env:"WAYBILL_EMIT_RETRY_FOR" default:"1m" help:"How long an event is sent again that is not refused and not accepted either."`
 	Batch    int           `env:"-" default:"100" help:"Most events of one request."`
 
@@ -100,6 +101,13 @@ func (c *emitCommand) Validate() error {
 
 // sender dials nothing yet.
 func (c *emitCommand) sender() (producer.Sender, func(), error) {
+	if c.Outbox != "" {
+		o, err := producer.NewOutbox(c.Outbox)
+		if err != nil {
+			return nil, nil, fmt.Errorf("--outbox: %w", err)
+		}
+		return o, o.Close, nil
+	}
 	if strings.HasPrefix(c.To, "http://") || strings.HasPrefix(c.To, "https://") {
 		h, err := producer.NewHTTP(c.To, false)
 		if err != nil {

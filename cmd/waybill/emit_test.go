@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
+	"github.com/jackc/pgx/v5"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/waybillhq/waybill/internal/intake"
@@ -198,5 +199,26 @@ func TestEmitRefusesWrongFlags(t *testing.T) {
 		{[]string{"--to=grpc://host"}, "--to"},
 	} {
 		mustFail(t, command(t, nil, append([]string{"emit"}, test.args...)...), test.want)
+	}
+}
+
+// --outbox emits by a transaction on the pipeline's database, without any process.
+func TestEmitIntoTheOutbox(t *testing.T) {
+	p := mustPlant(t)
+	r := command(t, nil, "emit", "--outbox", p.url, "--source=/a", "--type=b", "--count=3", "--batch=2")
+	if r.failure != nil || r.out != "3 events accepted\n" {
+		t.Fatalf("%+v", r)
+	}
+	conn, err := pgx.Connect(t.Context(), p.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	var rows, transactions int
+	if err := conn.QueryRow(t.Context(), `SELECT count(*), count(DISTINCT xid) FROM waybill.outbox WHERE source = '/a' AND type = 'b'`).Scan(&rows, &transactions); err != nil || rows != 3 || transactions != 2 {
+		t.Fatalf("%d rows of %d transactions, %v; want 3 of 2", rows, transactions, err)
+	}
+	if r := command(t, nil, "emit", "--outbox", "postgres://me:geheim@127.0.0.1:bad/x"); r.failure == nil || strings.Contains(r.failure.Error()+r.out+r.err, "geheim") {
+		t.Fatalf("a bad address: %+v", r)
 	}
 }

@@ -48,6 +48,7 @@ type status struct {
 	Sinks        []sinkStatus  `json:"sinks,omitempty"`
 	DeadLetters  []letterCount `json:"dead_letters,omitempty"`
 	MoreLetters  bool          `json:"more_dead_letters,omitempty"` // than were counted
+	Outbox       outboxStatus  `json:"outbox"`
 	postgresDone bool
 
 	// From NATS.
@@ -73,6 +74,17 @@ type sinkStatus struct {
 	// first of those that wait has left, in seconds. nil: none expires.
 	NearTTL   int64    `json:"near_ttl_events"`
 	TTLBudget *float64 `json:"ttl_budget_seconds,omitempty"`
+}
+
+// outboxStatus is what is in the outbox.
+type outboxStatus struct {
+	// Waiting are the rows that no ingest has taken yet, counted up to 100,000, and Oldest the age of the
+	// first of them, in seconds.
+	Waiting int64   `json:"waiting"`
+	Oldest  float64 `json:"oldest_age_seconds"`
+	// Refused are those of which no event can be made.
+	Refused int64 `json:"refused"`
+	trouble error
 }
 
 type letterCount struct {
@@ -151,6 +163,11 @@ func (c *statusCommand) askPostgres(ctx context.Context, s *status) error {
 		return err
 	}
 	s.DeadLetters, s.MoreLetters = countsOf(letters)
+	outbox, err := store.SurveyOutbox(ctx, pipeline.OutboxSurvey{})
+	if err != nil {
+		return err
+	}
+	s.Outbox = outboxStatus{Waiting: outbox.Waiting, Oldest: outbox.Oldest.Seconds(), Refused: outbox.Refused, trouble: outbox.Trouble()}
 	return nil
 }
 

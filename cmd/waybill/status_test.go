@@ -94,6 +94,25 @@ func TestStatusWithoutIngest(t *testing.T) {
 	}
 }
 
+func TestStatusTextOfTheOutbox(t *testing.T) {
+	s := sampleStatus()
+	s.Outbox = outboxStatus{Waiting: 12, Oldest: 90.04, Refused: 1, trouble: pipeline.OutboxSurvey{Waiting: 12, Oldest: 90 * time.Second}.Trouble()}
+	s.Trouble = nil
+	s.findTrouble()
+	var out strings.Builder
+	if err := s.write(&out); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"TROUBLE: outbox: 12 rows wait in the outbox, the oldest for 1m30s: no ingest takes them",
+		"\noutbox: 12 wait to be taken, the oldest for 1m30s; 1 are no events\n",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is missing in\n%s", want, out.String())
+		}
+	}
+}
+
 // A lane that an operator paused is not one that nobody has.
 func TestStatusTextOfPauses(t *testing.T) {
 	s := sampleStatus()

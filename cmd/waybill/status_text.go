@@ -44,6 +44,10 @@ func (s *status) writeSinks(w io.Writer) {
 		_, _ = fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%s\n", sink.Sink, sink.Events, sink.Bytes, sink.Batches, sink.Overdue, oldest)
 	}
 	_, _ = fmt.Fprintln(w)
+	if o := s.Outbox; o.Waiting+o.Refused > 0 {
+		_, _ = fmt.Fprintf(w, "outbox: %d wait to be taken, the oldest for %v; %d are no events\n\n", o.Waiting,
+			time.Duration(o.Oldest*float64(time.Second)).Round(100*time.Millisecond), o.Refused)
+	}
 }
 
 func (s *status) writeProcesses(w io.Writer) {

@@ -31,6 +31,9 @@ func (s *status) findTrouble() {
 				sink.NearTTL, time.Duration(*sink.TTLBudget*float64(time.Second)).Round(time.Second))
 		}
 	}
+	if s.Outbox.trouble != nil {
+		add("outbox", "%s", oneLine(s.Outbox.trouble.Error()))
+	}
 	if !s.natsDone {
 		return
 	}

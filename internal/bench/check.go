@@ -33,7 +33,7 @@ func (s *System) drain(ctx context.Context) error {
 	progress := time.Now()
 	for {
 		var none bool
-		if err := conn.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM waybill.batches)`).Scan(&none); err != nil {
+		if err := conn.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM waybill.batches) AND NOT EXISTS (SELECT FROM waybill.outbox)`).Scan(&none); err != nil {
 			return fmt.Errorf("look at what waits: %w", err)
 		}
 		if none {

@@ -6,7 +6,7 @@ import (
 )
 
 // comparing are the scenarios that compare things by themselves.
-var comparing = []string{"payload", "errors", "outage", "slow-sink", "scale", "lanes", "tracing", "embedded", "replay", "heads", "statements", "store"}
+var comparing = []string{"payload", "errors", "outage", "slow-sink", "scale", "lanes", "tracing", "embedded", "outbox", "replay", "heads", "statements", "store"}
 
 // Compares reports whether the scenario compares things by itself, each as often as Settings.Runs says.
 func (s Scenario) Compares() bool { return slices.Contains(comparing, s.Name) }

@@ -21,13 +21,14 @@ const (
 	overHTTP   transport = "http"   // binary mode
 	// overEmitter is no transport: an emitter in this process.
 	overEmitter transport = "emitter"
+	overOutbox  transport = "outbox" // a transaction of the caller's
 )
 
 // Load is what is sent in a stage. Start from a scenario's defaults.
 type Load struct {
 	// Name of the stage.
 	Name string `json:"name"`
-	// Transport is grpc, stream, http or emitter.
+	// Transport is grpc, stream, http, outbox or emitter.
 	Transport transport `json:"transport"`
 	// Bytes of data of an event; Events of a call; number of Keys.
 	Bytes  int `json:"bytes"`
@@ -62,7 +63,7 @@ func (l Load) Validate() error {
 		return fmt.Errorf("bytes: %d; want 0 or more", l.Bytes)
 	case l.Events < 1 || l.Keys < 1 || l.Connections < 1:
 		return fmt.Errorf("events per call: %d, keys: %d, connections: %d; want 1 or more of each", l.Events, l.Keys, l.Connections)
-	case l.Events > 1 && l.Transport != overGRPC:
+	case l.Events > 1 && l.Transport != overGRPC && l.Transport != overOutbox:
 		return fmt.Errorf("events per call: %d; over %s a call has 1", l.Events, l.Transport)
 	case (l.Mix || l.Invalid > 0) && l.Transport != overGRPC || l.Invalid > 0 && l.Events == 1:
 		return fmt.Errorf("mixed or invalid events over %s, %d a call; want grpc, and several a call for invalid ones", l.Transport, l.Events)
@@ -154,11 +155,14 @@ func newGenerator(load Load, l *ledger, to addresses) (*generator, error) {
 		}
 		encode = encodeHTTP(target)
 		g.sender = newHTTPSender(target, load.Connections)
+	case overOutbox:
+		encode = encodeBatch
+		g.sender, err = newOutboxSender(to.database, load.Connections)
 	case overEmitter:
 		encode = encodeEmitted
 		g.sender, err = newEmitterSender(to.database, to.nats)
 	default:
-		return nil, fmt.Errorf("stage %s: transport %q; want grpc, stream, http or emitter", load.Name, load.Transport)
+		return nil, fmt.Errorf("stage %s: transport %q; want grpc, stream, http, outbox or emitter", load.Name, load.Transport)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("stage %s: %w", load.Name, err)

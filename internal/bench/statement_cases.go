@@ -25,7 +25,10 @@ type statementCase struct {
 
 // statementsNotMeasured says why a statement has no case.
 var statementsNotMeasured = map[string]string{
-	"change_lanes": "it sets a column of a table with one row, once in a pipeline's life and while nothing runs",
+	"change_lanes":  "it sets a column of a table with one row, once in a pipeline's life and while nothing runs",
+	"outbox_join":   "it takes a lock that stays with its session, and looks at no table",
+	"outbox_lock":   "it takes locks that stay with their session, and looks at no table",
+	"outbox_unlock": "it gives locks of its session back, and looks at no table",
 }
 
 // Parts of the cases' parameters. The rows are those of statementRows.
@@ -48,6 +51,9 @@ const (
 	letters100 = ` FROM (SELECT * FROM waybill.dead_letters WHERE requeued_batch IS NULL
 			AND position >= (10 * {n} + floor(random() * ({n} - 200))::bigint) << 12 ORDER BY position LIMIT 100) AS l`
 )
+
+// rows are some of the outbox, neighbours: how many follows.
+const rows = ` FROM (SELECT xid, id FROM waybill.outbox WHERE xid >= floor(random() * ({n} - 200))::bigint ORDER BY xid, id LIMIT `
 
 func sinksBefore(at string) string { return fmt.Sprintf(sinksAndTime, at, at) }
 
@@ -99,6 +105,16 @@ var statementCases = []statementCase{
 	{file: "find_stale", what: "all are stale", scan: true, args: `SELECT 3, ` + sinksBefore("now()") + `, 20000, 10000000`},
 	{file: "purge_dead_letters", what: "5,000 letters", args: `SELECT ({n} - 5000)::bigint * 1000000, 5000`},
 	{file: "purge_letters", what: "100 letters", args: `SELECT array_agg(failed_at), array_agg(position), array_agg(token), array_agg(sink)` + letters100},
+	{file: "outbox_emit", what: "1 event", args: `SELECT ARRAY['/bench/1'], ARRAY['t'], ARRAY['id'], ARRAY[300], ` + sampleBytes},
+	{
+		file: "outbox_read", what: "2,048 rows", ingest: true,
+		args: `SELECT '{}'::bigint[], '{}'::bigint[], floor(random() * {n} / 2)::bigint, 0::bigint, ARRAY(SELECT generate_series(0, 15)::smallint), 2048, 4194304`,
+	},
+	{file: "outbox_refuse", what: "1 row", ingest: true, args: `SELECT array_agg(xid), array_agg(id), ARRAY['why']` + rows + `1) AS o`},
+	{file: "outbox_sleep", what: "all shards", ingest: true, args: `SELECT 65535, true`},
+	{file: "outbox_survey", what: "up to 100,000 rows", args: `SELECT 100000, 0::bigint`},
+	{file: "outbox_take", what: "100 rows", ingest: true, args: `SELECT array_agg(xid), array_agg(id)` + rows + `100) AS o`},
+	{file: "outbox_takers", what: "the locks of the cluster", ingest: true},
 	{file: "read_events", what: "10 ranges, 100 events", args: `SELECT ` + ranges10 + start},
 	{file: "read_letters", what: "100 letters", args: `SELECT array_agg(position), array_agg(token), array_agg(sink), true` + letters100},
 	{file: "read_letters_at", what: "1 position", args: `SELECT (10 * {n} + first) << 12, '', 100` + start},
@@ -157,6 +173,8 @@ var statementRows = []string{
 		SELECT floor(extract(epoch FROM now()) / extract(epoch FROM dedupe_window))::bigint % 3,
 			(CASE WHEN i > {n} - 10 THEN 5000 + i % 2 ELSE 3 + i % 500 END)::text::xid8, 1, decode(lpad(to_hex(i), 24, '0'), 'hex')
 		FROM waybill.pipeline, generate_series(1, {n}) AS i`,
+	`INSERT INTO waybill.outbox (xid, source, type, event_id, event)
+		SELECT i, '/bench/' || i, 't', 'id' || i, decode(repeat('78', 300), 'hex') FROM generate_series(1, {n}) AS i`,
 	`SELECT setval('waybill.batch_numbers', 100 * {n}::bigint)`,
 }
 

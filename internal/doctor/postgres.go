@@ -57,6 +57,7 @@ func examinePostgres(ctx context.Context, cfg Config) []Finding {
 		d.pipeline(ctx)
 		d.privileges(ctx)
 		d.othersStatistics(ctx)
+		d.outbox(ctx)
 	}
 	return d.findings
 }

@@ -42,6 +42,7 @@ type Ingest struct {
 	DedupeBytes      int           `help:"Memory in which accepted events are remembered for the pipeline's dedupe window, 15 to 19 bytes each." default:"${dedupe_bytes}"`
 	BacklogEvents    int64         `help:"Events that may wait in Postgres for their sinks; from there on producers are told to come back later; 0: any number." default:"${backlog_events}"`
 	BacklogBytes     int64         `help:"The same in bytes." default:"${backlog_bytes}"`
+	Outbox           bool          `help:"Take events out of the outbox, into which transactions of other programs emit (docs/outbox.md)." default:"true" negatable:""`
 	StopTimeout      time.Duration `help:"How long a stop may take." default:"${stop_timeout}"`
 }
 
@@ -50,6 +51,7 @@ func (c *Ingest) ingester() pipeline.IngesterConfig {
 	in.EventTTL, in.FlushEvents, in.QueueEvents, in.StopTimeout = c.EventTTL, c.FlushEvents, c.QueueEvents, c.StopTimeout
 	in.DedupeBytes = c.DedupeBytes
 	in.BacklogEvents, in.BacklogBytes = c.BacklogEvents, c.BacklogBytes
+	in.Outbox = pipeline.OutboxConfig{Take: c.Outbox, MaxEventBytes: c.MaxEventBytes, IdentifyBy: c.DedupeAttribute}
 	// max_payload is checked against the event limit: a batch of that size fits too.
 	in.BatchBytes = min(in.BatchBytes, max(c.MaxEventBytes, 64<<10))
 	return in
@@ -115,6 +117,7 @@ func (c *Ingest) run(ctx context.Context, adm *admin, log *slog.Logger) error {
 	}
 	adm.checks.Add("commit", ingester.Health)
 	adm.checks.Degrade("backlog", ingester.BacklogFull)
+	adm.checks.Degrade("outbox", ingester.OutboxProblem)
 	adm.checks.Degrade("nats", queue.Connected)
 	adm.checks.Watch(ingester.Buffers)
 	adm.checks.Watch(servers.front.Buffers)

@@ -86,6 +86,7 @@ func (c *Janitor) run(ctx context.Context, adm *admin, log *slog.Logger) error {
 	adm.checks.Add("nats", queue.Connected)
 	adm.checks.Add("work", janitor.Health)
 	adm.checks.Degrade("time to live", janitor.NearTTL)
+	adm.checks.Degrade("outbox", janitor.OutboxProblem)
 	adm.checks.Watch(janitor.Buffers)
 	beat := pipeline.NewHeartbeat(pipeline.KindJanitor, id, version())
 	beat.Database = store.Database()

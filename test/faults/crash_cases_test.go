@@ -82,6 +82,7 @@ func crashGroups() []*crashGroup {
 	return []*crashGroup{
 		{name: "retransmit", cases: retransmitCrashes()},
 		{name: "ingest", cases: ingestCrashes()},
+		{name: "outbox", cases: outboxCrashes()},
 		{name: "archive", cases: archiveCrashes(), patient: true},
 		{name: "forwarder", cases: forwarderCrashes(), patient: true},
 		{name: "forgetful", cases: forgetfulCrashes(), forgetful: true},

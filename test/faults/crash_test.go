@@ -251,9 +251,9 @@ func (c *crashes) settled(ctx context.Context) error {
 		}
 		defer func() { _ = conn.Close(ctx) }() // it only reads
 		var waiting int
-		err = conn.QueryRow(ctx, `SELECT count(*) FROM waybill.batches`).Scan(&waiting)
+		err = conn.QueryRow(ctx, `SELECT (SELECT count(*) FROM waybill.batches) + (SELECT count(*) FROM waybill.outbox)`).Scan(&waiting)
 		if err == nil && waiting > 0 {
-			err = fmt.Errorf("%d batches wait", waiting)
+			err = fmt.Errorf("%d batches, or rows of the outbox, wait", waiting)
 		}
 		return err
 	})

@@ -43,6 +43,11 @@ func failPoints() []failPoint {
 		{name: "ingest/after-enqueue", anytime: true},
 		{name: "ingest/before-answer", anytime: true},
 		{name: "ingest/after-answer", anytime: true},
+		{name: "ingest/before-outbox-read", anytime: true},
+		{name: "ingest/before-outbox-submit", anytime: true},
+		{name: "ingest/after-outbox-answer", anytime: true},
+		{name: "ingest/before-take-known"},
+		{name: "ingest/after-take-known", loses: true},
 		{name: "ingest/before-publish", anytime: true},
 		{name: "ingest/after-publish", anytime: true, loses: true},
 
@@ -88,6 +93,9 @@ func failPoints() []failPoint {
 		{name: "janitor/before-shed"},
 		{name: "janitor/after-shed", loses: true},
 
+		{name: "waybill/before-emit"},
+		{name: "waybill/after-emit"},
+		{name: "waybill/after-emit-commit", loses: true},
 		{name: "waybill/before-requeue"},
 		{name: "waybill/after-requeue", loses: true},
 	}

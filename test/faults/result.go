@@ -33,10 +33,14 @@ type result struct {
 	audit.Report
 	// RetriedCalls are the calls that producers made again, and RetriedEvents the events in
 	// them: each was told that it may be sent again, or was not answered.
-	RetriedCalls         int64 `json:"retried_calls"`
-	RetriedEvents        int64 `json:"retried_events"`
-	RetransmittedBatches int   `json:"retransmitted_batches"`
-	RetransmittedEvents  int   `json:"retransmitted_events"`
+	RetriedCalls  int64 `json:"retried_calls"`
+	RetriedEvents int64 `json:"retried_events"`
+	// OutboxCommitted and OutboxRolledBack count the transactions that emitted into the outbox. The events of the
+	// former are among those that were offered.
+	OutboxCommitted      int `json:"outbox_committed"`
+	OutboxRolledBack     int `json:"outbox_rolled_back"`
+	RetransmittedBatches int `json:"retransmitted_batches"`
+	RetransmittedEvents  int `json:"retransmitted_events"`
 	// SlowestStatement is what the slowest of Waybill's statements took, seconds, where that
 	// is looked at; 0: less than 0.2.
 	SlowestStatement float64 `json:"slowest_statement_seconds,omitempty"`
@@ -96,6 +100,19 @@ func (t *trial) judge(e *evidence, settled error, recovery time.Duration) *resul
 		t.under.judge(t, r, e)
 	}
 	return r
+}
+
+// judgeOutbox wants what one session emitted to have its order. That what was rolled back is nowhere the audit
+// wants: it is not among what was offered.
+func (r *result) judgeOutbox(l *outboxLoad, e *evidence) {
+	r.OutboxCommitted, r.OutboxRolledBack = l.committed, l.rolledBack
+	wrong := l.misplaced(e.Sinks[archiveSink])
+	if len(wrong) > 0 {
+		r.violation("%d events of the outbox are out of the order of their session: %s", len(wrong), wrong[0])
+	}
+	if l.committed < outboxSessions || l.rolledBack < outboxSessions {
+		r.violation("the outbox: %d transactions were committed and %d rolled back: there was no load", l.committed, l.rolledBack)
+	}
 }
 
 func (r *result) violation(format string, args ...any) {

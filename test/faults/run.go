@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -152,6 +153,9 @@ func (t *trial) run(ctx context.Context) (*result, error) {
 	sendCtx, cancelSend := context.WithCancel(ctx)
 	defer cancelSend()
 	go func() { sent <- t.send(sendCtx, stop) }()
+	outbox := &outboxLoad{url: t.system.stack.DatabaseURL, name: fmt.Sprintf("seed-%d-outbox", t.seed), seed: t.seed}
+	emitted := make(chan struct{})
+	go func() { defer close(emitted); outbox.run(sendCtx, stop) }()
 	t.play(ctx)
 	sleep(ctx, time.Until(t.loaded.Add(t.settings.length)))
 	close(stop)
@@ -165,6 +169,12 @@ func (t *trial) run(ctx context.Context) (*result, error) {
 	case <-time.After(time.Until(t.began.Add(t.runLimit()))):
 		cancelSend()
 		load = <-sent
+	}
+	select {
+	case <-emitted:
+	case <-time.After(time.Until(t.began.Add(t.runLimit()))):
+		cancelSend()
+		<-emitted
 	}
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
@@ -183,7 +193,12 @@ func (t *trial) run(ctx context.Context) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
+	evidence.Sent = append(evidence.Sent, outbox.entries...)
+	if t.losesTakers() {
+		evidence.Overtaken = func(source string) bool { return strings.HasPrefix(source, outboxSources) }
+	}
 	r := t.judge(evidence, settled, recovery)
+	r.judgeOutbox(outbox, evidence)
 	r.RetriedCalls, r.RetriedEvents = load.retried.tries.Load(), load.retried.events.Load()
 	return r, nil
 }
@@ -297,6 +312,13 @@ func (t *trial) settle(ctx context.Context) error {
 			FROM waybill.batches`).Scan(&batches, &waiting)
 		if err == nil && batches > 0 {
 			err = fmt.Errorf("%d batches wait for %s", batches, waiting)
+		}
+		var rows int
+		if err == nil {
+			err = conn.QueryRow(ctx, `SELECT count(*) FROM waybill.outbox`).Scan(&rows)
+		}
+		if err == nil && rows > 0 {
+			err = fmt.Errorf("%d rows wait in the outbox", rows)
 		}
 		return err
 	})

@@ -31,6 +31,8 @@ type Evidence struct {
 	Doubling []Window
 	// Codes are those that dead letters may have.
 	Codes []string
+	// Overtaken, which may be nil, tells the sources whose events may come out of order where no batch was retransmitted.
+	Overtaken func(source string) bool
 	// Forgets: an event whose producer was not told the outcome may be stored again for each
 	// such try. Else it is stored once, whatever its producer was told.
 	Forgets bool
@@ -262,7 +264,7 @@ func (a *auditor) judgeDeliveries(name string, out *Sink) map[slot]bool {
 		out.Delivered++
 		if d.Seqnum < highest[s.key] {
 			out.OutOfOrder++
-			if !a.evidence.Retransmitted[a.batches[s]] {
+			if !a.evidence.Retransmitted[a.batches[s]] && (a.evidence.Overtaken == nil || !a.evidence.Overtaken(d.Source)) {
 				out.Unexplained++
 				a.example("%s: event %s (seqnum %d, batch %d) of %s %s came after seqnum %d and was never retransmitted",
 					name, d.ID, d.Seqnum, a.batches[s], d.Source, d.Type, highest[s.key])

@@ -1,0 +1,242 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// outboxSessions commit at the same time where the outbox is full.
+	outboxSessions = 64
+	// outboxPairs are transactions with and without an event, one after another, of one session.
+	outboxPairs = 300
+	// outboxApart is the pause between them: above what an event takes to all its sinks.
+	outboxApart = 30 * time.Millisecond
+)
+
+// What emit does about takers that sleep: as it is; never to notify; to notify always, as it would without knowing
+// who sleeps.
+var outboxWakes = []struct{ name, body string }{
+	{"as it is", ""},
+	{"never notified", `BEGIN END`},
+	{"always notified", `BEGIN PERFORM pg_notify('waybill_outbox', ''); END`},
+}
+
+// outboxLoad is one transaction an event.
+func outboxLoad(name string, rate float64, callers, events int) Load {
+	return Load{
+		Name: name, Transport: overOutbox, Bytes: 256, Events: events, Keys: 200, Connections: max(callers, outboxSessions),
+		Rate: rate, Callers: callers, WarmUp: 2 * time.Second, For: 8 * time.Second,
+	}
+}
+
+// runOutbox measures events that come in by transactions of their callers.
+func runOutbox(ctx context.Context, b *Bench) error {
+	if b.config.Given != nil {
+		return errors.New("outbox changes what emit does, to compare: it needs a system of its own; leave the addresses out")
+	}
+	return b.with(ctx, "outbox", nil, func(s *System) error {
+		if err := s.outboxLatency(ctx); err != nil {
+			return err
+		}
+		if err := s.outboxSaturation(ctx); err != nil {
+			return err
+		}
+		if err := s.outboxCost(ctx); err != nil {
+			return err
+		}
+		return s.outboxNotify(ctx)
+	})
+}
+
+// outboxTargets judge what was measured.
+func (b *Bench) outboxTarget(t Target, value float64) {
+	r := t.judge(value, nil)
+	b.report.Targets = append(b.report.Targets, r)
+	b.config.Say(r.String())
+}
+
+// outboxLatency is from the commit to the endpoint: more than to the forwarder.
+func (s *System) outboxLatency(ctx context.Context) error {
+	for _, rate := range []float64{5, 25, 1000} {
+		st, err := s.Run(ctx, outboxLoad(fmt.Sprintf("outbox, %.0f/s", rate), rate, 0, 1))
+		if err != nil {
+			return err
+		}
+		for _, p := range []struct {
+			name  string
+			value float64
+		}{{"p50", st.Ingress.P50}, {"p95", st.Ingress.P95}, {"p99", st.Ingress.P99}} {
+			s.bench.figure(Absolute, st.Load.Name+": commit → the endpoint has it, "+p.name, p.value, "ms")
+		}
+		if rate == 1000 && st.Saturated == "" {
+			s.bench.outboxTarget(Target{Name: "6-outbox-1000-commit-to-forwarder-p95-at-most", Most: true, Limit: 10, Unit: "ms", Kind: Absolute}, st.Ingress.P95)
+		}
+	}
+	return nil
+}
+
+// outboxSaturation is how many events a second go all the way.
+func (s *System) outboxSaturation(ctx context.Context) error {
+	for _, events := range []int{1, 10, 100} {
+		st, err := s.Run(ctx, outboxLoad(fmt.Sprintf("outbox, %d sessions, %d events a transaction", outboxSessions, events), 0, outboxSessions, events))
+		if err != nil {
+			return err
+		}
+		s.bench.figure(Absolute, st.Load.Name+": committed", st.AcceptRate, "events/s")
+		s.bench.figure(Absolute, st.Load.Name+": delivered meanwhile", st.DeliverRate[ingressSink], "events/s")
+	}
+	return nil
+}
+
+// outboxCost is what an event adds to the transaction of a session that is alone, and to those of many.
+func (s *System) outboxCost(ctx context.Context) error {
+	g, sender, err := s.outboxGenerator(outboxLoad("cost", 0, 1, 1))
+	if err != nil {
+		return err
+	}
+	defer sender.close()
+	var plain, emitting []float64
+	for i := range int64(outboxPairs) {
+		pause(ctx, outboxApart) // so that nothing is taken meanwhile: it would be measured too
+		began := time.Now()
+		if o := sender.transaction(ctx, nil); o.err != nil {
+			return o.err
+		}
+		between := time.Now()
+		plain = append(plain, milliseconds(between.Sub(began)))
+		c := g.prepare(i, between)
+		o := sender.send(ctx, c)
+		emitting = append(emitting, milliseconds(time.Since(between)))
+		g.answered(i, c, between, o)
+		if o.err != nil {
+			return o.err
+		}
+	}
+	added := median(emitting) - median(plain)
+	s.bench.figure(Absolute, "a session's transaction without an event, median", median(plain), "ms")
+	s.bench.figure(Absolute, "the same with an event, median", median(emitting), "ms")
+	s.bench.figure(Absolute, "what an event adds, median less median", added, "ms")
+	s.bench.outboxTarget(Target{Name: "6-outbox-cost-at-most", Most: true, Limit: 0.2, Unit: "ms", Kind: Absolute}, added)
+	if err := s.drain(ctx); err != nil {
+		return err
+	}
+	var without, with []float64
+	for range s.bench.config.Settings.runs() {
+		rate, err := s.plainRate(ctx)
+		if err != nil {
+			return err
+		}
+		without = append(without, rate)
+		st, err := s.Run(ctx, outboxNotifyLoad("64 sessions, with an event"))
+		if err != nil {
+			return err
+		}
+		with = append(with, st.AcceptRate)
+	}
+	s.bench.overRuns(Absolute, "64 sessions without an event", without, "transactions/s")
+	s.bench.overRuns(Absolute, "64 sessions with an event, taken and delivered meanwhile", with, "transactions/s")
+	return nil
+}
+
+// outboxGenerator prepares calls to the outbox.
+func (s *System) outboxGenerator(load Load) (*generator, *outboxSender, error) {
+	g, err := newGenerator(load, s.ledger, addresses{s.httpURL, s.grpcAddr, s.databaseURL, s.natsURL})
+	if err != nil {
+		return nil, nil, err
+	}
+	return g, g.sender.(*outboxSender), nil
+}
+
+// outboxNotifyLoad is short: it is repeated.
+func outboxNotifyLoad(name string) Load {
+	load := outboxLoad(name, 0, outboxSessions, 1)
+	load.WarmUp, load.For = time.Second, 4*time.Second
+	return load
+}
+
+// plainRate is how many transactions without an event 64 sessions commit a second.
+func (s *System) plainRate(ctx context.Context) (float64, error) {
+	load := outboxNotifyLoad("64 sessions, without an event")
+	s.bench.live(load.Name)
+	sender, err := newOutboxSender(s.databaseURL, outboxSessions)
+	if err != nil {
+		return 0, err
+	}
+	defer sender.close()
+	var mu sync.Mutex // guards what follows
+	var failed error
+	count := 0
+	var wg sync.WaitGroup
+	began := time.Now()
+	from, to := began.Add(load.WarmUp), began.Add(load.WarmUp+load.For)
+	for range outboxSessions {
+		wg.Go(func() {
+			n := 0
+			for now := time.Now(); now.Before(to) && ctx.Err() == nil; now = time.Now() {
+				if o := sender.transaction(ctx, nil); o.err != nil {
+					mu.Lock()
+					failed = o.err
+					mu.Unlock()
+					return
+				}
+				if now.After(from) {
+					n++
+				}
+			}
+			mu.Lock()
+			count += n
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	return float64(count) / load.For.Seconds(), errors.Join(failed, ctx.Err())
+}
+
+// outboxNotify compares the rate of 64 sessions with what it is when nobody is ever notified, and always.
+func (s *System) outboxNotify(ctx context.Context) error {
+	conn, err := s.postgres(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(ctx) }() // every statement was answered
+	var original string
+	if err := conn.QueryRow(ctx, `SELECT pg_get_functiondef('waybill.outbox_wake'::regproc)`).Scan(&original); err != nil {
+		return fmt.Errorf("read what emit does: %w", err)
+	}
+	rates := map[string][]float64{}
+	names := []string{outboxWakes[0].name, outboxWakes[1].name, outboxWakes[2].name}
+	err = compare(s.bench.config.Settings.runs(), names, func(name string, run int) error {
+		sql := original
+		if i := slices.Index(names, name); outboxWakes[i].body != "" {
+			sql = `CREATE OR REPLACE FUNCTION waybill.outbox_wake(shards integer) RETURNS void LANGUAGE plpgsql AS $$ ` + outboxWakes[i].body + ` $$`
+		}
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("change what emit does: %w", err)
+		}
+		st, err := s.Run(ctx, outboxNotifyLoad(fmt.Sprintf("64 sessions, takers %s, run %d", name, run+1)))
+		if err != nil {
+			return err
+		}
+		rates[name] = append(rates[name], st.AcceptRate)
+		return nil
+	})
+	if _, back := conn.Exec(ctx, original); err == nil && back != nil {
+		err = fmt.Errorf("change what emit does back: %w", back)
+	}
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		s.bench.overRuns(Absolute, "64 sessions, takers "+name, rates[name], "transactions/s")
+	}
+	share := median(rates[names[0]]) / median(rates[names[1]])
+	s.bench.figure(Shape, "64 sessions: notified only when asleep by never notified", share, "ratio")
+	s.bench.figure(Shape, "64 sessions: always notified by never notified", median(rates[names[2]])/median(rates[names[1]]), "ratio")
+	s.bench.outboxTarget(Target{Name: "6-outbox-rate-with-notify-by-without", Limit: 0.9, Kind: Shape}, share)
+	return nil
+}
