@@ -17,7 +17,7 @@ import (
 // addresses and its health.
 func TestProcessInsideAnother(t *testing.T) {
 	t.Setenv("WAYBILL_INGRESS_ENDPOINT", "elsewhere:1")
-	t.Setenv("WAYBILL_LOG_LEVEL", "loud")
+	t.Setenv("WAYBILL_S3_PREFIX", "elsewhere")
 	t.Setenv("OTEL_TRACES_EXPORTER", "nonsense")
 	server, err := devstack.StartNATS(devstack.DefaultNATSOptions(t.TempDir()))
 	if err != nil {
@@ -30,7 +30,7 @@ func TestProcessInsideAnother(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if forwarder.IngressEndpoint != "" || forwarder.LogLevel != "info" || forwarder.InFlight != pipeline.DefaultForwarderConfig().InFlight {
+	if forwarder.IngressEndpoint != "" || forwarder.S3Prefix != DefaultS3().S3Prefix || forwarder.InFlight != pipeline.DefaultForwarderConfig().InFlight {
 		t.Errorf("%+v", forwarder)
 	}
 	var log bytes.Buffer
