@@ -8,6 +8,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -130,7 +131,7 @@ func (f *Forwarder) awaitQueue(ctx context.Context) error {
 // word stands until the next beat, and the problem is over in milliseconds.
 func (f *Forwarder) beat(h Heartbeat, looked bool) Heartbeat {
 	if err := f.Problems(); err != nil && looked {
-		h.Problem = plainText(err.Error(), 1<<10)
+		h.Problem = plainText(strings.ReplaceAll(err.Error(), "\n", "; "), 1<<10)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
