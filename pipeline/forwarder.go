@@ -8,7 +8,9 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -86,13 +88,15 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	// The heartbeat ends last: who sees it end takes the lanes.
 	beating, stopBeating := context.WithCancel(context.WithoutCancel(ctx))
+	var looked atomic.Bool // after its lanes, once at least
 	wg.Go(func() {
-		_ = RunHeartbeat(beating, f.queue, f.log, func() Heartbeat { return f.beat(beat) }) // the id is valid
+		_ = RunHeartbeat(beating, f.queue, f.log, func() Heartbeat { return f.beat(beat, looked.Load()) }) // the id is valid
 	})
 	storing, stopStoring := context.WithCancel(context.WithoutCancel(ctx))
 	wg.Go(func() { f.receipts.run(storing) })
 	for ctx.Err() == nil {
 		f.note(f.rebalance(ctx))
+		looked.Store(true)
 		pause(ctx, f.cfg.RebalanceEvery)
 	}
 	f.giveUpAll()
@@ -123,9 +127,11 @@ func (f *Forwarder) awaitQueue(ctx context.Context) error {
 	return nil
 }
 
-func (f *Forwarder) beat(h Heartbeat) Heartbeat {
-	if err := f.Problems(); err != nil {
-		h.Problem = plainText(err.Error(), 1<<10)
+// beat fills in what is so now. Of a forwarder that has not looked after its lanes yet it says no problem: the
+// word stands until the next beat, and the problem is over in milliseconds.
+func (f *Forwarder) beat(h Heartbeat, looked bool) Heartbeat {
+	if err := f.Problems(); err != nil && looked {
+		h.Problem = plainText(strings.ReplaceAll(err.Error(), "\n", "; "), 1<<10)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
