@@ -116,7 +116,7 @@ func TestSlowDoneIsBounded(t *testing.T) {
 	if calls != 1 || !errors.Is(refused, ErrOverloaded) {
 		t.Fatalf("beyond the bound done was called %d times, with %v", calls, refused)
 	}
-	patient, cancel := context.WithTimeout(t.Context(), patience)
+	patient, cancel := context.WithTimeout(t.Context(), patience/4)
 	defer cancel()
 	for i := range 5 {
 		if err := e.Emit(patient, emitted("/other", fmt.Sprint(i))); err != nil {
