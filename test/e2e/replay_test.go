@@ -308,7 +308,7 @@ func mustReplayALostHour(t *testing.T, r *replayed) {
 	if o.status != 0 || o.Events == 0 || o.Events >= replayEvents || len(o.Types) != 4 {
 		t.Errorf("%+v", o)
 	}
-	if o = r.replay(t, append(span, "--sink=ingress", "--from=stream", "--name=lost-hour", "--type=x")...); o.status != 1 || !strings.Contains(o.err, "was begun with type: , and not x") {
+	if o = r.replay(t, append(span, "--sink=ingress", "--from=stream", "--name=lost-hour", "--type=x")...); o.status != 1 || !strings.Contains(o.err, "was begun with no --type, and not x") {
 		t.Errorf("%+v", o)
 	}
 }
