@@ -278,7 +278,7 @@ func TestBenchRefusesWhatCannotBe(t *testing.T) {
 		"of their own":          {"targets", "--http-addr", "http://127.0.0.1:1", "--grpc-addr", "127.0.0.1:1"},
 		"want at least":         {"quick", "--for=-1s"},
 		"only trace-file":       {"quick", "--speed", "2"},
-		"only store has parts":  {"quick", "--part", "held"},
+		"only store and":        {"quick", "--part", "held"},
 		"begin with rows":       {"quick", "--pending", "5"},
 		"in turn":               {"quick", "--runs", "2"},
 		"what fits an event":    {"quick", "--bytes", "99999999"},

@@ -142,7 +142,7 @@ func TestDevSendsTracesWhereItIsTold(t *testing.T) {
 	}
 	mustWork(t, dir, "emit", "--id=a-1")
 	out, code := waybill(t, dir, nil, "trace", "a-1")
-	if code != 1 || !strings.Contains(out, "--query-url") {
+	if code != 80 || !strings.Contains(out, "--query-url") {
 		t.Errorf("status %d: %s", code, out)
 	}
 	ofEvent := func(s *collector.Span) bool { return s.Attributes["cloudevents.event_id"] == "a-1" }

@@ -135,7 +135,8 @@ func (seen *watched) settle(ctx context.Context, log *logger) error {
 		if now, err = seen.observer.look(ctx, seen.tally); err != nil {
 			return err
 		}
-		if now.waiting() == 0 && now.events.deleted >= want && now.batches.deleted >= now.batches.inserted {
+		// Each of ingest's sessions tells of its own inserts.
+		if now.waiting() == 0 && now.events.inserted >= want && now.events.deleted >= want && now.batches.deleted >= now.batches.inserted {
 			break
 		}
 		if time.Now().After(deadline) || !sleepUntil(ctx, time.Now().Add(settlePoll)) {
