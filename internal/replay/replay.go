@@ -20,7 +20,7 @@ type Replay struct {
 	source  atomic.Pointer[source]
 	sender  atomic.Pointer[sender]
 	tally   tally
-	resumed int64 // events that an earlier process delivered
+	resumed atomic.Int64 // events that an earlier process delivered
 }
 
 // Result is how a replay ended.
@@ -107,9 +107,14 @@ func (r *Replay) resume(ctx context.Context, keep *keeper, before state, order o
 	if what := before.Order.differs(order); what != "" {
 		return Result{}, fmt.Errorf("--name: a replay %s was begun with %s; give the same flags to go on with it, or another name", r.config.Name, what)
 	}
-	r.tally.counts = newCounts()
-	r.tally.counts = merged(r.tally.counts, before.Counts)
-	r.resumed = before.Counts.Events
+	var err error
+	if !before.Done {
+		if before, err = keep.takeOver(ctx, before); err != nil {
+			return Result{}, r.stopped(ctx, err)
+		}
+	}
+	r.tally.add(func(c *Counts) { *c = merged(newCounts(), before.Counts) })
+	r.resumed.Store(before.Counts.Events)
 	if before.Done {
 		result := r.result(before.Span, nil)
 		result.Before = true
@@ -219,7 +224,7 @@ func (r *Replay) open(ctx context.Context, s span, from position) (source, error
 }
 
 func (r *Replay) result(s span, src source) Result {
-	result := Result{Counts: r.tally.snapshot(), From: s.From, Since: s.Since, Until: s.Until, Resumed: r.resumed}
+	result := Result{Counts: r.tally.snapshot(), From: s.From, Since: s.Since, Until: s.Until, Resumed: r.resumed.Load()}
 	if src != nil {
 		result.lack(src.faults())
 	}
@@ -237,7 +242,7 @@ func (r *Replay) stopped(ctx context.Context, err error) error {
 // Progress may be called at any time.
 func (r *Replay) Progress() Progress {
 	counts := r.tally.snapshot()
-	p := Progress{Events: counts.Events, Here: counts.Events - r.resumed, Refused: counts.Refused}
+	p := Progress{Events: counts.Events, Here: max(counts.Events-r.resumed.Load(), 0), Refused: counts.Refused}
 	if src := r.source.Load(); src != nil {
 		p.Part = min(max((*src).progress(), 0), 1)
 	}

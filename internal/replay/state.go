@@ -116,6 +116,29 @@ func (k *keeper) load(ctx context.Context) (*state, uint64, error) {
 	return &s, revision, nil
 }
 
+// takeOver makes the replay this process's, and returns how far the one before had come, which is told so
+// when it next stores its state. before is what openKeeper found.
+func (k *keeper) takeOver(ctx context.Context, before state) (state, error) {
+	for {
+		err := k.save(ctx, before)
+		if !errors.Is(err, pipeline.ErrReplayTaken) || ctx.Err() != nil {
+			return before, err
+		}
+		// It was stored between the look and this: look again.
+		now, revision, err := k.load(ctx)
+		if err != nil {
+			return before, err
+		}
+		k.revision = revision
+		if now == nil { // deleted
+			continue
+		}
+		if before = *now; before.Done {
+			return before, nil
+		}
+	}
+}
+
 // save stores the state. An error other than pipeline.ErrReplayTaken may pass.
 func (k *keeper) save(ctx context.Context, s state) error {
 	k.mu.Lock()

@@ -312,7 +312,7 @@ func TestReplayIsTakenOverOrChanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	if result, err := other.Run(t.Context()); err != nil || result.Events != 60 {
-		t.Errorf("the second: %+v, %v", result, err)
+		t.Fatalf("the second: %+v, %v", result, err)
 	}
 	if err := <-failed; !errors.Is(err, pipeline.ErrReplayTaken) {
 		t.Errorf("the first: %v", err)
