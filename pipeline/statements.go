@@ -43,7 +43,7 @@ func Statements() (map[string]string, error) {
 		out[strings.TrimSuffix(file.Name(), ".sql")] = string(text)
 	}
 	out["append_events"] = appendSmall.plain
-	out["append_log"] = appendLone.logged
+	out["append_log"] = appendOneKey.logged
 	out["dedupe_read_in_progress"] = readLogSQL
 	out["dedupe_guard"] = readNewGuardedSQL
 	return out, nil

@@ -24,8 +24,8 @@ var (
 	appendEventsSQL string
 	//go:embed sql/append_log.sql
 	appendLogSQL string
-	//go:embed sql/append_lone.sql
-	appendLoneSQL string
+	//go:embed sql/append_one_key.sql
+	appendOneKeySQL string
 	//go:embed sql/add_keys.sql
 	addKeysSQL string
 	//go:embed sql/repair_numbers.sql
@@ -36,7 +36,7 @@ var (
 		withParts(appendSQL, appendEventsSQL),
 		withParts(appendSQL, appendEventsSQL, strings.ReplaceAll(appendLogSQL, "$9", "$17")),
 	}
-	appendLone = appendStatement{appendLoneSQL, withParts(appendLoneSQL, appendLogSQL)}
+	appendOneKey = appendStatement{appendOneKeySQL, withParts(appendOneKeySQL, appendLogSQL)}
 )
 
 // appendStatement moves the heads of a flush. logged does the same for a pipeline that
@@ -341,8 +341,8 @@ func (f *flush) readAnswers(results pgx.BatchResults, before int, d *deduper) (m
 func (f *flush) statement(logged bool, ttl time.Duration) (sql string, args []any) {
 	var s appendStatement
 	switch small := f.isSmall(); {
-	case small && len(f.events) == 1:
-		s, args = appendLone, f.loneArgs(ttl)
+	case small && len(f.keys) == 1 && len(f.batches) == 1:
+		s, args = appendOneKey, f.oneKeyArgs(ttl)
 	case small:
 		s, args = appendSmall, append(f.headArgs(ttl), f.eventArgs()...)
 	default:
@@ -383,10 +383,14 @@ func keyColumns(keys []flushKey) (sources, types []string, counts []int64) {
 	return sources, types, counts
 }
 
-// loneArgs are the parameters of the statement for one event.
-func (f *flush) loneArgs(ttl time.Duration) []any {
-	e, b := &f.events[0], &f.batches[0]
-	return []any{e.Source, e.Type, int64(b.token), int16(b.lane), int64(b.bytes), ttlMicros(ttl), e.ID, e.Encoded}
+// oneKeyArgs are the parameters of the statement for one batch of one key.
+func (f *flush) oneKeyArgs(ttl time.Duration) []any {
+	k, b := &f.keys[0], &f.batches[0]
+	ids, encoded := make([]string, len(f.events)), make([][]byte, len(f.events))
+	for i, e := range f.events {
+		ids[i], encoded[i] = e.ID, e.Encoded
+	}
+	return []any{k.source, k.typ, int64(b.token), int16(b.lane), int64(b.bytes), ttlMicros(ttl), ids, encoded}
 }
 
 // ttlMicros is a TTL in microseconds, nil where events never expire.
@@ -483,7 +487,7 @@ func isNumberTaken(err error) bool {
 }
 
 // isKeyUnknown reports that a key of the flush has no head yet: waybill.move_heads says so, and
-// the statement for one event has no seqnum to store then.
+// the statement for one key has no seqnum to store then.
 func isKeyUnknown(err error) bool {
 	var pgErr *pgconn.PgError
 	return errors.As(err, &pgErr) && (pgErr.Code == "WB001" ||

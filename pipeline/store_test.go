@@ -56,12 +56,15 @@ func mustAppend(t testing.TB, s *Store, events []Event) *appended {
 	return done
 }
 
-// Both ways of appending, one statement and COPY, must store the same.
+// All ways of appending, a statement for one key, one for several, and COPY, must store the same.
 func TestAppendStoresEachEventOnce(t *testing.T) {
-	for _, n := range []int{1, 7, smallFlush, smallFlush + 1, 5000} {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
+	for _, c := range []struct{ events, keys int }{
+		{1, 1}, {7, 1}, {smallFlush, 1}, {smallFlush + 1, 1}, {7, 13}, {smallFlush, 13}, {smallFlush + 1, 13}, {5000, 13},
+	} {
+		t.Run(fmt.Sprintf("%d of %d keys", c.events, c.keys), func(t *testing.T) {
 			s := mustStore(t)
-			events := mustEvents(t, n, 13)
+			n := c.events
+			events := mustEvents(t, n, c.keys)
 			done := mustAppend(t, s, events)
 			stored := map[string]row{}
 			for _, r := range mustRows(t, s) {

@@ -127,7 +127,7 @@ func TestBenchStatements(t *testing.T) {
 		}
 		names[row.Name] = true
 	}
-	for _, want := range []string{"survey (all batches), 1000 rows, stale", "append_lone (1 event), 1000 rows, fresh"} {
+	for _, want := range []string{"survey (all batches), 1000 rows, stale", "append_one_key (1 event), 1000 rows, fresh"} {
 		if !names[want] || !strings.Contains(file("report.html"), want) || !strings.Contains(file("statements.csv"), want) {
 			t.Errorf("the report lacks %q", want)
 		}

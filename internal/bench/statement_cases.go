@@ -45,7 +45,6 @@ const (
 	keys64 = ` FROM (SELECT source, row_number() OVER (ORDER BY source) - 1 AS i FROM (
 			SELECT DISTINCT '/bench/' || 1 + floor(random() * {n})::bigint AS source FROM generate_series(1, 64)) AS drawn) AS k`
 	sampleBytes  = `decode(repeat('78', 300), 'hex')`
-	lone         = `'/bench/' || 1 + floor(random() * {n})::bigint, 't', floor(random() * 1e15)::bigint, 3::smallint, 300::bigint, NULL::bigint, 'id', ` + sampleBytes
 	sinksAndTime = `ARRAY['archive', 'ingress'], ARRAY[%s, %s]`
 	// letters100 are dead letters that are neighbours, and wait for nothing.
 	letters100 = ` FROM (SELECT * FROM waybill.dead_letters WHERE requeued_batch IS NULL
@@ -54,6 +53,12 @@ const (
 
 // rows are some of the outbox, neighbours: how many follows.
 const rows = ` FROM (SELECT xid, id FROM waybill.outbox WHERE xid >= floor(random() * ({n} - 200))::bigint ORDER BY xid, id LIMIT `
+
+// oneKey are the parameters of a flush of one batch of one key.
+func oneKey(events int) string {
+	return fmt.Sprintf(`SELECT '/bench/' || 1 + floor(random() * {n})::bigint, 't', floor(random() * 1e15)::bigint, 3::smallint, 300::bigint,
+		NULL::bigint, ARRAY(SELECT 'id' || generate_series(1, %[1]d)), array_fill(`+sampleBytes+`, ARRAY[%[1]d])`, events)
+}
 
 func sinksBefore(at string) string { return fmt.Sprintf(sinksAndTime, at, at) }
 
@@ -74,8 +79,9 @@ var statementCases = []statementCase{
 			array_agg(1 + i % 16 ORDER BY i), array_agg((i / 16)::integer ORDER BY i), array_agg((1 + i)::integer ORDER BY i), array_agg(source ORDER BY i), array_agg('t'::text),
 			array_agg('id' || i ORDER BY i), array_agg(0::bigint), array_agg(` + sampleBytes + `)` + keys64,
 	},
-	{file: "append_log", what: "1 event, with its fingerprint", ingest: true, args: `SELECT ` + lone + `, decode(repeat('ab', 12), 'hex')`},
-	{file: "append_lone", what: "1 event", ingest: true, args: `SELECT ` + lone},
+	{file: "append_log", what: "1 event, with its fingerprint", ingest: true, args: oneKey(1) + `, decode(repeat('ab', 12), 'hex')`},
+	{file: "append_one_key", what: "1 event", ingest: true, args: oneKey(1)},
+	{file: "append_one_key", what: "64 events", ingest: true, args: oneKey(64)},
 	{file: "backlog_read", what: "as each second", ingest: true, args: `SELECT 10000000`},
 	{file: "backlog_save", what: "as by each survey", args: `SELECT 1, 2, now()`},
 	{file: "backlog_survey", what: "all batches", scan: true, ingest: true, args: `SELECT 10000000`},

@@ -50,7 +50,7 @@ func TestStatementCasesDoWhatTheySay(t *testing.T) {
 	}
 	mustRun(t, admin, "VACUUM (ANALYZE)")
 	want := map[string]int64{ // rows that the topmost nodes have, or that they write
-		"append": 17, "append_events": 17, "append_lone": 2, "append_log": 2, "claim_stale": 100, "delete_batches": 100,
+		"append": 17, "append_events": 17, "append_one_key": 2, "append_log": 2, "claim_stale": 100, "delete_batches": 100,
 		"delete_events": 100, "settle_late": 50, "settle_late_requeued": 10, "settle_lock": 100, "settle_refused": 100,
 		"settle_requeued": 20, "settle_waiting": 100, "split_damaged": 2, "split_sound": 1, "unlink_requeued": 20,
 		"purge_letters": 100, "read_events": 100, "read_letters": 100, "requeue": 100, "dedupe_read": 10, "dedupe_read_in_progress": 10,

@@ -15,7 +15,7 @@ CREATE TABLE waybill.keys (
 );
 
 -- The last seqnum given out per key, 32 keys to a row: a flush of many keys moves few rows. The
--- version is part of the index and grows with each flush, and with each sixteenth lone event of a key:
+-- version is part of the index and grows with each flush, and with each sixteenth event of a key that has flushes to itself:
 -- a transaction that somebody holds open keeps all old rows, and nobody has to walk over more than a
 -- version's to find the newest one.
 CREATE TABLE waybill.heads (
