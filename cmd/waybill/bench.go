@@ -32,7 +32,7 @@ type benchCommand struct {
 
 	Pending *int `env:"-" placeholder:"N" help:"Scenarios of the store: fill its tables with N rows, instead of several sizes in turn."`
 
-	Part *string `env:"-" placeholder:"TEXT" help:"Scenario store: only the parts that have this in their name, such as held."`
+	Part *string `env:"-" placeholder:"TEXT" help:"Scenarios store, embedded and outbox: only the parts that have this in their name, such as held, 10 callers or latency."`
 
 	Runs *int `env:"-" placeholder:"5" help:"Scenarios that compare things measure each so often, in turn, and take the median."`
 
@@ -73,8 +73,8 @@ func (c *benchCommand) Run(ctx context.Context, con *console) error {
 	if c.Scenario != "trace-file" && (c.Trace != "" || c.Speed != nil) {
 		return errors.New("--trace and --speed: only trace-file replays a file; leave them out")
 	}
-	if c.Part != nil && c.Scenario != "store" && c.Scenario != "embedded" {
-		return errors.New("--part: only store and embedded have parts; leave it out")
+	if c.Part != nil && !scenario.HasParts() {
+		return fmt.Errorf("--part: %s is measured as a whole; leave it out", c.Scenario)
 	}
 	if c.Pending != nil && c.Scenario != "store" && c.Scenario != "statements" {
 		return errors.New("--pending: only store and statements begin with rows; leave it out")

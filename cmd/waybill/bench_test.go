@@ -278,7 +278,7 @@ func TestBenchRefusesWhatCannotBe(t *testing.T) {
 		"of their own":          {"targets", "--http-addr", "http://127.0.0.1:1", "--grpc-addr", "127.0.0.1:1"},
 		"want at least":         {"quick", "--for=-1s"},
 		"only trace-file":       {"quick", "--speed", "2"},
-		"only store and":        {"quick", "--part", "held"},
+		"as a whole":            {"quick", "--part", "held"},
 		"begin with rows":       {"quick", "--pending", "5"},
 		"in turn":               {"quick", "--runs", "2"},
 		"what fits an event":    {"quick", "--bytes", "99999999"},
@@ -323,5 +323,27 @@ func TestBenchTracing(t *testing.T) {
 		if figures[load+name] <= 0 {
 			t.Errorf("%s is %v", name, figures[load+name])
 		}
+	}
+}
+
+// TestBenchOutbox: it is measured when the queue gives an event out, and when the endpoint has it.
+func TestBenchOutbox(t *testing.T) {
+	summary, _, _ := mustBench(t, "outbox", "--part", "latency", "--for", "600ms", "--warm-up", "100ms") // as the machine is, the target may be short
+	for _, rate := range []string{"25", "1000"} {
+		for _, p := range []string{"p50", "p95", "p99"} {
+			queue := figureOf(t, summary, "outbox, "+rate+"/s: commit → a consumer of the queue, as a forwarder, has it, "+p)
+			endpoint := figureOf(t, summary, "outbox, "+rate+"/s: commit → the endpoint has it, "+p)
+			if queue <= 0 || endpoint <= 0 {
+				t.Errorf("%s/s, %s: %v ms until the queue gives it out, %v until the endpoint has it", rate, p, queue, endpoint)
+			}
+		}
+	}
+	for _, v := range summary.Correctness {
+		if v.Accepted == 0 || v.Lost+v.Doubled > 0 || v.Delivered != v.Accepted {
+			t.Errorf("%v", v)
+		}
+	}
+	if len(summary.Correctness) != 2 {
+		t.Errorf("%d verdicts, want those of two sinks", len(summary.Correctness))
 	}
 }

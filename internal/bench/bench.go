@@ -41,7 +41,7 @@ func Scenarios() []Scenario {
 		{"latency", "from acceptance to each sink, at low and at moderate rates, taken apart into stages by traces", runLatency},
 		{"tracing", "what tracing costs with 0, 1 and 100 % of the events traced, and off, in turn: CPU of each process, rate", runTracing},
 		{"embedded", "an emitter in this process: 10, 100 and 1,000 callers, 256 B and 1 KB, an endpoint that answers after 0 and 50 ms, 100,000 events one by one; and the drain after an outage", runEmbedded},
-		{"outbox", "events emitted in transactions of their callers: commit → endpoint, rate at saturation, what it adds to a transaction, what NOTIFY costs", runOutbox},
+		{"outbox", "events emitted in transactions of their callers: commit → a consumer of the queue and the endpoint, rate at saturation, what it adds to a transaction, what NOTIFY costs", runOutbox},
 		{"replay", "200,000 events read back from the stream and from the archive, in turn: rates, each event once, the live path as it was", runReplay},
 		{"s3", "an S3 server alone: PUTs by size and writers, events of an object and what they cost, LIST and GET, consistency, doubles under redelivery; own server, or --s3-endpoint", runS3},
 		{"trace-file", "the arrival pattern of a CSV file (time, key, size) at its own times, for --trace FILE and --speed N; without a file a sample of 20 s", runTraceFile},

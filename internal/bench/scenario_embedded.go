@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/waybillhq/waybill/internal/devrun"
@@ -66,22 +64,7 @@ func embeddedLoads(s Settings) ([]embeddedLoad, error) {
 		loads = append(loads, embeddedLoad{callers: callers, bytes: 256, oneKey: true})
 	}
 	loads = append(loads, embeddedLoad{callers: 1000, bytes: 256, outage: true})
-	if s.Part == nil {
-		return loads, nil
-	}
-	wanted := slices.DeleteFunc(slices.Clone(loads), func(l embeddedLoad) bool { return !strings.Contains(l.String(), *s.Part) })
-	if len(wanted) == 0 {
-		return nil, fmt.Errorf("--part: %q is in no load's name; want a piece of one of: %s", *s.Part, joinNames(loads))
-	}
-	return wanted, nil
-}
-
-func joinNames(loads []embeddedLoad) string {
-	var names []string
-	for _, l := range loads {
-		names = append(names, l.String())
-	}
-	return strings.Join(names, "; ")
+	return wantedParts(s, loads, embeddedLoad.String)
 }
 
 // embeddedRun is what one load was measured to do.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -48,42 +47,82 @@ func runPropagation(ctx context.Context, b *Bench) error {
 // transaction, so that it holds the commit too. The clocks of Postgres and of this process
 // must agree.
 func (s *System) propagation(ctx context.Context, load Load) (*hdrhistogram.Histogram, error) {
+	h := newHistogram()
+	_, err := s.watchQueue(ctx, load, true, func(m jetstream.Msg) error {
+		now := time.Now()
+		queued, err := strconv.ParseInt(m.Headers().Get(queuedHeader), 10, 64)
+		if err != nil {
+			return fmt.Errorf("header %s: %w", queuedHeader, err)
+		}
+		recordInto(h, now.Sub(time.UnixMicro(queued)))
+		return nil
+	})
+	return h, err
+}
+
+// watchQueue runs a load and visits its messages, one after another, with one more consumer of EVENTS.
+func (s *System) watchQueue(ctx context.Context, load Load, headersOnly bool, visit func(jetstream.Msg) error) (*Stage, error) {
 	if s.nats == nil {
-		return nil, errors.New("propagation needs the queue: give --nats-url")
+		return nil, errors.New("what comes out of the queue needs the queue: give --nats-url")
 	}
 	js, err := jetstream.New(s.nats)
 	if err != nil {
 		return nil, fmt.Errorf("watch the queue: %w", err)
 	}
 	consumer, err := js.OrderedConsumer(ctx, pipeline.EventsStream, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverNewPolicy, HeadersOnly: true,
+		DeliverPolicy: jetstream.DeliverNewPolicy, HeadersOnly: headersOnly,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("watch the queue: %w", err)
 	}
-	var mu sync.Mutex // guards what follows
-	h, bad := newHistogram(), 0
+	var wrong error // the first one; of the consumer until it is closed
 	watch, err := consumer.Consume(func(m jetstream.Msg) {
-		now := time.Now()
-		queued, err := strconv.ParseInt(m.Headers().Get(queuedHeader), 10, 64)
-		mu.Lock()
-		defer mu.Unlock()
-		if err != nil {
-			bad++
-			return
+		if err := visit(m); err != nil && wrong == nil {
+			wrong = fmt.Errorf("watch the queue: a message's %w", err)
 		}
-		recordInto(h, now.Sub(time.UnixMicro(queued)))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("watch the queue: %w", err)
 	}
-	_, err = s.Run(ctx, load)
+	st, err := s.Run(ctx, load)
 	watch.Stop()
 	<-watch.Closed()
-	mu.Lock()
-	defer mu.Unlock()
-	if bad > 0 {
-		err = errors.Join(err, fmt.Errorf("watch the queue: %d messages have no header %s", bad, queuedHeader))
+	return st, errors.Join(err, wrong)
+}
+
+// untilQueued runs a load and returns how long after its acceptance each event came out of the queue.
+func (s *System) untilQueued(ctx context.Context, load Load) (*Stage, *hdrhistogram.Histogram, error) {
+	type sight struct {
+		event int64
+		at    tick
 	}
-	return h, err
+	var seen []sight
+	st, err := s.watchQueue(ctx, load, false, func(m jetstream.Msg) error {
+		now := s.ledger.now()
+		var ids arrivals
+		if err := ids.read(m.Data()); err != nil {
+			return fmt.Errorf("body: %w", err)
+		}
+		from := 0
+		for _, length := range ids.lengths {
+			if event, ok := s.ledger.parseID(ids.ids[from : from+length]); ok {
+				seen = append(seen, sight{event, now})
+			}
+			from += length
+		}
+		return nil
+	})
+	if err != nil {
+		return st, nil, err
+	}
+	h := newHistogram()
+	for _, e := range seen {
+		if t := s.ledger.timesOf(e.event); st.inWindow(t.due) && t.accepted != 0 {
+			recordInto(h, time.Duration(max(e.at, t.accepted)-t.accepted)*tickLength)
+		}
+	}
+	if h.TotalCount() == 0 {
+		return st, nil, errors.New("watch the queue: no event of the load came out of it")
+	}
+	return st, h, nil
 }

@@ -54,22 +54,45 @@ func (s *outboxSender) send(ctx context.Context, c *call) outcome {
 func (s *outboxSender) transaction(ctx context.Context, events []pipeline.Event) outcome {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	tx, err := s.pool.Begin(ctx)
+	tx, err := s.begin(ctx, events)
 	if err != nil {
-		return outcome{err: fmt.Errorf("begin: %w", err)}
-	}
-	defer func() { _ = tx.Rollback(ctx) }() // of no interest after the commit
-	if _, err := tx.Exec(ctx, `INSERT INTO public.bench_orders (what) VALUES ($1)`, "an order"); err != nil {
-		return outcome{err: fmt.Errorf("store a row: %w", err)}
-	}
-	if err := pipeline.InsertOutbox(ctx, tx, events); err != nil {
 		return outcome{err: err}
 	}
 	if err := tx.Commit(ctx); err != nil {
+		_ = tx.Rollback(ctx) // of no interest
 		var answer *pgconn.PgError
 		return outcome{err: fmt.Errorf("commit: %w", err), unknown: !errors.As(err, &answer) && !errors.Is(err, pgx.ErrTxCommitRollback)}
 	}
 	return outcome{}
+}
+
+// rollback makes a transaction that is taken back.
+func (s *outboxSender) rollback(ctx context.Context, events []pipeline.Event) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	tx, err := s.begin(ctx, events)
+	if err != nil {
+		return err
+	}
+	return tx.Rollback(ctx)
+}
+
+// begin does all of a transaction but for its end.
+func (s *outboxSender) begin(ctx context.Context, events []pipeline.Event) (pgx.Tx, error) {
+	tx, err := s.pool.Begin(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("begin: %w", err)
+	}
+	if _, err = tx.Exec(ctx, `INSERT INTO public.bench_orders (what) VALUES ($1)`, "an order"); err != nil {
+		err = fmt.Errorf("store a row: %w", err)
+	} else {
+		err = pipeline.InsertOutbox(ctx, tx, events)
+	}
+	if err != nil {
+		_ = tx.Rollback(ctx) // of no interest
+		return nil, err
+	}
+	return tx, nil
 }
 
 // eventsOf are a call's events, with their ids, as EmitTx makes them.

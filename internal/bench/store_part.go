@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -45,24 +44,7 @@ const (
 
 // storeParts are the parts that are wanted, in the order in which they are measured.
 func storeParts(s Settings) ([]storePart, error) {
-	parts := allStoreParts(s)
-	if s.Part == nil {
-		return parts, nil
-	}
-	wanted := slices.DeleteFunc(parts, func(p storePart) bool { return !strings.Contains(p.group+": "+p.name, *s.Part) })
-	if len(wanted) == 0 {
-		return nil, fmt.Errorf("--part: %q is in no part's name; want a piece of one of: %s", *s.Part, partNames(allStoreParts(s)))
-	}
-	return wanted, nil
-}
-
-// partNames lists parts.
-func partNames(parts []storePart) string {
-	names := make([]string, len(parts))
-	for i, p := range parts {
-		names[i] = p.group + ": " + p.name
-	}
-	return strings.Join(names, "; ")
+	return wantedParts(s, allStoreParts(s), func(p storePart) string { return p.group + ": " + p.name })
 }
 
 func allStoreParts(s Settings) []storePart {

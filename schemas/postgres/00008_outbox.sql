@@ -73,22 +73,14 @@ $$;
 
 -- Wakes the takers of shards, as bits, that sleep. NOTIFY takes a lock of the whole cluster at commit, so it
 -- is left out while they are awake and find what is new by themselves. Postgres refuses to prepare a transaction
--- (two-phase commit) that has notified: such a one sets waybill.notify to off before it emits. It has no settings of
--- its own, which would be set in each call: those who call it have them.
+-- (two-phase commit) that has notified: such a one sets waybill.notify to off before it emits. It is one expression,
+-- without settings of its own, so that it becomes part of the statement that calls it: a third of the time that emitting takes.
 GRANT SELECT ON SEQUENCE waybill.outbox_sleepers TO PUBLIC;
--- +goose StatementBegin
-CREATE FUNCTION waybill.outbox_wake(shards integer) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-    said bigint;
-BEGIN
-    SELECT last_value INTO said FROM waybill.outbox_sleepers;
-    IF said & shards <> 0 AND (said >> 16) >= extract(epoch FROM clock_timestamp()) * 1000
-        AND coalesce(current_setting('waybill.notify', true), '') <> 'off' THEN
-        PERFORM pg_notify('waybill_outbox', '');
-    END IF;
-END
-$$;
--- +goose StatementEnd
+CREATE FUNCTION waybill.outbox_wake(shards integer) RETURNS void LANGUAGE sql
+RETURN CASE WHEN coalesce(pg_sequence_last_value('waybill.outbox_sleepers'), 0) & shards <> 0
+        AND coalesce(pg_sequence_last_value('waybill.outbox_sleepers'), 0) >> 16 >= extract(epoch FROM clock_timestamp()) * 1000
+        AND coalesce(current_setting('waybill.notify', true), '') <> 'off'
+    THEN pg_notify('waybill_outbox', '') END;
 
 -- Emits events that are encoded: one array each for sources, types, ids and the sizes of the encodings, which
 -- follow one another in events. Whoever calls it has checked them; what is no event is refused by the taker.
