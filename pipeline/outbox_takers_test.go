@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"sync"
 	"testing"
@@ -87,14 +86,7 @@ func TestTwoTakersThatBothBelieve(t *testing.T) {
 			if err := one.Accept(t.Context(), []Event{mustEvent(t, "/s", "test.event", "first")}); err != nil {
 				t.Fatal(err)
 			}
-			held, err := r.store.pool.Begin(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer held.Rollback(context.Background())
-			if _, err := held.Exec(t.Context(), `SELECT FROM waybill.heads FOR UPDATE`); err != nil {
-				t.Fatal(err)
-			}
+			release := mustHoldHeads(t, r.store)
 			want := []string{"first"}
 			var emitted []CloudEvent
 			for i := range events {
@@ -112,9 +104,7 @@ func TestTwoTakersThatBothBelieve(t *testing.T) {
 			})
 			service.mustEmit(t, testCloudEvent("/s", "since"))
 			want = append(want, "since")
-			if err := held.Rollback(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+			release()
 			errA, errB := <-a.flying.done, <-b.flying.done
 			if errA != nil {
 				a, b, errA, errB = b, a, errB, errA
@@ -164,17 +154,8 @@ func TestTakenRowsOfUnknownOutcome(t *testing.T) {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			r := mustRig(t)
 			r.stop()
-			u, err := url.Parse(r.url)
-			if err != nil {
-				t.Fatal(err)
-			}
-			way, err := proxy.New(u.Host, committed)
-			if err != nil {
-				t.Fatal(err)
-			}
-			mustRun(t, way.Run)
-			u.Host = way.Addr()
-			in, _ := r.mustIngesterAt(t, u.String(), leaveOutbox)
+			way, through := mustProxy(t, r.url, committed)
+			in, _ := r.mustIngesterAt(t, through, leaveOutbox)
 			if err := in.Accept(t.Context(), []Event{mustEvent(t, "/s", "test.event", "first")}); err != nil {
 				t.Fatal(err)
 			}
@@ -414,10 +395,7 @@ func TestWhatComesLaterWaitsForWhatFailed(t *testing.T) {
 	if err := in.Accept(t.Context(), []Event{mustEvent(t, "/s", "test.event", "first")}); err != nil {
 		t.Fatal(err)
 	}
-	held := service.mustBegin(t)
-	if _, err := held.Exec(t.Context(), `SELECT FROM waybill.heads FOR UPDATE`); err != nil {
-		t.Fatal(err)
-	}
+	release := mustHoldHeads(t, r.store)
 	s := r.mustBeliever(t, in)
 	service.mustEmit(t, testCloudEvent("/s", "a"))
 	if err := s.round(t.Context()); err != nil || s.flying == nil {
@@ -434,9 +412,7 @@ func TestWhatComesLaterWaitsForWhatFailed(t *testing.T) {
 	if s.flying != nil {
 		t.Fatalf("%d rows were handed over before those that failed", len(s.flying.keys))
 	}
-	if err := held.Rollback(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	release()
 	for range 3 {
 		if err := s.round(t.Context()); err != nil {
 			t.Fatal(err)
