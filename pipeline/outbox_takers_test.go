@@ -339,15 +339,28 @@ func TestATakerIsWoken(t *testing.T) {
 	}
 }
 
-// Nobody hears the NOTIFY: a taker that sleeps finds what is new by itself.
+// Nobody hears the NOTIFY: a taker that sleeps finds what is new by itself, and not only because Postgres ends its
+// session when that has asked nothing for long.
 func TestAMissedNotificationCostsAPoll(t *testing.T) {
 	r := mustRig(t)
 	s := mustService(t, r.url)
+	session := func() int {
+		return mustCount(t, r.store, `SELECT DISTINCT pid FROM pg_locks
+			WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+			  AND classid = 'waybill.outbox'::regclass::oid AND granted`)
+	}
 	mustSleep(t, r.store)
+	pid := session()
+	eventually(t, patience, "it has looked once more, as it does when it has said that it sleeps", func() bool {
+		return mustCount(t, r.store, `SELECT count(*) FROM pg_stat_activity WHERE pid = $1 AND state = 'idle' AND query LIKE '%was not read before%'`, pid) == 1
+	})
 	mustExec(t, r.store.pool, `SELECT waybill.outbox_sleep(65535, false)`) // so that nobody notifies
 	s.mustEmit(t, testCloudEvent("/s", "one"))
 	awaitTaken(t, r.store)
 	assertStored(t, r.store, []string{"one"})
+	if now := session(); now != pid {
+		t.Errorf("session %d slept, and %d found what was new", pid, now)
+	}
 }
 
 // Postgres is killed while rows wait, are taken, and are committed.
