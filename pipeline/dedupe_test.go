@@ -251,17 +251,23 @@ func TestForgettingWaitsForNoReader(t *testing.T) {
 // mustProxied opens a deduper whose connections go through a proxy.
 func mustProxied(t *testing.T, direct string, response proxy.Response) (*deduper, *proxy.Proxy) {
 	t.Helper()
+	p, through := mustProxy(t, direct, response)
+	return mustDeduper(t, through), p
+}
+
+// mustProxy runs a proxy before the server of a URL, and returns the URL that leads through it.
+func mustProxy(t *testing.T, direct string, response proxy.Response) (p *proxy.Proxy, through string) {
+	t.Helper()
 	u, err := url.Parse(direct)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := proxy.New(u.Host, response)
-	if err != nil {
+	if p, err = proxy.New(u.Host, response); err != nil {
 		t.Fatal(err)
 	}
 	mustRun(t, p.Run)
 	u.Host = p.Addr()
-	return mustDeduper(t, u.String()), p
+	return p, u.String()
 }
 
 // commitDone is how the answer to a transaction ends, with a COMMIT or without.

@@ -259,14 +259,7 @@ func TestStopWaitsForWhatWasEmitted(t *testing.T) {
 	if err := e.Emit(t.Context(), emitted("/s", "0")); err != nil {
 		t.Fatal(err)
 	}
-	tx, err := r.store.pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(context.Background())
-	if _, err := tx.Exec(t.Context(), `SELECT 1 FROM waybill.heads FOR UPDATE`); err != nil {
-		t.Fatal(err)
-	}
+	release := mustHoldHeads(t, r.store)
 	const n = 6
 	answered := make(chan error, n)
 	note := func(err error) { answered <- err }
@@ -286,9 +279,7 @@ func TestStopWaitsForWhatWasEmitted(t *testing.T) {
 		t.Fatalf("Run returned %v while events waited", err)
 	case <-time.After(300 * time.Millisecond):
 	}
-	if err := tx.Rollback(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	release()
 	if err := <-ran; err != nil {
 		t.Fatal(err)
 	}

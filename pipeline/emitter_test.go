@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -104,14 +103,7 @@ func TestEmitReturnsAfterTheCommit(t *testing.T) {
 	if err := e.Emit(t.Context(), emitted("/s", "1")); err != nil {
 		t.Fatal(err)
 	}
-	tx, err := r.store.pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(context.Background())
-	if _, err := tx.Exec(t.Context(), `SELECT 1 FROM waybill.heads FOR UPDATE`); err != nil {
-		t.Fatal(err)
-	}
+	release := mustHoldHeads(t, r.store)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if err := e.Emit(ctx, emitted("/s", "2")); !errors.Is(err, ErrOutcomeUnknown) || !errors.Is(err, context.DeadlineExceeded) {
@@ -124,9 +116,7 @@ func TestEmitReturnsAfterTheCommit(t *testing.T) {
 		t.Fatalf("answered %v before the commit", err)
 	case <-time.After(300 * time.Millisecond):
 	}
-	if err := tx.Rollback(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	release()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
@@ -285,18 +275,9 @@ func TestEmitterWaitsForMigration(t *testing.T) {
 // A Postgres that does not answer is waited for, and one that goes away is no end.
 func TestEmitterWaitsForPostgres(t *testing.T) {
 	r := mustRig(t)
-	u, err := url.Parse(r.url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := proxy.New(u.Host, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	mustRun(t, p.Run)
+	p, through := mustProxy(t, r.url, nil)
 	p.Set(proxy.Fault{Mode: proxy.Cut})
-	u.Host = p.Addr()
-	r.url = u.String()
+	r.url = through
 	e := r.mustNewEmitter(t, nil)
 	mustRun(t, e.Run)
 	eventually(t, patience, "it says what it waits for", func() bool {

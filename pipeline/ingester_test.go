@@ -1,7 +1,6 @@
 package pipeline
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/url"
@@ -21,23 +20,14 @@ import (
 func TestAcceptedMeansCommitted(t *testing.T) {
 	r := mustRig(t)
 	r.mustAccept(t, mustEvents(t, 1, 1)...)
-	tx, err := r.store.pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(context.Background())
-	if _, err := tx.Exec(t.Context(), `SELECT 1 FROM waybill.heads FOR UPDATE`); err != nil {
-		t.Fatal(err)
-	}
+	release := mustHoldHeads(t, r.store)
 	done := r.in.Submit(mustEvents(t, 1, 1))
 	select {
 	case err := <-done:
 		t.Fatalf("answered %v before the commit", err)
 	case <-time.After(500 * time.Millisecond):
 	}
-	if err := tx.Rollback(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	release()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"sync"
 	"testing"
@@ -87,14 +86,7 @@ func TestTwoTakersThatBothBelieve(t *testing.T) {
 			if err := one.Accept(t.Context(), []Event{mustEvent(t, "/s", "test.event", "first")}); err != nil {
 				t.Fatal(err)
 			}
-			held, err := r.store.pool.Begin(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer held.Rollback(context.Background())
-			if _, err := held.Exec(t.Context(), `SELECT FROM waybill.heads FOR UPDATE`); err != nil {
-				t.Fatal(err)
-			}
+			release := mustHoldHeads(t, r.store)
 			want := []string{"first"}
 			var emitted []CloudEvent
 			for i := range events {
@@ -112,9 +104,7 @@ func TestTwoTakersThatBothBelieve(t *testing.T) {
 			})
 			service.mustEmit(t, testCloudEvent("/s", "since"))
 			want = append(want, "since")
-			if err := held.Rollback(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+			release()
 			errA, errB := <-a.flying.done, <-b.flying.done
 			if errA != nil {
 				a, b, errA, errB = b, a, errB, errA
@@ -164,17 +154,8 @@ func TestTakenRowsOfUnknownOutcome(t *testing.T) {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			r := mustRig(t)
 			r.stop()
-			u, err := url.Parse(r.url)
-			if err != nil {
-				t.Fatal(err)
-			}
-			way, err := proxy.New(u.Host, committed)
-			if err != nil {
-				t.Fatal(err)
-			}
-			mustRun(t, way.Run)
-			u.Host = way.Addr()
-			in, _ := r.mustIngesterAt(t, u.String(), leaveOutbox)
+			way, through := mustProxy(t, r.url, committed)
+			in, _ := r.mustIngesterAt(t, through, leaveOutbox)
 			if err := in.Accept(t.Context(), []Event{mustEvent(t, "/s", "test.event", "first")}); err != nil {
 				t.Fatal(err)
 			}
@@ -358,15 +339,28 @@ func TestATakerIsWoken(t *testing.T) {
 	}
 }
 
-// Nobody hears the NOTIFY: a taker that sleeps finds what is new by itself.
+// Nobody hears the NOTIFY: a taker that sleeps finds what is new by itself, and not only because Postgres ends its
+// session when that has asked nothing for long.
 func TestAMissedNotificationCostsAPoll(t *testing.T) {
 	r := mustRig(t)
 	s := mustService(t, r.url)
+	session := func() int {
+		return mustCount(t, r.store, `SELECT DISTINCT pid FROM pg_locks
+			WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+			  AND classid = 'waybill.outbox'::regclass::oid AND granted`)
+	}
 	mustSleep(t, r.store)
+	pid := session()
+	eventually(t, patience, "it has looked once more, as it does when it has said that it sleeps", func() bool {
+		return mustCount(t, r.store, `SELECT count(*) FROM pg_stat_activity WHERE pid = $1 AND state = 'idle' AND query LIKE '%was not read before%'`, pid) == 1
+	})
 	mustExec(t, r.store.pool, `SELECT waybill.outbox_sleep(65535, false)`) // so that nobody notifies
 	s.mustEmit(t, testCloudEvent("/s", "one"))
 	awaitTaken(t, r.store)
 	assertStored(t, r.store, []string{"one"})
+	if now := session(); now != pid {
+		t.Errorf("session %d slept, and %d found what was new", pid, now)
+	}
 }
 
 // Postgres is killed while rows wait, are taken, and are committed.
@@ -414,10 +408,7 @@ func TestWhatComesLaterWaitsForWhatFailed(t *testing.T) {
 	if err := in.Accept(t.Context(), []Event{mustEvent(t, "/s", "test.event", "first")}); err != nil {
 		t.Fatal(err)
 	}
-	held := service.mustBegin(t)
-	if _, err := held.Exec(t.Context(), `SELECT FROM waybill.heads FOR UPDATE`); err != nil {
-		t.Fatal(err)
-	}
+	release := mustHoldHeads(t, r.store)
 	s := r.mustBeliever(t, in)
 	service.mustEmit(t, testCloudEvent("/s", "a"))
 	if err := s.round(t.Context()); err != nil || s.flying == nil {
@@ -434,9 +425,7 @@ func TestWhatComesLaterWaitsForWhatFailed(t *testing.T) {
 	if s.flying != nil {
 		t.Fatalf("%d rows were handed over before those that failed", len(s.flying.keys))
 	}
-	if err := held.Rollback(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	release()
 	for range 3 {
 		if err := s.round(t.Context()); err != nil {
 			t.Fatal(err)

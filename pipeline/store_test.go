@@ -198,14 +198,7 @@ func TestAppendGivesUpOnALockedHead(t *testing.T) {
 	}
 	t.Cleanup(s.Close)
 	mustAppend(t, s, mustEvents(t, 1, 1))
-	tx, err := s.pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(context.Background())
-	if _, err := tx.Exec(t.Context(), `SELECT 1 FROM waybill.heads FOR UPDATE`); err != nil {
-		t.Fatal(err)
-	}
+	mustHoldHeads(t, s)
 	for _, n := range []int{1, smallFlush + 1} {
 		start := time.Now()
 		_, err = s.Append(t.Context(), mustEvents(t, n, 1), 0, 1<<20)
@@ -213,6 +206,25 @@ func TestAppendGivesUpOnALockedHead(t *testing.T) {
 			t.Fatalf("got %v after %v, want ErrUnavailable after the lock timeout", err, time.Since(start))
 		}
 	}
+}
+
+// mustHoldHeads has every append wait, until release is called or the test ends.
+func mustHoldHeads(t testing.TB, s *Store) (release func()) {
+	t.Helper()
+	tx, err := s.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	release = func() {
+		if err := tx.Rollback(context.Background()); err != nil && !errors.Is(err, pgx.ErrTxClosed) {
+			t.Errorf("let go of the heads: %v", err)
+		}
+	}
+	t.Cleanup(release)
+	if _, err := tx.Exec(t.Context(), `SET LOCAL idle_in_transaction_session_timeout = 0; SELECT FROM waybill.heads FOR UPDATE`); err != nil {
+		t.Fatal(err)
+	}
+	return release
 }
 
 func TestOpenStoreSaysWhatToDo(t *testing.T) {

@@ -51,6 +51,9 @@ type S3Config struct {
 	PathStyle bool
 	// Checksums is when_supported, or when_required for servers that do not know them.
 	Checksums string
+	// Isolated keeps AWS's variables and shared files out of it, for a server of the program's own. AccessKey and
+	// SecretKey must be given then.
+	Isolated bool
 }
 
 // DefaultS3Config is AWS in us-east-1 with the SDK's usual credentials.
@@ -74,6 +77,8 @@ func (c S3Config) Validate() error {
 		return errors.New("S3Config.Region (WAYBILL_S3_REGION) is empty: requests are signed for a region; compatible servers mostly take us-east-1")
 	case (c.AccessKey == "") != (c.SecretKey == ""):
 		return errors.New("S3Config.AccessKey (WAYBILL_S3_ACCESS_KEY) and SecretKey (WAYBILL_S3_SECRET_KEY): give both, or neither for the SDK's usual credentials")
+	case c.Isolated && c.AccessKey == "":
+		return errors.New("S3Config.Isolated leaves out where the SDK finds its usual credentials: give AccessKey and SecretKey")
 	case c.Checksums != ChecksumsWhenSupported && c.Checksums != ChecksumsWhenRequired:
 		return fmt.Errorf("S3Config.Checksums is %q: want %s or %s", c.Checksums, ChecksumsWhenSupported, ChecksumsWhenRequired)
 	}
@@ -97,23 +102,26 @@ func NewS3Client(ctx context.Context, cfg S3Config, options ...func(*s3.Options)
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	load := []func(*config.LoadOptions) error{
-		config.WithRegion(cfg.Region),
-		config.WithRetryer(newS3Retryer),
-		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+	given := aws.Config{
+		Region: cfg.Region, Retryer: newS3Retryer,
+		HTTPClient: awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
 			t.ResponseHeaderTimeout = s3ResponseTimeout
 			t.MaxIdleConns, t.MaxIdleConnsPerHost = s3IdleConns, s3IdleConns
-		})),
+		}),
 	}
 	if cfg.AccessKey != "" {
-		load = append(load, config.WithCredentialsProvider(
-			credentials.NewStaticCredentialsProvider(cfg.AccessKey, cfg.SecretKey, "")))
+		given.Credentials = credentials.NewStaticCredentialsProvider(cfg.AccessKey, cfg.SecretKey, "")
 	}
-	loaded, err := config.LoadDefaultConfig(ctx, load...)
+	options = append([]func(*s3.Options){cfg.apply}, options...)
+	if cfg.Isolated {
+		return s3.NewFromConfig(given, options...), nil
+	}
+	loaded, err := config.LoadDefaultConfig(ctx, config.WithRegion(given.Region), config.WithRetryer(given.Retryer),
+		config.WithHTTPClient(given.HTTPClient), config.WithCredentialsProvider(given.Credentials))
 	if err != nil {
 		return nil, fmt.Errorf("load the S3 client's configuration: %w", err)
 	}
-	return s3.NewFromConfig(loaded, append([]func(*s3.Options){cfg.apply}, options...)...), nil
+	return s3.NewFromConfig(loaded, options...), nil
 }
 
 func (c S3Config) apply(o *s3.Options) {

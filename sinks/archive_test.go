@@ -727,6 +727,7 @@ func TestS3ConfigErrors(t *testing.T) {
 		"Region":    func(c *S3Config) { c.Region = "" },
 		"SecretKey": func(c *S3Config) { c.AccessKey = "a" },
 		"Checksums": func(c *S3Config) { c.Checksums = "never" },
+		"Isolated":  func(c *S3Config) { c.Isolated = true },
 	} {
 		cfg := DefaultS3Config()
 		mustNil(t, cfg.Validate())
@@ -759,6 +760,23 @@ func TestS3ClientSettings(t *testing.T) {
 		}
 	}
 	k.wantIDs(0, "1.0", "2.0")
+}
+
+// The environment has a say in a client, but for an isolated one.
+func TestIsolatedS3Client(t *testing.T) {
+	k := newArchiveKit(t)
+	t.Setenv("AWS_PROFILE", "missing")
+	cfg := k.s3Config(testS3.Endpoint)
+	if _, err := NewS3Client(t.Context(), cfg); err == nil {
+		t.Fatal("a profile that is missing does not count")
+	}
+	cfg.Isolated = true
+	client, err := NewS3Client(t.Context(), cfg)
+	mustNil(t, err)
+	mustArchive(t, k.archiveWith(client), 0, batchOf(1, 1))
+	if attempts := client.Options().Retryer.MaxAttempts(); attempts != s3Attempts {
+		t.Errorf("%d attempts", attempts)
+	}
 }
 
 // BenchmarkArchiveSend archives full objects of 10,000 events of 1 KB in 20 batches.

@@ -39,39 +39,10 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/waybillhq/waybill/internal/endpoint"
+	"github.com/waybillhq/waybill/internal/endpoint/endpointtest"
 	"github.com/waybillhq/waybill/pipeline"
 	"github.com/waybillhq/waybill/schemas/chipingress"
 )
-
-// mustStartEndpoint runs a receiving endpoint until the test ends or stop is called.
-func mustStartEndpoint(t *testing.T, change func(*endpoint.Config)) (e *endpoint.Endpoint, stop func()) {
-	t.Helper()
-	cfg := endpoint.DefaultConfig()
-	cfg.Log = slog.New(slog.DiscardHandler)
-	if change != nil {
-		change(&cfg)
-	}
-	e, err := endpoint.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- e.Run(ctx) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("endpoint: %v", err)
-		}
-	})
-	t.Cleanup(stop)
-	select {
-	case <-e.Ready():
-	case err := <-done:
-		t.Fatalf("endpoint ended early: %v", err)
-	}
-	return e, stop
-}
 
 func mustBehave(t *testing.T, e *endpoint.Endpoint, change func(*endpoint.Behaviour)) {
 	t.Helper()
@@ -234,7 +205,7 @@ func seqnums(records []endpoint.Record) []int64 {
 
 func TestIngressDeliversInOrderWithinTheLimits(t *testing.T) {
 	t.Parallel()
-	e, _ := mustStartEndpoint(t, nil)
+	e, _ := endpointtest.Start(t, nil)
 	s := mustIngress(t, e.Addr(), func(c *IngressConfig) { c.MaxRequestEvents = 7 })
 	var batches []*pipeline.Batch
 	for b := range 5 {
@@ -515,7 +486,7 @@ func TestIngressStopsAfterAnEventThatWaits(t *testing.T) {
 
 func TestIngressFindsPoisonEvents(t *testing.T) {
 	t.Parallel()
-	e, _ := mustStartEndpoint(t, nil)
+	e, _ := endpointtest.Start(t, nil)
 	mustBehave(t, e, func(b *endpoint.Behaviour) { b.PoisonType = "poison" })
 	s := mustIngress(t, e.Addr(), nil)
 	poison := map[int]bool{0: true, 37: true, 38: true, 99: true}
@@ -550,7 +521,7 @@ func TestIngressFindsPoisonEvents(t *testing.T) {
 // nothing of it; the others must not wait for ever.
 func TestIngressRefusesWhatCannotBeDecoded(t *testing.T) {
 	t.Parallel()
-	e, _ := mustStartEndpoint(t, nil)
+	e, _ := endpointtest.Start(t, nil)
 	s := mustIngress(t, e.Addr(), nil)
 	batch := newBatch(1)
 	for i := range 10 {
@@ -614,7 +585,7 @@ func TestIngressHalvingIsBounded(t *testing.T) {
 func TestIngressSplitsWhatIsTooLarge(t *testing.T) {
 	t.Parallel()
 	// The server's own limit, not an imitation.
-	e, _ := mustStartEndpoint(t, func(c *endpoint.Config) { c.MaxMessageBytes = 64 << 10 })
+	e, _ := endpointtest.Start(t, func(c *endpoint.Config) { c.MaxMessageBytes = 64 << 10 })
 	reader := metric.NewManualReader()
 	s := mustIngress(t, e.Addr(), func(c *IngressConfig) {
 		c.Meter = metric.NewMeterProvider(metric.WithReader(reader)).Meter("test")
@@ -673,7 +644,7 @@ func TestIngressKnowsTooLargeFromOverload(t *testing.T) {
 
 func TestIngressNeverRefusesUnderOverload(t *testing.T) {
 	t.Parallel()
-	e, _ := mustStartEndpoint(t, nil)
+	e, _ := endpointtest.Start(t, nil)
 	mustBehave(t, e, func(b *endpoint.Behaviour) { b.Overload = true })
 	s := mustIngress(t, e.Addr(), nil)
 	for _, n := range []int{1, 10} {
@@ -688,7 +659,7 @@ func TestIngressNeverRefusesUnderOverload(t *testing.T) {
 // TestIngressGivesUpOnWhatStaysUnknown: only while the endpoint takes other events.
 func TestIngressGivesUpOnWhatStaysUnknown(t *testing.T) {
 	t.Parallel()
-	e, _ := mustStartEndpoint(t, nil)
+	e, _ := endpointtest.Start(t, nil)
 	mustBehave(t, e, func(b *endpoint.Behaviour) { b.RefuseType, b.RefuseCode = "odd", "UNKNOWN" })
 	const limit = 300 * time.Millisecond
 	s := mustIngress(t, e.Addr(), func(c *IngressConfig) { c.UnknownFor = limit })
@@ -725,7 +696,7 @@ func TestIngressGivesUpOnWhatStaysUnknown(t *testing.T) {
 
 func TestIngressKeepsTryingWhatIsUnknown(t *testing.T) {
 	t.Parallel()
-	e, _ := mustStartEndpoint(t, nil)
+	e, _ := endpointtest.Start(t, nil)
 	mustBehave(t, e, func(b *endpoint.Behaviour) { b.RefuseType, b.RefuseCode = "odd", "UNKNOWN" })
 	items := itemsOf(newBatch(1, newCE("odd", 1, 0), newCE("even", 1, 0)))
 	for name, limit := range map[string]time.Duration{"for ever": 0, "not yet for long": time.Hour} {
@@ -741,7 +712,7 @@ func TestIngressKeepsTryingWhatIsUnknown(t *testing.T) {
 
 func TestIngressLostResponseIsRetried(t *testing.T) {
 	t.Parallel()
-	e, _ := mustStartEndpoint(t, func(c *endpoint.Config) { c.Behaviour.FailEvery = 2 })
+	e, _ := endpointtest.Start(t, func(c *endpoint.Config) { c.Behaviour.FailEvery = 2 })
 	s := mustIngress(t, e.Addr(), nil)
 	first, second := sequence("t", 4, 0)[:2], sequence("t", 4, 0)[2:]
 	wantAll(t, mustSend(t, s, first), pipeline.Delivered)
@@ -756,7 +727,7 @@ func TestIngressLostResponseIsRetried(t *testing.T) {
 
 func TestIngressEndsWithItsTimeAndItsContext(t *testing.T) {
 	t.Parallel()
-	e, _ := mustStartEndpoint(t, nil)
+	e, _ := endpointtest.Start(t, nil)
 	mustBehave(t, e, func(b *endpoint.Behaviour) { b.DelayMS = 60_000 })
 	quick := mustIngress(t, e.Addr(), func(c *IngressConfig) { c.Timeout = 50 * time.Millisecond })
 	if _, err := quick.Send(t.Context(), 0, sequence("t", 1, 0)); status.Code(err) != codes.DeadlineExceeded {
@@ -776,7 +747,7 @@ func TestIngressEndsWithItsTimeAndItsContext(t *testing.T) {
 
 func TestIngressProbe(t *testing.T) {
 	t.Parallel()
-	e, stop := mustStartEndpoint(t, nil)
+	e, stop := endpointtest.Start(t, nil)
 	s := mustIngress(t, e.Addr(), func(c *IngressConfig) { c.Timeout = 30 * time.Second })
 	if err := s.Probe(t.Context()); err != nil {
 		t.Errorf("endpoint up: %v", err)
@@ -800,7 +771,7 @@ func TestIngressProbe(t *testing.T) {
 
 func TestIngressFindsAnEndpointThatComesBack(t *testing.T) {
 	t.Parallel()
-	e, stop := mustStartEndpoint(t, nil)
+	e, stop := endpointtest.Start(t, nil)
 	addr := e.Addr()
 	s := mustIngress(t, addr, nil)
 	wantAll(t, mustSend(t, s, sequence("t", 1, 0)), pipeline.Delivered)
@@ -808,7 +779,7 @@ func TestIngressFindsAnEndpointThatComesBack(t *testing.T) {
 	if _, err := s.Send(t.Context(), 0, sequence("t", 1, 0)); status.Code(err) != codes.Unavailable {
 		t.Fatalf("endpoint down: %v", err)
 	}
-	again, _ := mustStartEndpoint(t, func(c *endpoint.Config) { c.Addr = addr })
+	again, _ := endpointtest.Start(t, func(c *endpoint.Config) { c.Addr = addr })
 	deadline := time.Now().Add(time.Minute)
 	for {
 		if _, err := s.Send(t.Context(), 0, sequence("t", 1, 0)); err == nil {
@@ -825,7 +796,7 @@ func TestIngressFindsAnEndpointThatComesBack(t *testing.T) {
 
 func TestIngressLanesShareConnections(t *testing.T) {
 	t.Parallel()
-	e, _ := mustStartEndpoint(t, nil)
+	e, _ := endpointtest.Start(t, nil)
 	mustBehave(t, e, func(b *endpoint.Behaviour) { b.RefuseType, b.RefuseCode = "^lane3$", "UNKNOWN" })
 	s := mustIngress(t, e.Addr(), func(c *IngressConfig) { c.Connections = 3; c.MaxRequestEvents = 10 })
 	var wg sync.WaitGroup
@@ -1019,7 +990,7 @@ func TestIngressReasonFitsAReceipt(t *testing.T) {
 
 func TestIngressMetrics(t *testing.T) {
 	t.Parallel()
-	e, _ := mustStartEndpoint(t, nil)
+	e, _ := endpointtest.Start(t, nil)
 	reader := metric.NewManualReader()
 	s := mustIngress(t, e.Addr(), func(c *IngressConfig) {
 		c.MaxRequestEvents = 4
@@ -1039,7 +1010,7 @@ func TestIngressMetrics(t *testing.T) {
 }
 
 func TestIngressCloseEndsEverything(t *testing.T) {
-	e, stop := mustStartEndpoint(t, nil)
+	e, stop := endpointtest.Start(t, nil)
 	defer stop()
 	before := goleak.IgnoreCurrent()
 	cfg := DefaultIngressConfig()

@@ -12,25 +12,25 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
+	"github.com/waybillhq/waybill/internal/process"
 	"github.com/waybillhq/waybill/internal/s3mem"
-	"github.com/waybillhq/waybill/sinks"
 )
 
 const (
 	// archiveLinger is how long an object waits to be filled.
 	archiveLinger = 20 * time.Millisecond
-	// archiveTimeout bounds one request of the reader.
-	archiveTimeout = 10 * time.Second
+	// headerTimeout bounds the wait for the headers of a request.
+	headerTimeout = 10 * time.Second
 	// archiveKey is both keys of the server: it is on this machine only.
 	archiveKey = "waybilltest"
 )
 
-// flags are those of a forwarder.
-func (a Archive) flags() []string {
-	return []string{
-		"--s3-endpoint=" + a.Endpoint, "--s3-region=" + a.Region, "--s3-access-key=" + a.AccessKey, "--s3-secret-key=" + a.SecretKey,
-		"--s3-bucket=" + a.Bucket, "--s3-prefix=" + a.Prefix, "--s3-path-style",
-	}
+// settings are those of whatever writes or reads the archive.
+func (a Archive) settings() process.S3 {
+	s := process.DefaultS3()
+	s.S3Endpoint, s.S3Region, s.S3AccessKey, s.S3SecretKey = a.Endpoint, a.Region, a.AccessKey, a.SecretKey
+	s.S3Bucket, s.S3Prefix, s.S3PathStyle, s.S3Isolated = a.Bucket, a.Prefix, true, true
+	return s
 }
 
 // startArchive starts an S3 server in memory, with a bucket.
@@ -39,7 +39,7 @@ func (w *Waybill) startArchive(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listen for the archive: %w", err)
 	}
-	server := &http.Server{Handler: s3mem.New(archiveKey, archiveKey), ReadHeaderTimeout: archiveTimeout}
+	server := &http.Server{Handler: s3mem.New(archiveKey, archiveKey), ReadHeaderTimeout: headerTimeout}
 	w.onStop(w.parts.run("archive", func(ctx context.Context) error {
 		defer context.AfterFunc(ctx, func() { _ = server.Close() })()
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
@@ -51,17 +51,14 @@ func (w *Waybill) startArchive(ctx context.Context) error {
 		Endpoint: "http://" + listener.Addr().String(), Region: s3mem.Region, AccessKey: archiveKey, SecretKey: archiveKey,
 		Bucket: "archive", Prefix: "waybill",
 	}
-	config := sinks.DefaultS3Config()
-	config.Endpoint, config.Region, config.PathStyle = w.Archive.Endpoint, w.Archive.Region, true
-	config.AccessKey, config.SecretKey = archiveKey, archiveKey
-	client, err := sinks.NewS3Client(ctx, config)
+	client, err := w.Archive.settings().Client(ctx)
 	if err != nil {
 		return err
 	}
 	if _, err := client.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: aws.String(w.Archive.Bucket)}); err != nil {
 		return fmt.Errorf("make the bucket of the archive: %w", err)
 	}
-	w.reader, err = sinks.NewArchiveReader(client, w.Archive.Bucket, w.Archive.Prefix, archiveTimeout)
+	w.reader, err = w.Archive.settings().ArchiveReader(ctx)
 	return err
 }
 
@@ -88,7 +85,7 @@ func (w *Waybill) archived(ctx context.Context, filter Filter) (s state, err err
 			if err != nil {
 				return state{}, err
 			}
-			if e := newEvent(ce); filter.matches(ce, e) {
+			if e := newEvent(ce); filter.matches(e) {
 				s.matching = append(s.matching, e)
 			} else {
 				s.other = append(s.other, e)

@@ -11,7 +11,7 @@ import (
 type Behaviour struct {
 	// Down answers every call with UNAVAILABLE.
 	Down bool
-	// Delay is how long each call waits first; ten minutes at most.
+	// Delay is how long each call waits first, in whole milliseconds; ten minutes at most.
 	Delay time.Duration
 	// Overloaded answers every call with RESOURCE_EXHAUSTED.
 	Overloaded bool
@@ -30,6 +30,14 @@ func (b Behaviour) config() endpoint.Behaviour {
 		c.RefuseCode = b.RefuseCode
 	}
 	return c
+}
+
+// newBehaviour is the inverse of config.
+func newBehaviour(c endpoint.Behaviour) Behaviour {
+	return Behaviour{
+		Down: c.Down, Delay: time.Duration(c.DelayMS) * time.Millisecond, Overloaded: c.Overload,
+		RefuseType: c.RefuseType, RefuseCode: c.RefuseCode, LoseEvery: c.FailEvery,
+	}
 }
 
 // SetBehaviour applies to the calls that the endpoint gets from now on. The test fails if the behaviour makes no sense.

@@ -80,7 +80,7 @@ func (w *Waybill) deadLetters(ctx context.Context, filter Filter) (matching, oth
 			e := newEvent(ce)
 			e.Seqnum = l.Seqnum // it is not in the encoding
 			letter := DeadLetter{Event: e, Sink: l.Sink, Code: l.Code, Reason: l.Reason, FailedAt: l.FailedAt}
-			if filter.matches(ce, e) {
+			if filter.matches(e) {
 				matching = append(matching, letter)
 			} else {
 				other = append(other, letter)

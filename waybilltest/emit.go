@@ -2,6 +2,7 @@ package waybilltest
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
@@ -17,30 +18,21 @@ func (w *Waybill) Emit(t testing.TB, events ...Event) {
 	}
 	encoded := make([]*pb.CloudEvent, len(events))
 	for i, e := range events {
-		if e.ID == "" {
-			e.ID = uuid.NewString()
-		}
 		var err error
 		if encoded[i], err = e.proto(); err != nil {
 			t.Fatalf("waybilltest: emit: %v", err)
+		}
+		if e.ID == "" {
+			encoded[i].Id = uuid.NewString()
 		}
 	}
 	var errs []error
 	for i, err := range w.sender.Send(t.Context(), encoded) {
 		if err != nil {
-			errs = append(errs, &emitError{events[i], err})
+			errs = append(errs, fmt.Errorf("%s: %w", newEvent(encoded[i]), err))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		t.Fatalf("waybilltest: emit: %v", err)
 	}
 }
-
-// emitError says which event was not accepted.
-type emitError struct {
-	event Event
-	err   error
-}
-
-func (e *emitError) Error() string { return e.event.String() + ": " + e.err.Error() }
-func (e *emitError) Unwrap() error { return e.err }

@@ -11,6 +11,7 @@ import (
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/waybillhq/waybill/internal/cloudevent"
 	"github.com/waybillhq/waybill/pipeline"
 )
 
@@ -117,7 +118,7 @@ func attributeValue(value any) (*pb.CloudEventAttributeValue, error) {
 func newEvent(ce *pb.CloudEvent) Event {
 	e := Event{ID: ce.GetId(), Source: ce.GetSource(), Type: ce.GetType()}
 	for name, value := range ce.GetAttributes() {
-		v := plainValue(value)
+		v := cloudevent.Value(value)
 		text, _ := v.(string)
 		switch name {
 		case subjectAttribute:
@@ -140,38 +141,9 @@ func newEvent(ce *pb.CloudEvent) Event {
 			e.Extensions[name] = v
 		}
 	}
-	switch d := ce.GetData().(type) {
-	case *pb.CloudEvent_BinaryData:
-		e.Data = d.BinaryData
-	case *pb.CloudEvent_TextData:
-		e.Data = []byte(d.TextData)
-	case *pb.CloudEvent_ProtoData:
-		e.Data = d.ProtoData.GetValue()
-		if e.DataSchema == "" {
-			e.DataSchema = d.ProtoData.GetTypeUrl()
-		}
+	e.Data = cloudevent.Data(ce)
+	if e.DataSchema == "" {
+		e.DataSchema = ce.GetProtoData().GetTypeUrl()
 	}
 	return e
-}
-
-// plainValue is the value of an attribute in Go; nil where it has none.
-func plainValue(value *pb.CloudEventAttributeValue) any {
-	switch v := value.GetAttr().(type) {
-	case *pb.CloudEventAttributeValue_CeString:
-		return v.CeString
-	case *pb.CloudEventAttributeValue_CeBoolean:
-		return v.CeBoolean
-	case *pb.CloudEventAttributeValue_CeInteger:
-		return v.CeInteger
-	case *pb.CloudEventAttributeValue_CeBytes:
-		return v.CeBytes
-	case *pb.CloudEventAttributeValue_CeUri:
-		return v.CeUri
-	case *pb.CloudEventAttributeValue_CeUriRef:
-		return v.CeUriRef
-	case *pb.CloudEventAttributeValue_CeTimestamp:
-		return v.CeTimestamp.AsTime()
-	default:
-		return nil
-	}
 }

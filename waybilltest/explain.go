@@ -8,6 +8,7 @@ import (
 
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 
+	"github.com/waybillhq/waybill/internal/endpoint"
 	"github.com/waybillhq/waybill/internal/expect"
 	"github.com/waybillhq/waybill/pipeline"
 )
@@ -33,8 +34,8 @@ func (w *Waybill) explain(e expectation, s state) string {
 	}
 	w.explainStream(ctx, &out, e.filter)
 	w.explainLetters(ctx, &out)
-	if b := w.endpoint.Behaviour(); b != (Behaviour{}).config() {
-		fmt.Fprintf(&out, "\n  the endpoint behaves as it was told: %+v", b)
+	if b := w.endpoint.Behaviour(); b != endpoint.DefaultBehaviour() {
+		fmt.Fprintf(&out, "\n  the endpoint behaves as it was told: %+v", newBehaviour(b))
 	}
 	for _, problem := range w.parts.problems(false) {
 		fmt.Fprintf(&out, "\n  %s", problem)
@@ -89,7 +90,7 @@ func (w *Waybill) progress(ctx context.Context, filter Filter) (p expect.Progres
 			if b.Attempt == 0 {
 				total++
 			}
-			if filter.matches(ce, newEvent(ce)) {
+			if filter.matches(newEvent(ce)) {
 				watch.See(b, index)
 			}
 			return nil

@@ -63,7 +63,7 @@ func TestFailuresSayWhy(t *testing.T) {
 	text := mustFail(t, func(t testing.TB) { w.Expect(t, created, 2, within) })
 	mustSay(t, text, `expected 2 events at the endpoint within 200ms (source "/shop", type "order.created", a 1): 0`,
 		"2 do not match", `order.created "17" of /shop (seqnum 1)`, `order.cancelled "18" of /shop`, "3 events were accepted, of which 0 match",
-		`dead letter: refused "19" of /shop (seqnum 1), of ingress: VALIDATION_FAILED: events of type "refused" are refused`, "RefuseType:refused")
+		`dead letter: refused "19" of /shop (seqnum 1), of ingress: VALIDATION_FAILED: events of type "refused" are refused`, "RefuseType:refused", "Overloaded:false")
 	if took := time.Since(began); took < within {
 		t.Errorf("it gave up after %v", took)
 	}
@@ -82,7 +82,7 @@ func TestFailuresSayWhy(t *testing.T) {
 	w.SetBehaviour(t, waybilltest.Behaviour{Down: true})
 	w.Emit(t, waybilltest.Event{ID: "20", Source: "/shop", Type: "order.created"})
 	text = mustFail(t, func(t testing.TB) { w.Expect(t, waybilltest.Filter{ID: "20"}, 1, 2*time.Second) })
-	mustSay(t, text, "of which 1 match; of these ingress lacks 1", "Down:true", "forwarder: delivery:")
+	mustSay(t, text, "of which 1 match; of these ingress lacks 1", "Down:true", "LoseEvery:0", "forwarder: delivery:")
 	w.SetBehaviour(t, waybilltest.Behaviour{})
 	w.Expect(t, waybilltest.Filter{ID: "20"}, 1, patience)
 }
@@ -90,10 +90,10 @@ func TestFailuresSayWhy(t *testing.T) {
 func TestWhatCannotBeIsRefused(t *testing.T) {
 	t.Parallel()
 	for want, option := range map[string]waybilltest.Option{
-		"WithLanes(0)":      waybilltest.WithLanes(0),
-		"WithEventTTL(-1s)": waybilltest.WithEventTTL(-time.Second),
-		"refuse_type":       waybilltest.WithBehaviour(waybilltest.Behaviour{RefuseType: "("}),
-		"dedupe attribute":  waybilltest.WithDedupeAttribute("Not_One"),
+		"WithLanes(0)":        waybilltest.WithLanes(0),
+		"WithEventTTL(-1s)":   waybilltest.WithEventTTL(-time.Second),
+		"refuse_type":         waybilltest.WithBehaviour(waybilltest.Behaviour{RefuseType: "("}),
+		"WithDedupeAttribute": waybilltest.WithDedupeAttribute("Not_One"),
 	} {
 		t.Run(want, func(t *testing.T) {
 			mustSay(t, mustFail(t, func(t testing.TB) { waybilltest.Start(t, option) }), "waybilltest: ", want)
@@ -102,6 +102,9 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 	w := waybilltest.Start(t)
 	mustSay(t, mustFail(t, func(t testing.TB) { w.SetBehaviour(t, waybilltest.Behaviour{RefuseCode: "NO"}) }), "refuse_code", `"NO"`, "VALIDATION_FAILED")
 	mustSay(t, mustFail(t, func(t testing.TB) { w.Emit(t, waybilltest.Event{ID: "1", Type: "t"}) }), "source", `"1"`)
+	if text := mustFail(t, func(t testing.TB) { w.Emit(t, waybilltest.Event{Type: "t"}) }); strings.Contains(text, `t "" of`) {
+		t.Errorf("the id that it made up is not told: %s", text)
+	}
 	mustSay(t, mustFail(t, func(t testing.TB) {
 		w.Emit(t, waybilltest.Event{Source: "/a", Type: "t", Extensions: map[string]any{"f": 1.5}})
 	}), "extension f", "float64")

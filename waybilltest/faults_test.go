@@ -83,14 +83,27 @@ func TestEndpointDelays(t *testing.T) {
 func TestDedupe(t *testing.T) {
 	t.Parallel()
 	w := waybilltest.Start(t, waybilltest.WithDedupeAttribute("key"))
-	w.Emit(t, numbered("/a", 1)...)
-	w.Emit(t, numbered("/a", 1)...)
-	key := map[string]any{"key": "k"}
-	w.Emit(t, waybilltest.Event{Source: "/b", Type: "t", Extensions: key})
-	w.Emit(t, waybilltest.Event{Source: "/b", Type: "t", Extensions: key})
-	w.Emit(t, waybilltest.Event{Source: "/c", Type: "t"}, waybilltest.Event{Source: "/c", Type: "t"}) // with ids of their own
-	w.Expect(t, waybilltest.Filter{Source: "/c"}, 2, patience)
-	w.Expect(t, waybilltest.Filter{}, 4, patience)
+	event := func(source, id, key, subject string) waybilltest.Event {
+		e := waybilltest.Event{ID: id, Source: source, Type: "t", Subject: subject}
+		if key != "" {
+			e.Extensions = map[string]any{"key": key}
+		}
+		return e
+	}
+	w.Emit(t, event("/by/id", "1", "", ""))
+	w.Emit(t, event("/by/id", "1", "", ""), event("/by/id", "2", "", "last"))
+	w.Emit(t, event("/by/key", "", "k", ""))
+	w.Emit(t, event("/by/key", "", "k", ""), event("/by/key", "", "l", "last"))
+	w.Emit(t, event("/same/id", "1", "k", ""), event("/same/id", "1", "l", "last"))
+	w.Emit(t, event("/no/id", "", "", ""), event("/no/id", "", "", "last"))
+	for _, source := range []string{"/by/id", "/by/key", "/same/id", "/no/id"} {
+		got := w.Expect(t, waybilltest.Filter{Source: source}, 2, patience)
+		for i, e := range got {
+			if e.Seqnum != int64(i+1) || e.Deliveries != 1 || (e.Subject == "last") != (i == 1) {
+				t.Errorf("number %d is %s, %q, which came %d times", i, e, e.Subject, e.Deliveries)
+			}
+		}
+	}
 }
 
 // The log goes where it is wanted.

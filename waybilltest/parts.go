@@ -18,13 +18,16 @@ type parts struct {
 
 	mu    sync.Mutex // guards what follows
 	errs  []error
-	names []string // of processes that have begun, and how to ask them
-	ready map[string]func() pipeline.Readiness
+	asked []asked
 }
 
-func newParts() *parts {
-	return &parts{failed: make(chan struct{}), ready: map[string]func() pipeline.Readiness{}}
+// asked is a process that has begun, and how to ask it for its health.
+type asked struct {
+	name      string
+	readiness func() pipeline.Readiness
 }
+
+func newParts() *parts { return &parts{failed: make(chan struct{})} }
 
 // run starts a part, and returns what stops it and waits for its end.
 func (p *parts) run(name string, run func(context.Context) error) (stop func() error) {
@@ -65,31 +68,27 @@ func (p *parts) err() error {
 	return errors.Join(p.errs...)
 }
 
-// begun notes how to ask a process for its health.
-func (p *parts) begun(name string, readiness func() pipeline.Readiness) {
+// add notes how to ask a process for its health.
+func (p *parts) add(name string, readiness func() pipeline.Readiness) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.names = append(p.names, name)
-	p.ready[name] = readiness
+	p.asked = append(p.asked, asked{name, readiness})
 }
 
 // problems are what the processes say is wrong; only what keeps them from their work, if unready is set.
 func (p *parts) problems(unready bool) []string {
 	p.mu.Lock()
-	names := slices.Clone(p.names)
+	all := slices.Clone(p.asked)
 	p.mu.Unlock()
 	var out []string
-	for _, name := range names {
-		p.mu.Lock()
-		look := p.ready[name]
-		p.mu.Unlock()
-		r := look()
+	for _, a := range all {
+		r := a.readiness()
 		found := r.Problems
 		if !unready {
 			found = slices.Concat(r.Problems, r.Degraded)
 		}
 		for _, problem := range found {
-			out = append(out, fmt.Sprintf("%s: %s: %s", name, problem.Check, problem.Problem))
+			out = append(out, fmt.Sprintf("%s: %s: %s", a.name, problem.Check, problem.Problem))
 		}
 	}
 	return out

@@ -57,8 +57,8 @@ func TestGivenServerOfTheEnvironment(t *testing.T) {
 		env       map[string]string
 		url, from string
 	}{
-		{nil, "", ""},
-		{map[string]string{"PGUSER": "u"}, "", ""},
+		{nil, "", databaseEnv},
+		{map[string]string{"PGUSER": "u"}, "", databaseEnv},
 		{map[string]string{databaseEnv: "postgres://h/d", "PGHOST": "other"}, "postgres://h/d", databaseEnv},
 	} {
 		url, from, err := givenServer(func(name string) string { return c.env[name] })

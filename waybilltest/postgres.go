@@ -47,9 +47,6 @@ func openServer(ctx context.Context) (*pgtest.Server, error) {
 		return pipeline.Migrate(ctx, url, spec(defaultLanes))
 	}})
 	if err != nil {
-		if given == "" {
-			err = fmt.Errorf("start a private Postgres: %w; or name a server in %s", err, databaseEnv)
-		}
 		return nil, err
 	}
 	if err := server.EndWithProcess(); err != nil {
@@ -58,13 +55,13 @@ func openServer(ctx context.Context) (*pgtest.Server, error) {
 	return server, nil
 }
 
-// givenServer returns the URL of the server that the environment names, and which of it does; empty: none.
+// givenServer returns the URL of the server that the environment names, empty for none, and which variable does, or could.
 func givenServer(getenv func(string) string) (given, from string, err error) {
 	if given := getenv(databaseEnv); given != "" {
 		return given, databaseEnv, nil
 	}
 	if getenv("PGHOST") == "" {
-		return "", "", nil
+		return "", databaseEnv, nil
 	}
 	c, err := pgx.ParseConfig("") // libpq's variables, and .pgpass
 	if err != nil {

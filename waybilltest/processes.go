@@ -17,6 +17,8 @@ const (
 	// queueBytes is the size of the stream EVENTS, and receiptBytes of RECEIPTS.
 	queueBytes   = 256 << 20
 	receiptBytes = 64 << 20
+	// dedupeBytes is ingest's memory of accepted events: some 60,000.
+	dedupeBytes = 1 << 20
 	// readyPoll is the pause between looks at whether the processes are ready.
 	readyPoll = 5 * time.Millisecond
 	// often is the pause of whatever a process does now and then: a test waits for it.
@@ -41,10 +43,10 @@ func (w *Waybill) startProcesses(ctx context.Context) error {
 	database := append([]string{"--database-url=" + w.DatabaseURL, "--database-conns=4"}, common...)
 	err := errors.Join(
 		process.Configure(janitor, append([]string{"--queue-bytes=" + strconv.Itoa(queueBytes)}, database...)...),
-		process.Configure(forwarder, append(append([]string{
+		process.Configure(forwarder, append([]string{
 			"--ingress-endpoint=" + w.endpoint.Addr(), "--archive-linger=" + archiveLinger.String(),
 			"--expiry-margin=0s", "--stop-timeout=" + stopTimeout.String(), // there is one clock
-		}, w.Archive.flags()...), common...)...),
+		}, common...)...),
 		process.Configure(ingest, append([]string{
 			"--http-addr=" + loopback, "--grpc-addr=" + loopback, "--event-ttl=" + w.settings.eventTTL.String(),
 			"--dedupe-attribute=" + w.settings.dedupeAttribute, "--dedupe-bytes=" + strconv.Itoa(dedupeBytes),
@@ -53,6 +55,7 @@ func (w *Waybill) startProcesses(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	forwarder.S3 = w.Archive.settings()
 	janitor.Host, forwarder.Host, ingest.Host = w.host(), w.host(), w.host()
 	janitor.Host.Janitor, forwarder.Host.Forwarder = tuneJanitor, tuneForwarder
 	for _, p := range []struct {
@@ -65,7 +68,7 @@ func (w *Waybill) startProcesses(ctx context.Context) error {
 		w.onStop(w.parts.run(p.name, p.config.Run))
 		select {
 		case r := <-running:
-			w.parts.begun(p.name, r.Readiness)
+			w.parts.add(p.name, r.Readiness)
 			if r.HTTPAddr != "" {
 				w.HTTPURL, w.GRPCAddr = "http://"+r.HTTPAddr, r.GRPCAddr
 			}
@@ -84,9 +87,6 @@ func (w *Waybill) startProcesses(ctx context.Context) error {
 	w.onStop(w.sender.Close)
 	return nil
 }
-
-// dedupeBytes is ingest's memory of accepted events: some 60,000.
-const dedupeBytes = 1 << 20
 
 // host keeps the processes away from the environment of the test and from its standard error.
 func (w *Waybill) host() *process.Host {

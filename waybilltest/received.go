@@ -1,6 +1,7 @@
 package waybilltest
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -10,18 +11,20 @@ import (
 // received is what came to the endpoint, each event once, in the order of their first arrivals.
 type received struct {
 	mu      sync.Mutex // guards what follows
-	events  []arrival
-	index   map[[2]string]int // of an event by source and id
-	changed chan struct{}     // closed, and made anew, when something comes
+	events  []Event
+	index   map[identity]int
+	changed chan struct{} // closed, and made anew, when something comes
 }
 
-type arrival struct {
-	ce    *pb.CloudEvent
-	event Event
+// identity tells accepted events apart. Those of one id are several where something else says which are the same one
+// (WithDedupeAttribute).
+type identity struct {
+	source, typ, id string
+	seqnum          int64
 }
 
 func newReceived() *received {
-	return &received{index: map[[2]string]int{}, changed: make(chan struct{})}
+	return &received{index: map[identity]int{}, changed: make(chan struct{})}
 }
 
 // take is endpoint.Config.Taken.
@@ -30,15 +33,15 @@ func (r *received) take(events []*pb.CloudEvent) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, ce := range events {
-		key := [2]string{ce.GetSource(), ce.GetId()}
-		if at, again := r.index[key]; again {
-			r.events[at].event.Deliveries++
+		e := newEvent(ce)
+		id := identity{e.Source, e.Type, e.ID, e.Seqnum}
+		if at, again := r.index[id]; again {
+			r.events[at].Deliveries++
 			continue
 		}
-		e := newEvent(ce)
 		e.ReceivedAt, e.Deliveries = now, 1
-		r.index[key] = len(r.events)
-		r.events = append(r.events, arrival{ce, e})
+		r.index[id] = len(r.events)
+		r.events = append(r.events, e)
 	}
 	close(r.changed)
 	r.changed = make(chan struct{})
@@ -47,15 +50,13 @@ func (r *received) take(events []*pb.CloudEvent) {
 // split returns the events that match and those that do not, and what is closed when there may be more.
 func (r *received) split(f Filter) (matching, other []Event, changed <-chan struct{}) {
 	r.mu.Lock()
-	all, changed := r.events[:len(r.events):len(r.events)], r.changed
-	copied := make([]arrival, len(all))
-	copy(copied, all)
+	all, changed := slices.Clone(r.events), r.changed
 	r.mu.Unlock()
-	for _, a := range copied { // without the lock: the filter calls back
-		if f.matches(a.ce, a.event) {
-			matching = append(matching, a.event)
+	for _, e := range all { // without the lock: the filter calls back
+		if f.matches(e) {
+			matching = append(matching, e)
 		} else {
-			other = append(other, a.event)
+			other = append(other, e)
 		}
 	}
 	return matching, other, changed

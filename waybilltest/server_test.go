@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,7 +21,8 @@ import (
 	"github.com/waybillhq/waybill/waybilltest"
 )
 
-// childEnv makes this test binary one whose end another one watches: "wait" has it wait to be killed.
+// childEnv makes this test binary one whose end another one watches, and says how it is to end: "end", "panic", "fail" in
+// Start, or "wait" to be killed.
 const childEnv = "WAYBILLTEST_CHILD"
 
 // TestChild is what the tests below run in a process of its own.
@@ -30,6 +30,9 @@ func TestChild(t *testing.T) {
 	mode := os.Getenv(childEnv)
 	if mode == "" {
 		return
+	}
+	if mode == "fail" {
+		waybilltest.Start(t, waybilltest.WithBehaviour(waybilltest.Behaviour{RefuseType: "("}))
 	}
 	w := waybilltest.Start(t)
 	w.Emit(t, numbered("/a", 3)...)
@@ -46,8 +49,11 @@ func TestChild(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _ = fmt.Printf("\nready %s %s \n", w.DatabaseURL, files)
-	if mode == "wait" {
-		time.Sleep(10 * patience) // to be killed
+	switch mode {
+	case "wait":
+		_, _ = io.Copy(io.Discard, os.Stdin) // to be killed, or for who would do it to end
+	case "panic":
+		panic("as it was told")
 	}
 }
 
@@ -60,8 +66,13 @@ func child(t *testing.T, mode string, env ...string) *exec.Cmd {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, self, "-test.run=^TestChild$", "-test.v")
-	cmd.Env = append(os.Environ(), "WAYBILLTEST_DATABASE_URL=", "PGHOST=", childEnv+"="+mode)
+	// What is not said of Postgres does not count.
+	cmd.Env = append(os.Environ(), "AWS_PROFILE=missing", "OTEL_TRACES_EXPORTER=nonsense", "WAYBILL_S3_PREFIX=elsewhere",
+		"WAYBILLTEST_DATABASE_URL=", "PGHOST=", childEnv+"="+mode)
 	cmd.Env = append(cmd.Env, env...)
+	if _, err := cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
 	return cmd
 }
 
@@ -132,7 +143,8 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// A server that the environment names is used, in each of the two ways, and no database stays on it.
+// A server that the environment names is used, in each of the two ways, and no database stays on it, nor a file
+// anywhere, however the test ends.
 func TestGivenServer(t *testing.T) {
 	pg := pgtest.NewCluster(t)
 	u, err := url.Parse(pg.URL("postgres"))
@@ -140,17 +152,30 @@ func TestGivenServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	password, _ := u.User.Password()
-	for name, env := range map[string][]string{
-		"URL": {"WAYBILLTEST_DATABASE_URL=" + pg.URL("postgres")},
-		"PG": {
-			"PGHOST=" + u.Hostname(), "PGPORT=" + u.Port(), "PGUSER=" + u.User.Username(), "PGPASSWORD=" + password,
-			"PGDATABASE=postgres", "PGSSLMODE=disable",
-		},
+	byURL := []string{"WAYBILLTEST_DATABASE_URL=" + pg.URL("postgres")}
+	byPG := []string{
+		"PGHOST=" + u.Hostname(), "PGPORT=" + u.Port(), "PGUSER=" + u.User.Username(), "PGPASSWORD=" + password,
+		"PGDATABASE=postgres", "PGSSLMODE=disable",
+	}
+	for _, c := range []struct {
+		mode string
+		env  []string
+		says string
+	}{
+		{"end", byURL, ":" + u.Port() + "/"},
+		{"end", byPG, "port=" + u.Port()},
+		{"panic", byURL, "panic: as it was told"},
+		{"fail", byURL, "waybilltest: start: endpoint: Behaviour: refuse_type"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			out, err := child(t, "end", env...).CombinedOutput()
-			if err != nil || !strings.Contains(string(out), ":"+strconv.Itoa(pg.Port())) && !strings.Contains(string(out), "port="+strconv.Itoa(pg.Port())) {
-				t.Fatalf("%v:\n%s", err, out)
+		from, _, _ := strings.Cut(c.env[0], "=")
+		t.Run(c.mode+" "+from, func(t *testing.T) {
+			temp := t.TempDir()
+			out, err := child(t, c.mode, append(c.env, "TMPDIR="+temp)...).CombinedOutput()
+			if (err == nil) != (c.mode == "end") || !strings.Contains(string(out), c.says) {
+				t.Fatalf("%v, and it does not say %q:\n%s", err, c.says, out)
+			}
+			if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+				t.Errorf("files were left behind: %v, %v", left, err)
 			}
 			conn, err := pgx.Connect(t.Context(), pg.URL("postgres"))
 			if err != nil {

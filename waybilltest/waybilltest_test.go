@@ -163,6 +163,11 @@ func TestStartIsQuickAndNothingIsLeft(t *testing.T) {
 		w.ExpectArchived(t, waybilltest.Filter{}, 10, patience)
 		w.DeadLetters(t, waybilltest.Filter{})
 	})
+	t.Run("one that cannot start", func(t *testing.T) {
+		mustFail(t, func(t testing.TB) {
+			waybilltest.Start(t, waybilltest.WithBehaviour(waybilltest.Behaviour{RefuseType: "("}))
+		})
+	})
 	if conn, err := pgx.Connect(t.Context(), w.DatabaseURL); err == nil {
 		_ = conn.Close(t.Context())
 		t.Error("the database is still there")

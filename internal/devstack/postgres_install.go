@@ -18,7 +18,7 @@ const OldestPostgres = 14
 
 // ErrNoPostgres means that this machine has no PostgreSQL server programs.
 var ErrNoPostgres = errors.New("no PostgreSQL server programs (initdb, postgres) in PATH, in /usr/lib/postgresql/*/bin or where pg_config points: " +
-	"apt-get install postgresql (`make run` and `make test` do it where they may), or name a server with --database-url, in tests with TEST_DATABASE_URL")
+	"apt-get install postgresql, or use another server")
 
 // postgresInstall is one set of PostgreSQL server programs.
 type postgresInstall struct {

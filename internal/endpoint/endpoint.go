@@ -59,7 +59,8 @@ type Config struct {
 	// Behaviour to start with.
 	Behaviour Behaviour
 	// Taken, which may be nil, is called with the events of a call that were taken, in the order in which they
-	// came, before the call is answered. It must neither change them nor keep the call up.
+	// came, before the call is answered: by several calls at once. It must neither change the events nor keep the
+	// call up.
 	Taken func(events []*pb.CloudEvent)
 	// ServerOptions are added to the gRPC server's, for instance credentials.
 	ServerOptions []grpc.ServerOption

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/waybillhq/waybill/internal/cloudevent"
 	"github.com/waybillhq/waybill/schemas/chipingress"
 )
 
@@ -99,13 +100,15 @@ func (s *service) take(ctx context.Context, request proto.Message, events []*pb.
 				Source: event.GetSource(), Type: event.GetType(), ID: event.GetId(), Seqnum: seqnum(event),
 				DataCRC32C: checksum(event), ReplayID: event.GetAttributes()["replayid"].GetCeString(),
 			})
-			taken = append(taken, event)
+			if s.taken != nil {
+				taken = append(taken, event)
+			}
 		}
 	}
 	if err := s.ledger.add(accepted); err != nil {
 		return nil, status.Errorf(codes.Unavailable, "nothing was taken: %v", err)
 	}
-	if s.taken != nil && len(taken) > 0 {
+	if len(taken) > 0 {
 		s.taken(taken)
 	}
 	s.ledger.called(len(events) - len(accepted))
@@ -177,14 +180,5 @@ func seqnum(event *pb.CloudEvent) int64 {
 
 // checksum tells a reader of the records whether the data came through unchanged.
 func checksum(event *pb.CloudEvent) uint32 {
-	var data []byte
-	switch d := event.GetData().(type) {
-	case *pb.CloudEvent_BinaryData:
-		data = d.BinaryData
-	case *pb.CloudEvent_TextData:
-		data = []byte(d.TextData)
-	case *pb.CloudEvent_ProtoData:
-		data = d.ProtoData.GetValue()
-	}
-	return crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli))
+	return crc32.Checksum(cloudevent.Data(event), crc32.MakeTable(crc32.Castagnoli))
 }

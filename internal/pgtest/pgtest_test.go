@@ -99,10 +99,14 @@ func TestGivenServer(t *testing.T) {
 
 // Without a Postgres the tests fail; they are not skipped, and say why.
 func TestWithoutPostgresTestsFail(t *testing.T) {
-	for _, url := range []string{"postgres://nobody@127.0.0.1:1/none", "not a url"} {
-		out, err := runSelf(t, "^TestNewEmpty$", "TEST_DATABASE_URL="+url)
-		if err == nil || !strings.Contains(out, "FAIL: TestNewEmpty") || !strings.Contains(out, "TEST_DATABASE_URL") {
-			t.Errorf("with %q: error %v and\n%s", url, err, out)
+	for says, env := range map[string]string{
+		"connect to the server of TEST_DATABASE_URL": "TEST_DATABASE_URL=postgres://nobody@127.0.0.1:1/none",
+		"TEST_DATABASE_URL is not a URL":             "TEST_DATABASE_URL=not a url",
+		"or name a server in TEST_DATABASE_URL":      "TMPDIR=" + filepath.Join(t.TempDir(), "missing"), // so that none can be started
+	} {
+		out, err := runSelf(t, "^TestNewEmpty$", "TEST_DATABASE_URL=", env)
+		if err == nil || !strings.Contains(out, "FAIL: TestNewEmpty") || !strings.Contains(out, says) {
+			t.Errorf("with %s: error %v and\n%s", env, err, out)
 		}
 	}
 }

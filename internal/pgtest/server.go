@@ -37,7 +37,6 @@ type Server struct {
 	admin   *url.URL           // a database to connect to for making others
 	private *devstack.Postgres // nil: the server is not ours
 	lock    *devstack.DirLock  // of the private cluster's directory
-	from    string             // what named the server, for errors
 	fill    func(ctx context.Context, url string) error
 
 	mu       sync.Mutex
@@ -45,24 +44,24 @@ type Server struct {
 	failed   error  // why there is none; tried once
 }
 
-// Open uses the server at a URL, which from says the origin of, or starts a private one where the URL is
-// empty. Close ends it.
+// Open uses the server at a URL, or starts a private one where the URL is empty. from says what the URL is the value of, for
+// errors. Close ends it.
 func Open(ctx context.Context, given, from string, opts Options) (*Server, error) {
-	s := &Server{fill: opts.Template, from: from}
+	s := &Server{fill: opts.Template}
 	if given == "" {
 		if err := s.startPrivate(ctx, opts); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("start a private Postgres: %w; or name a server in %s", err, from)
 		}
-		given = s.private.URL("postgres")
+		return s, nil
 	}
-	admin, err := url.Parse(given)
-	if err != nil || !strings.HasPrefix(admin.Scheme, "postgres") {
+	var err error
+	s.admin, err = url.Parse(given)
+	if err != nil || !strings.HasPrefix(s.admin.Scheme, "postgres") {
 		// Not the error itself: it quotes the URL and with it a password.
-		return nil, fmt.Errorf("%s is not a URL: want postgres://user:password@host:port/database", s.from)
+		return nil, fmt.Errorf("%s is not a URL: want postgres://user:password@host:port/database", from)
 	}
-	s.admin = admin
 	if err := s.exec(ctx, "SELECT 1"); err != nil {
-		return nil, fmt.Errorf("connect to the server of %s: %w", s.from, err)
+		return nil, fmt.Errorf("connect to the server of %s: %w", from, err)
 	}
 	return s, nil
 }
@@ -102,7 +101,7 @@ func (s *Server) startPrivate(ctx context.Context, opts Options) error {
 		return err
 	}
 	if s.lock, err = devstack.LockDir(dir); err != nil {
-		return err
+		return errors.Join(err, os.RemoveAll(dir))
 	}
 	o := devstack.DefaultPostgresOptions(filepath.Join(dir, "postgres"))
 	o.Fsync = opts.Durable
@@ -110,6 +109,9 @@ func (s *Server) startPrivate(ctx context.Context, opts Options) error {
 	maps.Copy(o.Settings, map[string]string{"shared_buffers": "64MB", "autovacuum_naptime": "10s"})
 	maps.Copy(o.Settings, opts.Settings)
 	s.private, err = devstack.StartPostgres(ctx, o)
+	if err == nil {
+		s.admin, err = url.Parse(s.private.URL("postgres"))
+	}
 	if err != nil {
 		return errors.Join(err, s.lock.Unlock(), os.RemoveAll(dir))
 	}

@@ -23,6 +23,8 @@ type S3 struct {
 	S3SecretKey string `name:"s3-secret-key" env:"WAYBILL_S3_SECRET_KEY" secret:"" help:"Secret key; WAYBILL_S3_SECRET_KEY_FILE names a file that holds it."`
 	S3PathStyle bool   `name:"s3-path-style" env:"WAYBILL_S3_PATH_STYLE" help:"Bucket in the path and not in the host name, as most servers other than AWS want it." default:"${s3_path_style}" negatable:""`
 	S3Checksums string `name:"s3-checksums" env:"WAYBILL_S3_CHECKSUMS" help:"When checksums are sent; some servers refuse what they do not need." enum:"when_supported,when_required" default:"${s3_checksums}"`
+	// S3Isolated keeps AWS's variables and files out of it. No command line has it.
+	S3Isolated bool `kong:"-"`
 }
 
 // DefaultS3 is what the flags are when nobody sets them.
@@ -35,7 +37,7 @@ func DefaultS3() S3 {
 func (c S3) config() sinks.S3Config {
 	s := sinks.DefaultS3Config()
 	s.Endpoint, s.Region, s.AccessKey, s.SecretKey = c.S3Endpoint, c.S3Region, c.S3AccessKey, c.S3SecretKey
-	s.PathStyle, s.Checksums = c.S3PathStyle, c.S3Checksums
+	s.PathStyle, s.Checksums, s.Isolated = c.S3PathStyle, c.S3Checksums, c.S3Isolated
 	return s
 }
 

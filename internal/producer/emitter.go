@@ -7,6 +7,7 @@ import (
 
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 
+	"github.com/waybillhq/waybill/internal/cloudevent"
 	"github.com/waybillhq/waybill/pipeline"
 )
 
@@ -66,7 +67,7 @@ func emittable(ce *pb.CloudEvent) pipeline.CloudEvent {
 		case "datacontenttype":
 			out.DataContentType = value.GetCeString()
 		case "dataschema":
-			out.DataSchema = value.GetCeUri()
+			out.DataSchema = cloudevent.Text(value)
 		case "time":
 			out.Time = value.GetCeTimestamp().AsTime()
 		default:
@@ -74,12 +75,11 @@ func emittable(ce *pb.CloudEvent) pipeline.CloudEvent {
 		}
 	}
 	switch data := ce.GetData().(type) {
+	case nil:
 	case *pb.CloudEvent_TextData:
 		out.Data = pipeline.TextData(data.TextData)
-	case *pb.CloudEvent_BinaryData:
-		out.Data = pipeline.BinaryData(data.BinaryData)
-	case *pb.CloudEvent_ProtoData:
-		out.Data = pipeline.BinaryData(data.ProtoData.GetValue())
+	default:
+		out.Data = pipeline.BinaryData(cloudevent.Data(ce))
 	}
 	return out
 }

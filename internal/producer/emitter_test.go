@@ -2,7 +2,9 @@ package producer
 
 import (
 	"errors"
+	"reflect"
 	"testing"
+	"time"
 
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -42,19 +44,40 @@ func TestEmitterThatDoesNotRun(t *testing.T) {
 
 // What is emitted is the event that was to be sent.
 func TestEmittable(t *testing.T) {
-	text := func(s string) *pb.CloudEventAttributeValue {
-		return &pb.CloudEventAttributeValue{Attr: &pb.CloudEventAttributeValue_CeString{CeString: s}}
+	at := time.Date(2026, 11, 30, 8, 0, 0, 5e8, time.UTC)
+	attributes := map[string]*pb.CloudEventAttributeValue{
+		"subject": text("s"), "datacontenttype": text("application/protobuf"), "text": text("y"),
+		"dataschema": {Attr: &pb.CloudEventAttributeValue_CeUri{CeUri: "urn:schema"}},
+		"time":       {Attr: &pb.CloudEventAttributeValue_CeTimestamp{CeTimestamp: timestamppb.New(at)}},
+		"number":     {Attr: &pb.CloudEventAttributeValue_CeInteger{CeInteger: -7}},
+		"flag":       {Attr: &pb.CloudEventAttributeValue_CeBoolean{CeBoolean: true}},
+		"raw":        {Attr: &pb.CloudEventAttributeValue_CeBytes{CeBytes: []byte{0, 1}}},
+		"uri":        {Attr: &pb.CloudEventAttributeValue_CeUri{CeUri: "urn:x"}},
+		"ref":        {Attr: &pb.CloudEventAttributeValue_CeUriRef{CeUriRef: "../x"}},
+		"when":       {Attr: &pb.CloudEventAttributeValue_CeTimestamp{CeTimestamp: timestamppb.New(at)}},
 	}
-	at := timestamppb.Now()
-	got := emittable(&pb.CloudEvent{
-		Id: "1", Source: "/s", Type: "t", Data: &pb.CloudEvent_ProtoData{ProtoData: &anypb.Any{Value: []byte("p")}},
-		Attributes: map[string]*pb.CloudEventAttributeValue{
-			"subject": text("s"), "datacontenttype": text("application/protobuf"), "x": text("y"),
-			"time": {Attr: &pb.CloudEventAttributeValue_CeTimestamp{CeTimestamp: at}},
+	want := pipeline.CloudEvent{
+		Source: "/s", Type: "t", ID: "1", Subject: "s", DataContentType: "application/protobuf", DataSchema: "urn:schema", Time: at,
+		Extensions: map[string]pipeline.AttributeValue{
+			"text": pipeline.StringValue("y"), "number": pipeline.IntegerValue(-7), "flag": pipeline.BooleanValue(true),
+			"raw": pipeline.BinaryValue([]byte{0, 1}), "uri": pipeline.URIValue("urn:x"), "ref": pipeline.URIReferenceValue("../x"),
+			"when": pipeline.TimestampValue(at),
 		},
-	})
-	if got.ID != "1" || got.Source != "/s" || got.Type != "t" || got.Subject != "s" || got.DataContentType != "application/protobuf" ||
-		!got.Time.Equal(at.AsTime()) || len(got.Extensions) != 1 {
-		t.Errorf("it is emitted as %+v", got)
+	}
+	for _, c := range []struct {
+		ce   *pb.CloudEvent
+		data pipeline.Data
+	}{
+		{&pb.CloudEvent{Data: &pb.CloudEvent_ProtoData{ProtoData: &anypb.Any{Value: []byte("p")}}}, pipeline.BinaryData([]byte("p"))},
+		{&pb.CloudEvent{Data: &pb.CloudEvent_BinaryData{BinaryData: []byte("b")}}, pipeline.BinaryData([]byte("b"))},
+		{&pb.CloudEvent{Data: &pb.CloudEvent_BinaryData{}}, pipeline.BinaryData(nil)},
+		{&pb.CloudEvent{Data: &pb.CloudEvent_TextData{TextData: "x"}}, pipeline.TextData("x")},
+		{&pb.CloudEvent{}, pipeline.Data{}},
+	} {
+		c.ce.Id, c.ce.Source, c.ce.Type, c.ce.Attributes = "1", "/s", "t", attributes
+		want.Data = c.data
+		if got := emittable(c.ce); !reflect.DeepEqual(got, want) {
+			t.Errorf("it is emitted as %+v\nwant %+v", got, want)
+		}
 	}
 }

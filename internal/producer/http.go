@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
+
+	"github.com/waybillhq/waybill/internal/cloudevent"
 )
 
 const (
@@ -107,7 +109,7 @@ func (h *HTTP) request(ctx context.Context, events []*pb.CloudEvent) (*http.Requ
 }
 
 func (h *HTTP) binaryRequest(ctx context.Context, ce *pb.CloudEvent) (*http.Request, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, h.url, bytes.NewReader(dataBytes(ce)))
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, h.url, bytes.NewReader(cloudevent.Data(ce)))
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +123,7 @@ func (h *HTTP) binaryRequest(ctx context.Context, ce *pb.CloudEvent) (*http.Requ
 			header.Set("Content-Type", value.GetCeString())
 			continue
 		}
-		header.Set("Ce-"+name, headerValue(fmt.Sprint(attributeValue(value))))
+		header.Set("Ce-"+name, headerValue(cloudevent.Text(value)))
 	}
 	return request, nil
 }

@@ -4,9 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
+
+	"github.com/waybillhq/waybill/internal/cloudevent"
 )
 
 // AppendJSON appends the event in the CloudEvents JSON format. JSON data keeps its bytes.
@@ -15,9 +16,9 @@ func AppendJSON(dst []byte, ce *pb.CloudEvent) ([]byte, error) {
 		"specversion": ce.GetSpecVersion(), "id": ce.GetId(), "source": ce.GetSource(), "type": ce.GetType(),
 	}
 	for name, value := range ce.GetAttributes() {
-		members[name] = attributeValue(value)
+		members[name] = cloudevent.Value(value)
 	}
-	data := dataBytes(ce)
+	data := cloudevent.Data(ce)
 	_, isText := ce.GetData().(*pb.CloudEvent_TextData)
 	_, isProto := ce.GetData().(*pb.CloudEvent_ProtoData)
 	asJSON := !isProto && isJSON(contentType(ce)) && json.Valid(data)
@@ -41,26 +42,6 @@ func AppendJSON(dst []byte, ce *pb.CloudEvent) ([]byte, error) {
 	return append(append(dst, data...), '}'), nil
 }
 
-// attributeValue is what encoding/json makes the value of an attribute of.
-func attributeValue(value *pb.CloudEventAttributeValue) any {
-	switch v := value.GetAttr().(type) {
-	case *pb.CloudEventAttributeValue_CeBoolean:
-		return v.CeBoolean
-	case *pb.CloudEventAttributeValue_CeInteger:
-		return v.CeInteger
-	case *pb.CloudEventAttributeValue_CeBytes:
-		return v.CeBytes
-	case *pb.CloudEventAttributeValue_CeUri:
-		return v.CeUri
-	case *pb.CloudEventAttributeValue_CeUriRef:
-		return v.CeUriRef
-	case *pb.CloudEventAttributeValue_CeTimestamp:
-		return v.CeTimestamp.AsTime().Format(time.RFC3339Nano)
-	default:
-		return value.GetCeString()
-	}
-}
-
 func contentType(ce *pb.CloudEvent) string {
 	return ce.GetAttributes()["datacontenttype"].GetCeString()
 }
@@ -69,17 +50,4 @@ func isJSON(contentType string) bool {
 	media, _, _ := strings.Cut(contentType, ";")
 	media = strings.ToLower(strings.TrimSpace(media))
 	return media == "application/json" || media == "text/json" || strings.HasSuffix(media, "+json")
-}
-
-// dataBytes are the bytes of the event's data, whatever form it has.
-func dataBytes(ce *pb.CloudEvent) []byte {
-	switch data := ce.GetData().(type) {
-	case *pb.CloudEvent_TextData:
-		return []byte(data.TextData)
-	case *pb.CloudEvent_BinaryData:
-		return data.BinaryData
-	case *pb.CloudEvent_ProtoData:
-		return data.ProtoData.GetValue()
-	}
-	return nil
 }

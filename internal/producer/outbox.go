@@ -52,6 +52,9 @@ func (o *Outbox) Send(ctx context.Context, events []*pb.CloudEvent) []error {
 		}
 		valid, places = append(valid, event), append(places, i)
 	}
+	if len(valid) == 0 {
+		return errs
+	}
 	err := o.commit(ctx, valid)
 	for _, i := range places {
 		errs[i] = err

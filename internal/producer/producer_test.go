@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -20,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/waybillhq/waybill/internal/endpoint"
+	"github.com/waybillhq/waybill/internal/endpoint/endpointtest"
 	"github.com/waybillhq/waybill/internal/intake"
 	"github.com/waybillhq/waybill/pipeline"
 )
@@ -43,9 +43,10 @@ func TestAppendJSONKeepsEverything(t *testing.T) {
 			"time":            {Attr: &pb.CloudEventAttributeValue_CeTimestamp{CeTimestamp: timestamppb.New(time.Unix(1, 5e8))}},
 			"flag":            {Attr: &pb.CloudEventAttributeValue_CeBoolean{CeBoolean: true}},
 			"number":          {Attr: &pb.CloudEventAttributeValue_CeInteger{CeInteger: -7}},
+			"raw":             {Attr: &pb.CloudEventAttributeValue_CeBytes{CeBytes: []byte{0, 1}}},
 		}
 	}
-	common := `"flag":true,"id":"1","number":-7,"source":"/s","specversion":"1.0","time":"1970-01-01T00:00:01.5Z","type":"t"`
+	common := `"flag":true,"id":"1","number":-7,"raw":"AAE=","source":"/s","specversion":"1.0","time":"1970-01-01T00:00:01.5Z","type":"t"`
 	for _, test := range []struct {
 		contentType string
 		ce          *pb.CloudEvent
@@ -63,6 +64,34 @@ func TestAppendJSONKeepsEverything(t *testing.T) {
 		if err != nil || string(got) != "x"+test.want {
 			t.Errorf("%v\n got %s\nwant x%s", err, got, test.want)
 		}
+	}
+}
+
+// In binary mode each attribute is a header, with the text that CloudEvents has for its type.
+func TestBinaryMode(t *testing.T) {
+	h, err := NewHTTP("http://127.0.0.1:1", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ce := event("é 1")
+	ce.Attributes["time"] = &pb.CloudEventAttributeValue{Attr: &pb.CloudEventAttributeValue_CeTimestamp{CeTimestamp: timestamppb.New(time.Unix(1, 5e8))}}
+	ce.Attributes["flag"] = &pb.CloudEventAttributeValue{Attr: &pb.CloudEventAttributeValue_CeBoolean{CeBoolean: true}}
+	ce.Attributes["number"] = &pb.CloudEventAttributeValue{Attr: &pb.CloudEventAttributeValue_CeInteger{CeInteger: -7}}
+	ce.Attributes["raw"] = &pb.CloudEventAttributeValue{Attr: &pb.CloudEventAttributeValue_CeBytes{CeBytes: []byte{0, 1}}}
+	request, err := h.request(t.Context(), []*pb.CloudEvent{ce})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"Ce-Specversion": "1.0", "Ce-Id": "%C3%A9%201", "Ce-Source": "/s", "Ce-Type": "t", "Content-Type": "application/json",
+		"Ce-Time": "1970-01-01T00:00:01.5Z", "Ce-Flag": "true", "Ce-Number": "-7", "Ce-Raw": "AAE=",
+	} {
+		if got := request.Header.Get(name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	if data, err := io.ReadAll(request.Body); err != nil || string(data) != `{"a": "<é>", "n":9007199254740993}` {
+		t.Errorf("the body is %s, %v", data, err)
 	}
 }
 
@@ -207,36 +236,8 @@ func TestAddresses(t *testing.T) {
 	}
 }
 
-// newEndpoint runs a ChipIngress server.
-func newEndpoint(t *testing.T, behaviour endpoint.Behaviour) *endpoint.Endpoint {
-	t.Helper()
-	config := endpoint.DefaultConfig()
-	config.Behaviour, config.Log = behaviour, slog.New(slog.NewTextHandler(io.Discard, nil))
-	e, err := endpoint.New(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- e.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
-	select {
-	case <-e.Ready():
-	case err := <-ended:
-		t.Fatal(err)
-	}
-	return e
-}
-
 func TestGRPC(t *testing.T) {
-	behaviour := endpoint.DefaultBehaviour()
-	behaviour.RefuseType = "bad"
-	e := newEndpoint(t, behaviour)
+	e, _ := endpointtest.Start(t, func(c *endpoint.Config) { c.Behaviour.RefuseType = "bad" })
 	for _, stream := range []bool{false, true} {
 		e.Reset()
 		g, err := NewGRPC(e.Addr(), false, stream)
@@ -267,7 +268,7 @@ func TestGRPCTellsWhatIsUnknown(t *testing.T) {
 		{endpoint.Behaviour{RefuseCode: "UNKNOWN", Overload: true}, false},
 		{endpoint.Behaviour{RefuseCode: "UNKNOWN", FailEvery: 1}, true},
 	} {
-		e := newEndpoint(t, test.behaviour)
+		e, _ := endpointtest.Start(t, func(c *endpoint.Config) { c.Behaviour = test.behaviour })
 		g, err := NewGRPC(e.Addr(), false, false)
 		if err != nil {
 			t.Fatal(err)

@@ -158,19 +158,6 @@ func noise(r *rand.Rand, n int) []byte {
 	return out
 }
 
-// dataOf are the bytes of an event's data.
-func dataOf(ce *pb.CloudEvent) []byte {
-	switch data := ce.GetData().(type) {
-	case *pb.CloudEvent_TextData:
-		return []byte(data.TextData)
-	case *pb.CloudEvent_BinaryData:
-		return data.BinaryData
-	case *pb.CloudEvent_ProtoData:
-		return data.ProtoData.GetValue()
-	}
-	return nil
-}
-
 // checksum is the Castagnoli CRC-32 of data.
 func checksum(data []byte) uint32 { return crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)) }
 

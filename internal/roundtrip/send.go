@@ -13,6 +13,7 @@ import (
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/waybillhq/waybill/internal/cloudevent"
 	"github.com/waybillhq/waybill/internal/producer"
 	"github.com/waybillhq/waybill/pipeline"
 )
@@ -219,7 +220,7 @@ func (l *Ledger) send(ctx context.Context, config SenderConfig, sender producer.
 	events := make([]*pb.CloudEvent, len(c.indexes))
 	for i, index := range c.indexes {
 		events[i] = l.plan.Event(index)
-		l.sent[index].checksum, l.sent[index].offered = checksum(dataOf(events[i])), true
+		l.sent[index].checksum, l.sent[index].offered = checksum(cloudevent.Data(events[i])), true
 	}
 	accepted := int64(0)
 	for i, outcome := range producer.SendUntil(ctx, sender, events, config.Patience, config.Told) {

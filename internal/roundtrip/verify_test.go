@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"google.golang.org/protobuf/proto"
+
+	"github.com/waybillhq/waybill/internal/cloudevent"
 )
 
 // sentLedger is a ledger of n accepted events.
@@ -16,7 +18,7 @@ func sentLedger(n int) *Ledger {
 	plan.Sources, plan.Types = 2, 1
 	l := newLedger(plan)
 	for i := range l.sent {
-		l.sent[i] = entry{checksum: checksum(dataOf(plan.Event(i))), accepted: true}
+		l.sent[i] = entry{checksum: checksum(cloudevent.Data(plan.Event(i))), accepted: true}
 	}
 	return l
 }
@@ -178,7 +180,7 @@ func TestPlanIsTheSameEachTime(t *testing.T) {
 			t.Fatalf("event %d is %s of %s %s", i, ce.Id, ce.Source, ce.Type)
 		}
 		keys[source+typ] = true
-		sizes = append(sizes, len(dataOf(ce)))
+		sizes = append(sizes, len(cloudevent.Data(ce)))
 	}
 	if len(keys) != 24 || slices.Min(sizes) < 99 || slices.Min(sizes) > 300 || slices.Max(sizes) > 20<<10 || slices.Max(sizes) < 15000 {
 		t.Errorf("%d keys, %d to %d bytes", len(keys), slices.Min(sizes), slices.Max(sizes))

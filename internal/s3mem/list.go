@@ -116,17 +116,27 @@ func (s *Server) list(w http.ResponseWriter, name string, query url.Values) *api
 		}
 		q.after = string(after)
 	}
+	result := listResult{
+		Name: name, Prefix: q.prefix, Delimiter: q.delimiter, StartAfter: query.Get("start-after"), ContinuationToken: token,
+		MaxKeys: q.most,
+	}
+	if failed := s.fill(&result, q); failed != nil {
+		return failed
+	}
+	writeXML(w, http.StatusOK, result)
+	return nil
+}
+
+// fill puts a page into the answer.
+func (s *Server) fill(result *listResult, q listQuery) *apiError {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	b, failed := s.lockedBucket(name)
+	b, failed := s.lockedBucket(result.Name)
 	if failed != nil {
 		return failed
 	}
 	page := b.page(q)
-	result := listResult{
-		Name: name, Prefix: q.prefix, Delimiter: q.delimiter, StartAfter: query.Get("start-after"), ContinuationToken: token,
-		KeyCount: len(page.keys) + len(page.common), MaxKeys: q.most, IsTruncated: page.trimmed && q.most > 0,
-	}
+	result.KeyCount, result.IsTruncated = len(page.keys)+len(page.common), page.trimmed && q.most > 0
 	if result.IsTruncated {
 		result.NextContinuationToken = base64.URLEncoding.EncodeToString([]byte(page.last))
 	}
@@ -137,7 +147,6 @@ func (s *Server) list(w http.ResponseWriter, name string, query url.Values) *api
 	for _, common := range page.common {
 		result.CommonPrefixes = append(result.CommonPrefixes, commonPrefix{common})
 	}
-	writeXML(w, http.StatusOK, result)
 	return nil
 }
 
@@ -148,17 +157,17 @@ func (s *Server) listBuckets(w http.ResponseWriter) *apiError {
 		Buckets []listedBucket `xml:"Buckets>Bucket"`
 	}
 	s.mu.RLock()
-	defer s.mu.RUnlock()
 	for _, name := range slices.Sorted(maps.Keys(s.buckets)) {
 		result.Buckets = append(result.Buckets, listedBucket{name, showTime(s.buckets[name].created)})
 	}
+	s.mu.RUnlock()
 	writeXML(w, http.StatusOK, result)
 	return nil
 }
 
 // versioning says that there are no versions.
 func (s *Server) versioning(w http.ResponseWriter, name string) *apiError {
-	if _, failed := s.bucket(name); failed != nil {
+	if failed := s.exists(name); failed != nil {
 		return failed
 	}
 	writeXML(w, http.StatusOK, struct {
@@ -169,7 +178,7 @@ func (s *Server) versioning(w http.ResponseWriter, name string) *apiError {
 
 // lifecycle says that nothing is deleted by rules.
 func (s *Server) lifecycle(name string) *apiError {
-	if _, failed := s.bucket(name); failed != nil {
+	if failed := s.exists(name); failed != nil {
 		return failed
 	}
 	return &apiError{http.StatusNotFound, "NoSuchLifecycleConfiguration", "The lifecycle configuration does not exist"}

@@ -46,8 +46,6 @@ func (s *Server) put(w http.ResponseWriter, r *http.Request, name, key string) *
 		return notImplemented("If-None-Match with anything but *")
 	case r.Header.Get("If-Match") != "":
 		return notImplemented("If-Match of a write")
-	case r.Header.Get("X-Amz-Copy-Source") != "":
-		return notImplemented("copies")
 	}
 	data, sums, failed := readBody(w, r)
 	if failed != nil {
@@ -157,6 +155,15 @@ func parseRange(text string, size int) (from, to int, failed *apiError) {
 }
 
 func (s *Server) remove(w http.ResponseWriter, name, key string) *apiError {
+	if failed := s.delete(name, key); failed != nil {
+		return failed
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// delete deletes an object, if it is there.
+func (s *Server) delete(name, key string) *apiError {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b, failed := s.lockedBucket(name)
@@ -164,7 +171,6 @@ func (s *Server) remove(w http.ResponseWriter, name, key string) *apiError {
 		return failed
 	}
 	b.remove(key)
-	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
 
@@ -186,14 +192,10 @@ func (s *Server) removeMany(w http.ResponseWriter, r *http.Request, name string)
 		XMLName xml.Name  `xml:"DeleteResult"`
 		Deleted []deleted `xml:"Deleted"`
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	b, failed := s.lockedBucket(name)
-	if failed != nil {
-		return failed
-	}
 	for _, o := range list.Objects {
-		b.remove(o.Key)
+		if failed := s.delete(name, o.Key); failed != nil {
+			return failed
+		}
 		if !list.Quiet {
 			result.Deleted = append(result.Deleted, deleted{o.Key})
 		}

@@ -64,6 +64,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) *apiError {
 	if err := s.authenticate(r); err != nil {
 		return err
 	}
+	if name := unknownHeader(r.Header); name != "" {
+		return notImplemented("the header " + name)
+	}
 	name, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	query := r.URL.Query()
 	switch {
@@ -78,13 +81,28 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) *apiError {
 	}
 }
 
+// knownHeaders are those of S3's own, beside checksums of the data, that the server obeys or need not.
+var knownHeaders = map[string]bool{
+	"X-Amz-Content-Sha256": true, "X-Amz-Date": true, checksumHeader + "Mode": true, "X-Amz-Sdk-Checksum-Algorithm": true,
+}
+
+// unknownHeader returns one that asks for what the server does not have; empty: there is none.
+func unknownHeader(header http.Header) string {
+	for name := range header {
+		algorithm, _ := strings.CutPrefix(name, checksumHeader)
+		if strings.HasPrefix(name, "X-Amz-") && !knownHeaders[name] && checksums[algorithm] == nil {
+			return name
+		}
+	}
+	return ""
+}
+
 func (s *Server) serveBucket(w http.ResponseWriter, r *http.Request, name string, query url.Values) *apiError {
 	switch {
 	case r.Method == http.MethodPut && len(query) == 0:
 		return s.createBucket(w, name)
 	case r.Method == http.MethodHead:
-		_, err := s.bucket(name)
-		return err
+		return s.exists(name)
 	case r.Method == http.MethodGet && query.Get("list-type") == "2":
 		return s.list(w, name, query)
 	case r.Method == http.MethodGet && query.Has("versioning"):
@@ -113,14 +131,15 @@ func (s *Server) serveObject(w http.ResponseWriter, r *http.Request, name, key s
 	return notImplemented("this request for an object")
 }
 
-// bucket returns the bucket of that name.
-func (s *Server) bucket(name string) (*bucket, *apiError) {
+// exists says so if there is no bucket of that name.
+func (s *Server) exists(name string) *apiError {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.lockedBucket(name)
+	_, failed := s.lockedBucket(name)
+	return failed
 }
 
-// lockedBucket is bucket for who holds mu.
+// lockedBucket returns the bucket of that name. mu is held.
 func (s *Server) lockedBucket(name string) (*bucket, *apiError) {
 	b, ok := s.buckets[name]
 	if !ok {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"os"
 	"os/exec"
@@ -22,7 +21,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/waybillhq/waybill/internal/endpoint"
+	"github.com/waybillhq/waybill/internal/endpoint/endpointtest"
 	"github.com/waybillhq/waybill/internal/livestate"
 	"github.com/waybillhq/waybill/internal/roundtrip"
 	"github.com/waybillhq/waybill/pipeline"
@@ -135,28 +134,6 @@ func (r *replayed) mustReplay(t *testing.T, from string, want int, args ...strin
 		t.Errorf("the dry run counts %v, %v; delivered were %v, %v", dry.Lanes, dry.Types, o.Lanes, o.Types)
 	}
 	return o
-}
-
-// mustEndpoint starts another endpoint than the live path's.
-func mustEndpoint(t *testing.T) *endpoint.Endpoint {
-	t.Helper()
-	config := endpoint.DefaultConfig()
-	config.Log = slog.New(slog.DiscardHandler)
-	e, err := endpoint.New(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- e.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
-	<-e.Ready()
-	return e
 }
 
 // verifyAt compares what an endpoint has with a ledger.
@@ -315,7 +292,7 @@ func mustReplayALostHour(t *testing.T, r *replayed) {
 
 // A new endpoint needs the last day, which the stream of a young system does not reach back to.
 func mustReplayToANewEndpoint(t *testing.T, r *replayed) {
-	e := mustEndpoint(t)
+	e, _ := endpointtest.Start(t, nil)
 	r.mustReplay(t, "archive", 3*replayEvents, "--sink=ingress", "--since=24h", "--to-ingress-endpoint", e.Addr())
 	for i, ledger := range r.ledgers {
 		if report := verifyAt(t, ledger, "http://"+e.AdminAddr()); !report.OK() {
@@ -428,7 +405,7 @@ func mustResumeAfterKills(t *testing.T, r *replayed, live map[int][]sinks.Record
 		for lane := range live {
 			mustBeCopies(t, live[lane], copies[lane], name)
 		}
-		e := mustEndpoint(t)
+		e, _ := endpointtest.Start(t, nil)
 		args = []string{"--sink=ingress", "--from=" + from, "--to-ingress-endpoint=" + e.Addr(), "--name=" + name + "-2"}
 		taken := func() int { return int(e.Stats().Received) }
 		for range 2 {
@@ -445,7 +422,7 @@ func mustResumeAfterKills(t *testing.T, r *replayed, live map[int][]sinks.Record
 		}
 	}
 	// An interruption says how to go on.
-	e := mustEndpoint(t)
+	e, _ := endpointtest.Start(t, nil)
 	cmd := r.command(t, "--sink=ingress", "--from=stream", "--rate=50", "--to-ingress-endpoint="+e.Addr(), "--name=interrupted")
 	var out bytes.Buffer
 	cmd.Stderr = &out
@@ -477,7 +454,7 @@ func mustReportRefusals(t *testing.T, r *replayed) {
 // Replays run while events come in: the live path delivers these as if there were none.
 func mustReplayUnderLoad(t *testing.T, r *replayed) {
 	r.mustReset(t)
-	e := mustEndpoint(t)
+	e, _ := endpointtest.Start(t, nil)
 	queues := r.mustQueues(t)
 	accepted, wait := r.send(t, 6000)
 	eventually(t, patience, "load", func() bool { return accepted.Load() > 500 })
