@@ -36,6 +36,12 @@ func (s settings) validate() error {
 	if s.eventTTL < 0 {
 		errs = append(errs, fmt.Errorf("WithEventTTL(%v): want 0, which means for ever, or more", s.eventTTL))
 	}
+	if err := pipeline.CheckIdentifyingAttribute(s.dedupeAttribute); err != nil {
+		errs = append(errs, fmt.Errorf("WithDedupeAttribute: %w", err))
+	}
+	if err := s.behaviour.validate(); err != nil {
+		errs = append(errs, fmt.Errorf("WithBehaviour: %w", err))
+	}
 	return errors.Join(errs...)
 }
 

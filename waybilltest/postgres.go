@@ -48,7 +48,7 @@ func openServer(ctx context.Context) (*pgtest.Server, error) {
 	}})
 	if err != nil {
 		if given == "" {
-			err = fmt.Errorf("start a private Postgres: %w; or name a server in %s", err, databaseEnv)
+			err = fmt.Errorf("start a private Postgres: %w, or name a server in %s", err, databaseEnv)
 		}
 		return nil, err
 	}

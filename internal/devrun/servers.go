@@ -2,6 +2,7 @@ package devrun
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -28,6 +29,9 @@ func (p *postgresPart) Start(ctx context.Context) (int, error) {
 		return p.server.PID(), err
 	}
 	server, err := devstack.StartPostgres(ctx, p.options)
+	if errors.Is(err, devstack.ErrNoPostgres) {
+		err = fmt.Errorf("%w, or name a server with --database-url", err)
+	}
 	if err != nil {
 		return 0, err
 	}

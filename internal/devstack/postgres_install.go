@@ -16,9 +16,10 @@ import (
 // OldestPostgres is the first major version that Waybill is made for.
 const OldestPostgres = 14
 
-// ErrNoPostgres means that this machine has no PostgreSQL server programs.
+// ErrNoPostgres means that this machine has no PostgreSQL server programs. Whoever can use a server that exists adds how
+// it is named.
 var ErrNoPostgres = errors.New("no PostgreSQL server programs (initdb, postgres) in PATH, in /usr/lib/postgresql/*/bin or where pg_config points: " +
-	"apt-get install postgresql (`make run` and `make test` do it where they may), or name a server with --database-url, in tests with TEST_DATABASE_URL")
+	"install them (apt-get install postgresql)")
 
 // postgresInstall is one set of PostgreSQL server programs.
 type postgresInstall struct {

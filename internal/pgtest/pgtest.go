@@ -120,6 +120,9 @@ func sharedServer(ctx context.Context) (*Server, error) {
 	}
 	if binary.server == nil && binary.failed == nil {
 		binary.server, binary.failed = Open(ctx, os.Getenv(urlEnv), urlEnv, binary.opts)
+		if errors.Is(binary.failed, devstack.ErrNoPostgres) {
+			binary.failed = fmt.Errorf("%w, or name a server in %s", binary.failed, urlEnv)
+		}
 	}
 	return binary.server, binary.failed
 }
