@@ -1,6 +1,7 @@
 package waybilltest_test
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
@@ -16,7 +17,11 @@ func announce(waybillURL, order string) error {
 	if err != nil {
 		return err
 	}
-	return answer.Body.Close()
+	defer answer.Body.Close()
+	if answer.StatusCode >= 300 { // it is not accepted
+		return errors.New(answer.Status)
+	}
+	return nil
 }
 
 func TestAnOrderIsAnnounced(t *testing.T) {
