@@ -132,18 +132,19 @@ func TestSQLOfTheOutbox(t *testing.T) {
 		t.Fatalf("the grant is not for %s: %s", theirs, grant)
 	}
 	mustRun(t, conn, strings.ReplaceAll(grant, theirs, role))
-	mustRun(t, conn, `SET ROLE `+role+`; CREATE TABLE orders (id int PRIMARY KEY, total numeric)`)
+	mustRun(t, conn, `SET ROLE `+role)
+	mustRun(t, conn, sqlOfTheReadme(t)) // makes the table, for readers who come from there
 
 	mustRun(t, conn, transaction)
 	placed := waybilltest.Filter{Source: "/orders", Type: "com.example.order.placed"}
 	got := w.Expect(t, placed, 1, patience)[0]
-	if string(got.Data) != `{"id": 17, "total": 9.50}` || got.DataContentType != "application/json" {
+	if string(got.Data) != `{"id": 18, "total": 9.50}` || got.DataContentType != "application/json" {
 		t.Errorf("placed: %s as %s", got.Data, got.DataContentType)
 	}
 
 	mustRun(t, conn, trigger)
-	mustRun(t, conn, `INSERT INTO orders VALUES (18, 1), (19, 2); UPDATE orders SET total = 3 WHERE id = 18`)
-	for kind, want := range map[string][]string{"insert": {"18", "19"}, "update": {"18"}} {
+	mustRun(t, conn, `INSERT INTO orders VALUES (19, 1), (20, 2); UPDATE orders SET total = 3 WHERE id = 19`)
+	for kind, want := range map[string][]string{"insert": {"19", "20"}, "update": {"19"}} {
 		changed := w.Expect(t, waybilltest.Filter{Type: "com.example.order." + kind}, len(want), patience)
 		if got := subjects(changed); !slices.Equal(got, want) {
 			t.Errorf("%s: events of the orders %q, want %q", kind, got, want)
@@ -172,16 +173,21 @@ func awaitRefused(t *testing.T, conn *pgx.Conn) {
 	}
 }
 
-// The SQL that README.md pipes into psql makes an event.
-func TestSQLOfTheReadme(t *testing.T) {
-	t.Parallel()
+// sqlOfTheReadme is what README.md pipes into psql.
+func sqlOfTheReadme(t *testing.T) string {
+	t.Helper()
 	_, rest, found := strings.Cut(mustReadPage(t, "README.md"), "psql \"$WAYBILL_DATABASE_URL\" <<'SQL'\n")
 	sql, _, ended := strings.Cut(rest, "\n    SQL\n")
 	if !found || !ended {
 		t.Fatal("README.md has no SQL for psql")
 	}
+	return sql
+}
+
+// It makes an event.
+func TestSQLOfTheReadme(t *testing.T) {
+	t.Parallel()
 	w := waybilltest.Start(t)
-	conn := mustConnect(t, w.DatabaseURL)
-	mustRun(t, conn, sql)
+	mustRun(t, mustConnect(t, w.DatabaseURL), sqlOfTheReadme(t))
 	w.Expect(t, waybilltest.Filter{Source: "/readme", Type: "order.placed"}, 1, patience)
 }
