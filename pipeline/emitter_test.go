@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/url"
@@ -428,6 +429,9 @@ func TestEmitterThatDoesNotFit(t *testing.T) {
 			c.MaxEventBytes = 8 << 20
 		}),
 		"lanes: 5; the pipeline has 4: set Lanes": r.mustNewEmitter(t, func(c *EmitterConfig) { c.Lanes = 5 }),
+		"grant the role what docs/operations.md names": r.mustNewEmitter(t, func(c *EmitterConfig) {
+			c.Store.URL = mustAsCaller(t, r.url)
+		}),
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		err := e.Run(ctx)
@@ -439,6 +443,27 @@ func TestEmitterThatDoesNotFit(t *testing.T) {
 			t.Errorf("%s: Emit is %v", text, err)
 		}
 	}
+}
+
+// mustAsCaller is the URL of a database with sessions that may do no more than who uses the outbox.
+func mustAsCaller(t *testing.T, database string) string {
+	t.Helper()
+	s := mustService(t, database)
+	role := "waybill_test_" + strings.ToLower(rand.Text()[:16])
+	mustExec(t, s.pool, `CREATE ROLE `+role+`; GRANT USAGE ON SCHEMA waybill TO `+role)
+	t.Cleanup(func() {
+		if _, err := s.pool.Exec(context.Background(), `DROP OWNED BY `+role+`; DROP ROLE `+role); err != nil {
+			t.Error(err)
+		}
+	})
+	u, err := url.Parse(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	query := u.Query()
+	query.Set("role", role)
+	u.RawQuery = query.Encode()
+	return u.String()
 }
 
 // Several emitters, in several processes as well, share a pipeline with an ingest.
