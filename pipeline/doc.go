@@ -5,9 +5,23 @@
 // A program that wants to emit events begins with [Emitter] and [CloudEvent]:
 //
 //	emitter, err := pipeline.NewEmitter(pipeline.DefaultEmitterConfig(databaseURL, natsURL))
-//	go func() { stopped <- emitter.Run(ctx) }()
-//	err = emitter.WaitReady(ctx)
-//	err = emitter.Emit(ctx, pipeline.CloudEvent{Source: "/orders", Type: "order.placed", Data: pipeline.JSONData(order)})
+//	if err != nil {
+//		return err // it names the setting
+//	}
+//	stopped := make(chan error, 1)
+//	go func() { stopped <- emitter.Run(ctx) }() // until ctx ends
+//
+//	starting, cancel := context.WithTimeout(ctx, 30*time.Second)
+//	defer cancel()
+//	if err := emitter.WaitReady(starting); err != nil {
+//		return err // it says what is waited for
+//	}
+//	err = emitter.Emit(ctx, pipeline.CloudEvent{ // nil: it is committed, and will reach every sink
+//		Source: "/orders", Type: "order.placed", ID: "order-7-placed", Data: pipeline.JSONData(order),
+//	})
+//
+// An event that is to exist exactly if a transaction of the program's own commits, on the same Postgres, needs no
+// emitter: [EmitTx] and [EmitSQLTx] emit it inside that. Package waybilltest runs all of Waybill in a Go test.
 //
 // The rest of this page is for those who work on Waybill itself. The life of an event, each step one call down and never back up:
 //

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	_ "embed"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -68,10 +69,25 @@ type outboxColumns struct {
 func (c *outboxColumns) emit(exec func() error) error {
 	failpoint.Hit("waybill/before-emit")
 	if err := exec(); err != nil {
-		return fmt.Errorf("emit into the outbox: %w", err)
+		return fmt.Errorf("emit into the outbox: %w%s", err, emitRemedy(err))
 	}
 	failpoint.Hit("waybill/after-emit")
 	return nil
+}
+
+// emitRemedy is what to do about an error of Postgres, of any driver; empty: the error says it.
+func emitRemedy(err error) string {
+	var refused interface{ SQLState() string }
+	if !errors.As(err, &refused) {
+		return ""
+	}
+	switch refused.SQLState() {
+	case "3F000", "42883": // no such schema, no such function
+		return "; begin the transaction on the pipeline's database, and run `waybill migrate` on that"
+	case "42501": // a right is missing
+		return "; grant the role USAGE on the schema waybill"
+	}
+	return ""
 }
 
 func outboxColumnsOf(events []Event) *outboxColumns {

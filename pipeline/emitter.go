@@ -144,7 +144,11 @@ func (e *Emitter) openStore(ctx context.Context) (*Store, error) {
 	cfg := e.cfg.Store
 	cfg.KeepPlans, cfg.Meter = true, e.meter
 	for {
-		store, err := OpenStore(ctx, cfg, e.cfg.Lanes)
+		store, err := OpenStore(ctx, cfg, 0)
+		if err == nil && e.cfg.Lanes != 0 && e.cfg.Lanes != store.Lanes() {
+			store.Close()
+			return nil, fmt.Errorf("lanes: %d; the pipeline has %d: set Lanes to that, or to 0 for whatever it has", e.cfg.Lanes, store.Lanes())
+		}
 		if err == nil {
 			return store, nil
 		}
@@ -252,6 +256,8 @@ func (e *Emitter) notTaking() error {
 		return ErrStopping
 	case !e.running:
 		return ErrNotRunning
+	case errors.Is(e.awaits, ErrUnavailable):
+		return fmt.Errorf("waiting for the database: %w", e.awaits)
 	case e.awaits != nil:
 		return fmt.Errorf("%w: waiting for the database: %w", ErrUnavailable, e.awaits)
 	case e.parts == nil:
@@ -260,8 +266,10 @@ func (e *Emitter) notTaking() error {
 	return nil
 }
 
-// WaitReady returns nil when Run has come so far that events are taken, from before Run is called
-// on. The error is ctx's, with what is waited for, or ErrStopping: Run has ended, or is about to.
+// WaitReady returns nil when Run has come so far that events are taken. It may be called before Run
+// is. The error is ctx's, with what is waited for, or ErrStopping: Run has ended, or is about to. Where
+// Postgres does not answer, or is not migrated, Run waits for that as long as its own context lasts, so
+// give ctx a deadline.
 func (e *Emitter) WaitReady(ctx context.Context) error {
 	select {
 	case <-e.stopped:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -107,6 +108,9 @@ func (c EmitterConfig) conflicts() error {
 	return nil
 }
 
+// natsSchemes are those that the NATS client knows; it takes all others for nats.
+var natsSchemes = []string{"nats", "tls", "ws", "wss"}
+
 // validateNATSURL checks a list of servers as far as that is possible without them.
 func validateNATSURL(list string) error {
 	for server := range strings.SplitSeq(list, ",") {
@@ -114,8 +118,12 @@ func validateNATSURL(list string) error {
 		if server != "" && !strings.Contains(server, "://") {
 			server = "nats://" + server
 		}
-		if u, err := url.Parse(server); err != nil || u.Host == "" {
+		u, err := url.Parse(server)
+		if err != nil || u.Host == "" {
 			return errors.New("nats url: is empty or cannot be parsed; want nats://host:4222, several comma-separated") // it may hold a password
+		}
+		if !slices.Contains(natsSchemes, u.Scheme) {
+			return fmt.Errorf("nats url: the scheme %s; want one of %s, such as nats://host:4222", u.Scheme, strings.Join(natsSchemes, ", "))
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -218,6 +219,7 @@ func TestEmitterSettings(t *testing.T) {
 		"database url: cannot be parsed":     func(c *EmitterConfig) { c.Store.URL = "postgres://secret:x y@[" },
 		"nats url: is empty":                 func(c *EmitterConfig) { c.NATSURL = "" },
 		"nats url: is":                       func(c *EmitterConfig) { c.NATSURL = "nats://a,nats://" },
+		"nats url: the scheme http":          func(c *EmitterConfig) { c.NATSURL = "http://secret@a:4222" },
 		"lanes: -1":                          func(c *EmitterConfig) { c.Lanes = -1 },
 		"process id":                         func(c *EmitterConfig) { c.ID = "a b" },
 		"max event bytes: 0":                 func(c *EmitterConfig) { c.MaxEventBytes = 0 },
@@ -311,9 +313,14 @@ func TestEmitWithoutNATS(t *testing.T) {
 	if err := e.Emit(t.Context(), CloudEvent{Source: lane.Source, Type: lane.Type}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, patience, "it says that NATS is away", func() bool {
+	eventually(t, patience, "it says that NATS is away, and which servers it has tried", func() bool {
 		var health *HealthError
-		return errors.As(e.Health(), &health) && health.Ready && slices.ContainsFunc(health.Degraded, func(p Problem) bool { return p.Check == "nats" })
+		return errors.As(e.Health(), &health) && health.Ready && slices.ContainsFunc(health.Degraded, func(p Problem) bool {
+			return p.Check == "nats" && strings.HasPrefix("nats://"+strings.TrimPrefix(p.Problem, "not connected to "), r.nats.URL())
+		})
+	})
+	eventually(t, patience, "it says the same of the queue", func() bool {
+		return strings.Contains(fmt.Sprint(e.Health()), "queue: the queue is not ready: stream EVENTS: NATS is not connected")
 	})
 	if err := r.nats.Start(); err != nil {
 		t.Fatal(err)
@@ -402,7 +409,10 @@ func TestEmitterThatDoesNotFit(t *testing.T) {
 		"max_payload": r.mustNewEmitter(t, func(c *EmitterConfig) {
 			c.MaxEventBytes = 8 << 20
 		}),
-		"has 4 lanes": r.mustNewEmitter(t, func(c *EmitterConfig) { c.Lanes = 5 }),
+		"lanes: 5; the pipeline has 4: set Lanes": r.mustNewEmitter(t, func(c *EmitterConfig) { c.Lanes = 5 }),
+		"grant the role what docs/operations.md names": r.mustNewEmitter(t, func(c *EmitterConfig) {
+			c.Store.URL = mustAsCaller(t, r.url)
+		}),
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		err := e.Run(ctx)
@@ -414,6 +424,27 @@ func TestEmitterThatDoesNotFit(t *testing.T) {
 			t.Errorf("%s: Emit is %v", text, err)
 		}
 	}
+}
+
+// mustAsCaller is the URL of a database with sessions that may do no more than who uses the outbox.
+func mustAsCaller(t *testing.T, database string) string {
+	t.Helper()
+	s := mustService(t, database)
+	role := "waybill_test_" + strings.ToLower(rand.Text()[:16])
+	mustExec(t, s.pool, `CREATE ROLE `+role+`; GRANT USAGE ON SCHEMA waybill TO `+role)
+	t.Cleanup(func() {
+		if _, err := s.pool.Exec(context.Background(), `DROP OWNED BY `+role+`; DROP ROLE `+role); err != nil {
+			t.Error(err)
+		}
+	})
+	u, err := url.Parse(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	query := u.Query()
+	query.Set("role", role)
+	u.RawQuery = query.Encode()
+	return u.String()
 }
 
 // Several emitters, in several processes as well, share a pipeline with an ingest.

@@ -22,8 +22,11 @@ func ExampleEmitter() {
 	}
 	stopped := make(chan error, 1)
 	go func() { stopped <- emitter.Run(ctx) }()
-	if err := emitter.WaitReady(ctx); err != nil {
-		log.Fatal(err)
+	starting, cancel := context.WithTimeout(ctx, 30*time.Second) // Run waits for Postgres as long as it takes
+	err = emitter.WaitReady(starting)
+	cancel()
+	if err != nil {
+		log.Fatal(err) // it says what is waited for
 	}
 	err = emitter.Emit(ctx, pipeline.CloudEvent{
 		Source: "/orders", Type: "order.placed", ID: "order-7-placed",

@@ -10,6 +10,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/waybillhq/waybill/internal/pgtest"
 )
 
 // What waybill.emit is given becomes the event that EmitTx makes of the same.
@@ -51,6 +54,55 @@ func TestEmitInSQL(t *testing.T) {
 	var ids [2]string
 	if err := s.pool.QueryRow(t.Context(), `SELECT waybill.emit('/s', 't', 'x'), waybill.emit('/s', 't', 'x')`).Scan(&ids[0], &ids[1]); err != nil || len(ids[0]) != 36 || ids[0] == ids[1] {
 		t.Fatalf("ids %q, %v", ids, err)
+	}
+}
+
+// Data of other types than emit takes is no function that Postgres knows, and the casts that docs/outbox.md names help.
+func TestDataOfOtherTypes(t *testing.T) {
+	s := mustService(t, mustRig(t).url)
+	for data, cast := range map[string]string{`json_build_object('n', 1)`: `json_build_object('n', 1)::jsonb`, `5`: `to_jsonb(5)`, `ARRAY[1, 2]`: `to_jsonb(ARRAY[1, 2])`} {
+		_, err := s.pool.Exec(t.Context(), `SELECT waybill.emit('/s', 't', `+data+`)`)
+		if err == nil || !strings.Contains(err.Error(), "function waybill.emit(") || !strings.Contains(err.Error(), "does not exist") {
+			t.Errorf("%s: %v", data, err)
+		}
+		mustExec(t, s.pool, `SELECT waybill.emit('/s', 't', `+cast+`)`)
+	}
+}
+
+// A database without an outbox, and a role without the right, are errors that say what to do, through both drivers' interfaces.
+func TestEmitTxSaysWhatIsMissing(t *testing.T) {
+	event := testCloudEvent("/s", "1")
+	for name, c := range map[string]struct{ url, begin, want string }{
+		"not migrated": {pgtest.NewEmpty(t), `SELECT 1`, "run `waybill migrate` on that"},
+		"no right":     {pgtest.New(t), `CREATE ROLE waybill_test_no_right; SET LOCAL ROLE waybill_test_no_right`, "grant the role USAGE on the schema waybill"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := mustService(t, c.url)
+			tx := s.mustBegin(t)
+			if _, err := tx.Exec(t.Context(), c.begin); err != nil {
+				t.Fatal(err)
+			}
+			var refused *pgconn.PgError
+			if err := EmitTx(t.Context(), tx, event); !errors.As(err, &refused) || !strings.HasSuffix(err.Error(), c.want) {
+				t.Errorf("EmitTx: %v", err)
+			}
+			if err := tx.Rollback(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			db := stdlib.OpenDBFromPool(s.pool)
+			defer db.Close()
+			plain, err := db.BeginTx(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer plain.Rollback()
+			if _, err := plain.ExecContext(t.Context(), c.begin); err != nil {
+				t.Fatal(err)
+			}
+			if err := EmitSQLTx(t.Context(), plain, event); !errors.As(err, &refused) || !strings.HasSuffix(err.Error(), c.want) {
+				t.Errorf("EmitSQLTx: %v", err)
+			}
+		})
 	}
 }
 

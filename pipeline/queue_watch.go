@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
 // ErrNoJanitor means that nobody settles, retransmits or expires what is accepted.
@@ -105,8 +108,20 @@ func (q *Queue) Connected() error {
 	if nc.IsConnected() {
 		return nil
 	}
+	servers := serversOf(nc)
 	if err := nc.LastError(); err != nil {
-		return fmt.Errorf("not connected: %w", err)
+		return fmt.Errorf("not connected to %s: %w", servers, err)
 	}
-	return errors.New("not connected")
+	return fmt.Errorf("not connected to %s", servers)
+}
+
+// serversOf are host and port of the servers that a connection knows: their URLs may have a password in them.
+func serversOf(nc *nats.Conn) string {
+	var hosts []string
+	for _, server := range nc.Servers() {
+		if u, err := url.Parse(server); err == nil {
+			hosts = append(hosts, u.Host)
+		}
+	}
+	return strings.Join(hosts, ", ")
 }

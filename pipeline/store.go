@@ -230,6 +230,9 @@ func readError(what string, err error) error {
 	if !errors.As(err, &pgErr) || pgErr.Code[:2] == "57" || pgErr.Code[:2] == "53" {
 		return fmt.Errorf("%w: %s: %w", ErrUnavailable, what, err)
 	}
+	if pgErr.Code == "42501" {
+		return fmt.Errorf("%s: %w; grant the role what docs/operations.md names under \"Settings that must agree\"", what, err)
+	}
 	return fmt.Errorf("%s: %w", what, err)
 }
 

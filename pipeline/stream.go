@@ -348,6 +348,9 @@ func notReady(err error, what string) error {
 	if errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrBucketNotFound) || errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return fmt.Errorf("%w: %s does not exist: run `waybill migrate`, or start a janitor, which creates what is missing", ErrNotReady, what)
 	}
+	if errors.Is(err, nats.ErrReconnectBufExceeded) { // none is kept; see ConnectNATS
+		return fmt.Errorf("%w: %s: NATS is not connected", ErrNotReady, what)
+	}
 	return fmt.Errorf("%w: %s: %w", ErrNotReady, what, err)
 }
 

@@ -17,8 +17,8 @@ func announce(waybillURL, order string) error {
 	if err != nil {
 		return err
 	}
-	_ = answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
+	defer answer.Body.Close()
+	if answer.StatusCode >= 300 { // it is not accepted
 		return errors.New(answer.Status)
 	}
 	return nil

@@ -27,8 +27,8 @@ func (w *Waybill) explain(e expectation, s state) string {
 	defer cancel()
 	var out strings.Builder
 	fmt.Fprintf(&out, "%s: %d", e.wanted(), len(s.matching))
-	list(&out, "match", s.matching)
-	list(&out, "do not match", s.other)
+	list(&out, "matches", "match", s.matching)
+	list(&out, "does not match", "do not match", s.other)
 	if len(s.matching)+len(s.other) == 0 {
 		out.WriteString("\n  nothing else came either")
 	}
@@ -38,7 +38,7 @@ func (w *Waybill) explain(e expectation, s state) string {
 		fmt.Fprintf(&out, "\n  the endpoint behaves as it was told: %+v", newBehaviour(b))
 	}
 	for _, problem := range w.parts.problems(false) {
-		fmt.Fprintf(&out, "\n  %s", problem)
+		fmt.Fprintf(&out, "\n  %s", strings.ReplaceAll(problem, "\n", "\n    ")) // one that has several lines
 	}
 	if err := w.parts.err(); err != nil {
 		fmt.Fprintf(&out, "\n  %v", err)
@@ -46,12 +46,12 @@ func (w *Waybill) explain(e expectation, s state) string {
 	return out.String()
 }
 
-// list names the first of some events.
-func list(out *strings.Builder, what string, events []Event) {
+// list names the first of some events. one and many say what they do.
+func list(out *strings.Builder, one, many string, events []Event) {
 	if len(events) == 0 {
 		return
 	}
-	fmt.Fprintf(out, "\n  %d %s:", len(events), what)
+	fmt.Fprintf(out, "\n  %d %s:", len(events), oneOrMany(len(events), one, many))
 	for i, e := range events {
 		if i == shownEvents {
 			fmt.Fprintf(out, "\n    and %d more", len(events)-i)
@@ -61,6 +61,14 @@ func list(out *strings.Builder, what string, events []Event) {
 	}
 }
 
+// oneOrMany is the word for n of something.
+func oneOrMany(n int, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
+}
+
 // explainStream says how many events that match were accepted, and which sinks lack them.
 func (w *Waybill) explainStream(ctx context.Context, out *strings.Builder, filter Filter) {
 	p, total, err := w.progress(ctx, filter)
@@ -68,7 +76,8 @@ func (w *Waybill) explainStream(ctx context.Context, out *strings.Builder, filte
 		fmt.Fprintf(out, "\n  what was accepted is not known: %v", err)
 		return
 	}
-	fmt.Fprintf(out, "\n  %d events were accepted, of which %d match", total, p.Seen)
+	fmt.Fprintf(out, "\n  %d %s accepted, of which %d %s", total, oneOrMany(total, "event was", "events were"),
+		p.Seen, oneOrMany(p.Seen, "matches", "match"))
 	if lacks := p.Lacks(); lacks != "" {
 		fmt.Fprintf(out, "; of these %s", lacks)
 	}

@@ -39,6 +39,9 @@ func (s settings) validate() error {
 	if err := pipeline.CheckIdentifyingAttribute(s.dedupeAttribute); err != nil {
 		errs = append(errs, fmt.Errorf("WithDedupeAttribute: %w", err))
 	}
+	if err := s.behaviour.validate(); err != nil {
+		errs = append(errs, fmt.Errorf("WithBehaviour: %w", err))
+	}
 	return errors.Join(errs...)
 }
 

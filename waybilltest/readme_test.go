@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// The example of the README is the one that runs here.
+// The example of the README is the one that runs here, in a package of the reader's.
 func TestReadmeHasTheExample(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")
 	if err != nil {
@@ -16,8 +16,9 @@ func TestReadmeHasTheExample(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	theirs := strings.Replace(string(example), "package waybilltest_test\n", "package shop\n", 1)
 	var block strings.Builder
-	for line := range strings.Lines(string(example)) {
+	for line := range strings.Lines(theirs) {
 		if strings.TrimSpace(line) != "" {
 			block.WriteString("    ")
 		}

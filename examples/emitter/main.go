@@ -3,7 +3,7 @@
 //
 //	make run                                                # in another terminal: the whole system
 //	env $(cat .waybill/env) go run ./examples/emitter       # and then this
-//	bin/waybill archive cat --source /examples/emitter      # what became of it
+//	bin/waybill archive cat --type order.placed             # what became of it
 //
 // The addresses of the pipeline's Postgres and NATS are in WAYBILL_DATABASE_URL and
 // WAYBILL_NATS_URL, or are given as --database-url and --nats-url.
@@ -33,7 +33,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, *databaseURL, *natsURL, *orders, os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "emitter:", err)
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }

@@ -40,7 +40,7 @@ func Scenarios() []Scenario {
 		{"propagation", "from the transaction to a consumer of the queue: p50, p95, p99", runPropagation},
 		{"latency", "from acceptance to each sink, at low and at moderate rates, taken apart into stages by traces", runLatency},
 		{"tracing", "what tracing costs with 0, 1 and 100 % of the events traced, and off, in turn: CPU of each process, rate", runTracing},
-		{"embedded", "an emitter in this process: 10, 100 and 1,000 callers, 256 B and 1 KB, an endpoint that answers after 0 and 50 ms, 100,000 events one by one; and the drain after an outage", runEmbedded},
+		{"embedded", "an emitter in this process: 10, 100 and 1,000 callers, 256 B and 1 KB, an endpoint that answers after 0 and 50 ms, 100,000 events one by one; and the drain after an outage (one load: --part outage --runs 1)", runEmbedded},
 		{"outbox", "events emitted in transactions of their callers: commit → a consumer of the queue and the endpoint, rate at saturation, what it adds to a transaction, what NOTIFY costs", runOutbox},
 		{"replay", "200,000 events read back from the stream and from the archive, in turn: rates, each event once, the live path as it was", runReplay},
 		{"s3", "an S3 server alone: PUTs by size and writers, events of an object and what they cost, LIST and GET, consistency, doubles under redelivery; own server, or --s3-endpoint", runS3},
@@ -92,6 +92,9 @@ var ErrShort = errors.New("the run is not OK")
 // report is written all the same.
 func Run(ctx context.Context, config Config, scenario Scenario) (*Report, error) {
 	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	if err := scenario.takes(config.Settings); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(config.Dir, 0o755); err != nil {

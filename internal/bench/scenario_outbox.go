@@ -199,6 +199,8 @@ func outboxNotifyLoad(name string) Load {
 // plainRate is how many transactions without an event 64 sessions commit a second.
 func (s *System) plainRate(ctx context.Context) (float64, error) {
 	load := outboxNotifyLoad("64 sessions, without an event")
+	set(&load.WarmUp, s.bench.config.Settings.WarmUp) // as what it is compared with
+	set(&load.For, s.bench.config.Settings.For)
 	s.bench.live(load.Name)
 	sender, err := newOutboxSender(s.databaseURL, outboxSessions)
 	if err != nil {

@@ -30,7 +30,7 @@ func (p *postgresPart) Start(ctx context.Context) (int, error) {
 	}
 	server, err := devstack.StartPostgres(ctx, p.options)
 	if errors.Is(err, devstack.ErrNoPostgres) {
-		return 0, fmt.Errorf("%w, which --database-url names", err)
+		err = fmt.Errorf("%w, or name a server with --database-url", err)
 	}
 	if err != nil {
 		return 0, err

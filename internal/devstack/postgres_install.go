@@ -16,9 +16,10 @@ import (
 // OldestPostgres is the first major version that Waybill is made for.
 const OldestPostgres = 14
 
-// ErrNoPostgres means that this machine has no PostgreSQL server programs.
+// ErrNoPostgres means that this machine has no PostgreSQL server programs. Whoever can use a server that exists adds how
+// it is named.
 var ErrNoPostgres = errors.New("no PostgreSQL server programs (initdb, postgres) in PATH, in /usr/lib/postgresql/*/bin or where pg_config points: " +
-	"apt-get install postgresql, or use another server")
+	"install them (apt-get install postgresql)")
 
 // postgresInstall is one set of PostgreSQL server programs.
 type postgresInstall struct {

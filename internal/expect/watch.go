@@ -136,8 +136,11 @@ func (p Progress) Lacks() string {
 		if n := p.Waiting[sink]; n > 0 {
 			parts = append(parts, fmt.Sprintf("%s lacks %d", sink, n))
 		}
-		if n := p.Dead[sink]; n > 0 {
-			parts = append(parts, fmt.Sprintf("%s are dead letters of %s", events(n), sink))
+		switch n := p.Dead[sink]; {
+		case n == 1:
+			parts = append(parts, "1 event is a dead letter of "+sink)
+		case n > 1:
+			parts = append(parts, fmt.Sprintf("%d events are dead letters of %s", n, sink))
 		}
 	}
 	return strings.Join(parts, "; ")
