@@ -3,13 +3,18 @@ package pipeline
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/waybillhq/waybill/test/faults/proxy"
 )
 
 // Of the process that emits until it is killed: the addresses, and what its ids begin with.
@@ -119,4 +124,62 @@ func TestEmitterIsKilled(t *testing.T) {
 	if err := e.Emit(t.Context(), emitted("/child-0/0", "after")); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// An emitter whose Postgres and NATS have ceased to answer stops in the time that is given to it, and whoever emits has an
+// answer.
+func TestEmitterStopsWhileNobodyAnswers(t *testing.T) {
+	r := mustRig(t)
+	database, toDatabase := mustProxy(t, r.url)
+	queue, toQueue := mustProxy(t, r.nats.URL())
+	const limit = 2 * time.Second
+	e := r.mustNewEmitter(t, func(c *EmitterConfig) {
+		c.Store.URL, c.NATSURL = database, queue
+		c.Store.LockTimeout, c.Ingester.FlushTimeout, c.Ingester.StopTimeout, c.Ingester.Outbox.Take = limit, limit, limit, true
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- e.Run(ctx) }()
+	mustBeReady(t, e)
+	if err := e.Emit(t.Context(), emitted("/s", "0")); err != nil {
+		t.Fatal(err)
+	}
+	toDatabase.Set(proxy.Fault{Mode: proxy.BlackHole})
+	toQueue.Set(proxy.Fault{Mode: proxy.BlackHole})
+	const callers = 20
+	answers := make(chan error, 2*callers)
+	for i := range callers {
+		go func() { answers <- e.Emit(context.Background(), emitted(fmt.Sprint("/s/", i), "1")) }()
+		e.EmitAsync(t.Context(), emitted(fmt.Sprint("/s/", i), "2"), func(err error) { answers <- err })
+	}
+	stop()
+	began := time.Now()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	// Its connections have closeTimeout besides.
+	if took := time.Since(began); took > 3*limit+2*closeTimeout {
+		t.Errorf("the stop took %v; the transaction under way, the stop and the done functions have %v each", took, limit)
+	}
+	for range 2 * callers {
+		if err := <-answers; !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrOutcomeUnknown) {
+			t.Errorf("answered %v", err)
+		}
+	}
+}
+
+// mustProxy is a way to the server of a URL that can be broken.
+func mustProxy(t testing.TB, address string) (by string, p *proxy.Proxy) {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err = proxy.New(u.Host, nil); err != nil {
+		t.Fatal(err)
+	}
+	mustRun(t, p.Run)
+	u.Host = p.Addr()
+	return u.String(), p
 }
