@@ -246,10 +246,12 @@ func (in *Ingester) Run(ctx context.Context) error {
 		in.backlog.watch(ctx, in.store, in.noteBacklog)
 	}()
 	taken := make(chan struct{})
+	taking, stopTaking := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopTaking()
 	go func() {
 		defer close(taken)
 		if in.taker != nil {
-			in.taker.run(ctx)
+			in.taker.run(ctx, taking)
 		}
 	}()
 	in.flushUntil(ctx)
@@ -257,7 +259,12 @@ func (in *Ingester) Run(ctx context.Context) error {
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), in.cfg.StopTimeout)
 	defer cancel()
 	in.drain(stop)
-	<-taken // it waited for its answer
+	select {
+	case <-taken:
+	case <-stop.Done():
+		stopTaking() // it has its answer, and does not wait until that is published
+		<-taken
+	}
 	in.publisher.Finish()
 	select {
 	case <-published:
