@@ -262,7 +262,7 @@ func TestARowThatIsGoneFailsAlone(t *testing.T) {
 		nil,
 	}
 	gone := make(answerChannel, 1)
-	in.submit(&unit{events: []Event{mustEvent(t, "/s", "t", "of a row that is gone")}, taken: []outboxKey{{xid: 1, id: 1}}, asked: gone})
+	in.submit(&unit{events: []Event{mustEvent(t, "/s", "t", "of a row that is gone")}, taken: takenRows{[]outboxKey{{xid: 1, id: 1}}, serverStart(t, r.store)}, asked: gone})
 	answers[1], answers[2] = gone, in.Submit([]Event{mustEvent(t, "/s", "t", "of another")})
 	mustRun(t, in.Run)
 	for i, done := range answers {

@@ -37,8 +37,21 @@ var (
 )
 
 // errTakenElsewhere means that rows of the outbox which a transaction was to take are gone: another
-// taker has them, and their events are committed. Nothing of the transaction was stored.
+// taker has them, and their events are committed. Or the server is another one, or another run of it, than they were read
+// from. Nothing of the transaction was stored.
 var errTakenElsewhere = errors.New("another taker has taken some of the outbox's rows")
+
+// takenRows are rows that one taker has read and takes.
+type takenRows struct {
+	keys   []outboxKey
+	server time.Time // when the server started that they were read from: their numbers are of one run of one server
+}
+
+// args are the parameters of outbox_take.sql.
+func (t takenRows) args() []any {
+	xids, ids := outboxKeys(t.keys)
+	return []any{xids, ids, t.server}
+}
 
 // isTaken is the error of waybill.take_outbox.
 func isTaken(err error) bool {
@@ -63,6 +76,7 @@ const takerStalls = 15 * time.Second
 type outboxConn struct {
 	*pgx.Conn
 	notified atomic.Bool // since it was last waited for
+	server   time.Time   // when the server started
 }
 
 // connectOutbox connects a session for a taker. What it writes are hints, which need not be flushed. A statement that
@@ -81,6 +95,9 @@ func (s *Store) connectOutbox(ctx context.Context, within time.Duration) (*outbo
 	c.Conn = conn
 	if _, err = conn.Exec(ctx, `LISTEN waybill_outbox`); err == nil {
 		_, err = conn.Exec(ctx, outboxBoundSQL, within.Milliseconds())
+	}
+	if err == nil {
+		err = conn.QueryRow(ctx, serverStartSQL).Scan(&c.server)
 	}
 	if err == nil {
 		_, err = conn.Exec(ctx, outboxJoinSQL)

@@ -245,7 +245,7 @@ func (s *takerSession) submit(ctx context.Context, rows []outboxRow, before outb
 	u.tracing = s.in.cfg.Tracing.Accept("outbox", at, events)
 	done := make(answerChannel, 1)
 	u.done = done
-	s.in.submit(&unit{events: events, taken: u.keys, asked: done})
+	s.in.submit(&unit{events: events, taken: takenRows{u.keys, s.conn.server}, asked: done})
 	s.flying = u
 	s.came(len(events))
 	s.show(len(s.shards), len(u.keys))

@@ -114,7 +114,7 @@ var statementCases = []statementCase{
 	{file: "outbox_refuse", what: "1 row", ingest: true, args: `SELECT array_agg(xid), array_agg(id), ARRAY['why']` + rows + `1) AS o`},
 	{file: "outbox_sleep", what: "all shards", ingest: true, args: `SELECT 65535, true`},
 	{file: "outbox_survey", what: "up to 100,000 rows", args: `SELECT 100000, 0::bigint, '{}'::bigint[]`},
-	{file: "outbox_take", what: "100 rows", ingest: true, args: `SELECT array_agg(xid), array_agg(id)` + rows + `100) AS o`},
+	{file: "outbox_take", what: "100 rows", ingest: true, args: `SELECT array_agg(xid), array_agg(id), pg_postmaster_start_time()` + rows + `100) AS o`},
 	{file: "outbox_takers", what: "the locks of the cluster", ingest: true},
 	{file: "read_events", what: "10 ranges, 100 events", args: `SELECT ` + ranges10 + start},
 	{file: "read_letters", what: "100 letters", args: `SELECT array_agg(position), array_agg(token), array_agg(sink), true` + letters100},

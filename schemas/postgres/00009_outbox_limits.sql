@@ -37,3 +37,16 @@ BEGIN
 END
 $$;
 -- +goose StatementEnd
+
+-- As the one without a server, but that it takes nothing (WB002) from another server, or another run of it, than the rows were
+-- read from: after a failover that has lost the newest transactions, numbers of rows are given out again.
+-- +goose StatementBegin
+CREATE FUNCTION waybill.take_outbox(xids bigint[], ids bigint[], server timestamptz) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF server <> pg_postmaster_start_time() THEN
+        RAISE EXCEPTION 'rows of the outbox were read from another server, or before this one started' USING ERRCODE = 'WB002';
+    END IF;
+    PERFORM waybill.take_outbox(xids, ids);
+END
+$$;
+-- +goose StatementEnd
