@@ -115,7 +115,7 @@ func TestATakerBeginsBesideManyDeletedRows(t *testing.T) {
 	r.stop()
 	service := mustService(t, r.url)
 	mustExec(t, service.pool, `INSERT INTO waybill.outbox (xid, source, type, event_id, event)
-		SELECT 1000 + i / 10, '/s', 't', i::text, decode(repeat('78', 100), 'hex') FROM generate_series(1, 300000) AS i`)
+		SELECT 3 + i / 2000, '/s', 't', i::text, decode(repeat('78', 100), 'hex') FROM generate_series(1, 1000000) AS i`)
 	old, err := service.pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
 	if err != nil {
 		t.Fatal(err)
@@ -123,10 +123,10 @@ func TestATakerBeginsBesideManyDeletedRows(t *testing.T) {
 	defer old.Rollback(context.Background())
 	mustExec(t, old, `SELECT count(*) FROM public.orders`)
 	mustExec(t, service.pool, `DELETE FROM waybill.outbox`)
-	insertRow(t, r.store.pool, 40_000_000, 1, "restored")
+	insertRow(t, r.store.pool, 40_000_000, 10_000_001, "restored")
 	service.mustEmit(t, testCloudEvent("/s", "a"))
 	cfg := DefaultStoreConfig(r.url)
-	cfg.StatementTimeout = 50 * time.Millisecond
+	cfg.StatementTimeout = 40 * time.Millisecond
 	store, err := OpenStore(t.Context(), cfg, testSpec.Lanes)
 	if err != nil {
 		t.Fatal(err)
