@@ -334,3 +334,42 @@ func TestEmitAsyncWithoutDone(t *testing.T) {
 	}()
 	r.mustNewEmitter(t, nil).EmitAsync(t.Context(), emitted("/s", "1"), nil)
 }
+
+// What is answered and waits for a done function that does not return takes no more memory than its bookkeeping.
+func TestAnsweredEventsTakeNoMemory(t *testing.T) {
+	r := mustRig(t)
+	e, _ := r.mustEmitter(t, nil)
+	released := make(chan struct{})
+	release := sync.OnceFunc(func() { close(released) })
+	defer release()
+	const n, size = 100, 1 << 20
+	a := newAnswers(n)
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	data := make([]byte, size-1000)
+	var ids []string
+	for i := range n {
+		id := fmt.Sprint(i)
+		ids = append(ids, id)
+		e.EmitAsync(t.Context(), CloudEvent{Source: "/s", Type: "t", ID: id, Data: BinaryData(data)}, func(err error) {
+			<-released
+			a.done(id)(err)
+		})
+		if i%10 == 9 {
+			eventually(t, patience, "they are stored", func() bool { return r.pending(t) == i+1 })
+		}
+	}
+	in := e.ingester.Load()
+	eventually(t, patience, "they are published", func() bool { bytes, _ := in.publisher.queueFill(); return bytes == 0 })
+	eventually(t, patience, "their memory is free", func() bool { return heap() < before+n*size/4 })
+	release()
+	for range n {
+		a.next(t)
+	}
+	a.mustBeOnce(t, ids...)
+}

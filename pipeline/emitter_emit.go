@@ -110,13 +110,14 @@ type asyncEvent struct {
 // answer implements answerer.
 func (a *asyncEvent) answer(err error) {
 	a.err = err
+	a.one[0].Encoded = nil // its memory is not needed while others' done functions run
 	a.emitter.calls.add(a)
 }
 
 // call tells of the answer.
 func (a *asyncEvent) call() {
 	a.emitter.answered(a.started, a.unit.events, a.accepting, a.err)
-	a.one[0], a.unit.events = Event{}, nil // its memory is not needed while done runs
+	a.one[0], a.unit.events = Event{}, nil
 	a.done(a.err)
 }
 

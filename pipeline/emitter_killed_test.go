@@ -3,6 +3,7 @@ package pipeline
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/waybillhq/waybill/test/faults/proxy"
 )
 
 // Of the process that emits until it is killed: the addresses, and what its ids begin with.
@@ -118,5 +122,48 @@ func TestEmitterIsKilled(t *testing.T) {
 	e, _ := r.mustEmitter(t, nil)
 	if err := e.Emit(t.Context(), emitted("/child-0/0", "after")); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// An emitter whose Postgres and NATS have ceased to answer stops in the time that is given to it, and whoever emits has an
+// answer.
+func TestEmitterStopsWhileNobodyAnswers(t *testing.T) {
+	r := mustRig(t)
+	toDatabase, database := mustProxy(t, r.url, nil)
+	toQueue, queue := mustProxy(t, r.nats.URL(), nil)
+	const limit = 2 * time.Second
+	e := r.mustNewEmitter(t, func(c *EmitterConfig) {
+		c.Store.URL, c.NATSURL = database, queue
+		c.Store.LockTimeout, c.Ingester.FlushTimeout, c.Ingester.StopTimeout, c.Ingester.Outbox.Take = limit, limit, limit, true
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- e.Run(ctx) }()
+	mustBeReady(t, e)
+	if err := e.Emit(t.Context(), emitted("/s", "0")); err != nil {
+		t.Fatal(err)
+	}
+	toDatabase.Set(proxy.Fault{Mode: proxy.BlackHole})
+	toQueue.Set(proxy.Fault{Mode: proxy.BlackHole})
+	const callers = 20
+	answers := make(chan error, 2*callers)
+	for i := range callers {
+		go func() { answers <- e.Emit(context.Background(), emitted(fmt.Sprint("/s/", i), "1")) }()
+		e.EmitAsync(t.Context(), emitted(fmt.Sprint("/s/", i), "2"), func(err error) { answers <- err })
+	}
+	stop()
+	began := time.Now()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	// Its connections have closeTimeout besides.
+	if took := time.Since(began); took > 3*limit+2*closeTimeout {
+		t.Errorf("the stop took %v; the transaction under way, the stop and the done functions have %v each", took, limit)
+	}
+	for range 2 * callers {
+		if err := <-answers; !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrOutcomeUnknown) {
+			t.Errorf("answered %v", err)
+		}
 	}
 }

@@ -14,7 +14,7 @@ type flush struct {
 	batches []flushBatch
 	keys    []flushKey
 	newKeys []flushKey // those of keys that may have no head yet
-	taken   []outboxKey
+	taken   []takenRows
 	seqnums []int64 // of events[i], filled in once the heads were moved
 }
 

@@ -119,8 +119,8 @@ type Ingester struct {
 // unit is what one Submit handed over: committed together or not at all.
 type unit struct {
 	events []Event
-	bytes  int         // set by submit
-	taken  []outboxKey // rows of the outbox that the events are of, deleted in their transaction
+	bytes  int       // set by submit
+	taken  takenRows // of the outbox: those that the events are of, deleted in their transaction
 	asked  answerer
 }
 
@@ -246,10 +246,12 @@ func (in *Ingester) Run(ctx context.Context) error {
 		in.backlog.watch(ctx, in.store, in.noteBacklog)
 	}()
 	taken := make(chan struct{})
+	taking, stopTaking := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopTaking()
 	go func() {
 		defer close(taken)
 		if in.taker != nil {
-			in.taker.run(ctx)
+			in.taker.run(ctx, taking)
 		}
 	}()
 	in.flushUntil(ctx)
@@ -257,7 +259,12 @@ func (in *Ingester) Run(ctx context.Context) error {
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), in.cfg.StopTimeout)
 	defer cancel()
 	in.drain(stop)
-	<-taken // it waited for its answer
+	select {
+	case <-taken:
+	case <-stop.Done():
+		stopTaking() // it has its answer, and does not wait until that is published
+		<-taken
+	}
 	in.publisher.Finish()
 	select {
 	case <-published:
@@ -367,16 +374,15 @@ func (in *Ingester) flush(ctx context.Context, units []*unit) {
 // commit appends the units' events and enqueues the batches before anybody is answered,
 // so that a caller's next event cannot overtake this one.
 func (in *Ingester) commit(ctx context.Context, units []*unit) error {
-	events, taken := units[0].events, units[0].taken
+	events, taken := units[0].events, takenOf(units)
 	if len(units) > 1 {
 		n := 0
 		for _, u := range units {
 			n += len(u.events)
 		}
-		events, taken = make([]Event, 0, n), nil
+		events = make([]Event, 0, n)
 		for _, u := range units {
 			events = append(events, u.events...)
-			taken = append(taken, u.taken...)
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, in.cfg.FlushTimeout)
@@ -397,9 +403,19 @@ func (in *Ingester) commit(ctx context.Context, units []*unit) error {
 	return nil
 }
 
+// takenOf are the rows of the outbox that units take.
+func takenOf(units []*unit) (taken []takenRows) {
+	for _, u := range units {
+		if len(u.taken.keys) > 0 {
+			taken = append(taken, u.taken)
+		}
+	}
+	return taken
+}
+
 // append stores the events that were not accepted before, and says how many those are. taken are rows
 // of the outbox that are deleted in the same transaction.
-func (in *Ingester) append(ctx context.Context, events []Event, taken []outboxKey) (done *appended, stored int, err error) {
+func (in *Ingester) append(ctx context.Context, events []Event, taken []takenRows) (done *appended, stored int, err error) {
 	if in.dedupe == nil {
 		done, err = in.store.appendWith(ctx, nil, events, in.cfg.EventTTL, in.cfg.BatchBytes, taken...)
 		return done, len(events), err

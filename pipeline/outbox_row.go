@@ -140,6 +140,9 @@ func extensionOf(name string, value any) (AttributeValue, error) {
 	return AttributeValue{}, invalid(name, "must be a string, a boolean or an integer of 32 bits")
 }
 
-func sortOutbox(rows []outboxRow) {
+// sortOutbox sorts rows by their keys. One that was found twice is left out: it is of a transaction in progress and beyond
+// what was read too, which takes rows of another cluster with the number of one that is under way here.
+func sortOutbox(rows []outboxRow) []outboxRow {
 	slices.SortFunc(rows, func(a, b outboxRow) int { return a.key.compare(b.key) })
+	return slices.CompactFunc(rows, func(a, b outboxRow) bool { return a.key == b.key })
 }

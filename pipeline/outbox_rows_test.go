@@ -1,11 +1,14 @@
 package pipeline
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Invariant 12: a row of which no event can be made stays, with a reason, is shown, and holds up nobody; once
@@ -116,4 +119,24 @@ func TestSurveyOutbox(t *testing.T) {
 	s.mustEmit(t, testCloudEvent("/s", "c"))
 	look(2)
 	look(2)
+}
+
+// What is larger than any event does not get in, whoever inserts it: a taker would load it to find that it is none.
+func TestTheOutboxRefusesWhatIsTooLarge(t *testing.T) {
+	s := mustService(t, mustRig(t).url)
+	large := func(n int) string { return fmt.Sprintf(`repeat('x', %d)`, n) }
+	for column, sql := range map[string]string{
+		"source":     `INSERT INTO waybill.outbox (source, type, event_id) VALUES (` + large(1025) + `, 't', 'i')`,
+		"type":       `INSERT INTO waybill.outbox (source, type, event_id) VALUES ('/s', ` + large(513) + `, 'i')`,
+		"event_id":   `INSERT INTO waybill.outbox (source, type, event_id) VALUES ('/s', 't', ` + large(1025) + `)`,
+		"event":      `SELECT waybill.emit_encoded('{/s}', '{t}', '{i}', '{8388608}', convert_to(` + large(8<<20) + `, 'UTF8'))`,
+		"second":     `SELECT waybill.emit_encoded('{/s,/s}', '{t,t}', '{i,j}', '{1,8388608}', convert_to(` + large(8<<20+1) + `, 'UTF8'))`,
+		"data":       `INSERT INTO waybill.outbox (source, type, event_id, data) VALUES ('/s', 't', 'i', convert_to(` + large(1<<20+1) + `, 'UTF8'))`,
+		"attributes": `INSERT INTO waybill.outbox (source, type, event_id, attributes) VALUES ('/s', 't', 'i', jsonb_build_object('a', ` + large(3<<20) + `))`,
+	} {
+		var refused *pgconn.PgError
+		if _, err := s.pool.Exec(t.Context(), sql); !errors.As(err, &refused) || refused.ConstraintName != "outbox_size" {
+			t.Errorf("%s: %v", column, err)
+		}
+	}
 }

@@ -34,6 +34,9 @@ type outboxScan struct {
 	open []outboxKey // by xid
 }
 
+// none reports whether nothing was read.
+func (s outboxScan) none() bool { return s.past == outboxKey{} && len(s.open) == 0 }
+
 // snapshot is a pg_snapshot: transactions below xmax are visible unless they are in progress.
 type snapshot struct {
 	xmax       int64
@@ -72,6 +75,20 @@ func (s outboxScan) openColumns() (xids, ids []int64) {
 		xids[i], ids[i] = o.xid, o.id
 	}
 	return xids, ids
+}
+
+// afterRead returns what is read once a read of transactions up to a number, in a snapshot, has found rows, and whether that is
+// all there is. whole: there are no others of such transactions.
+func (s outboxScan) afterRead(in snapshot, whole bool, rows []outboxKey, most int64) (next outboxScan, all bool) {
+	var last outboxKey
+	switch {
+	case whole:
+		last = outboxKey{most, math.MaxInt64}
+	case len(rows) > 0:
+		last = rows[len(rows)-1]
+	}
+	all = whole && most == math.MaxInt64
+	return s.after(in, all, last), all
 }
 
 // after returns what is read once a read in a snapshot has found all there was (all), or else all

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -38,11 +39,14 @@ func newOutboxWorld(t *testing.T, seed uint64) *outboxWorld {
 	for n := range 6 {
 		w.all = append(w.all, &worldSession{n: n})
 	}
-	if w.random.IntN(4) == 0 { // restored from another cluster, whose numbers are far ahead, or behind
+	if w.random.IntN(4) == 0 { // restored from another cluster, whose numbers are far ahead, or behind, or the next ones here
 		for i := range int64(1 + w.random.IntN(30)) {
 			xid := int64(5_000_000)
-			if w.random.IntN(2) == 0 {
+			switch w.random.IntN(3) {
+			case 0:
 				xid = 3 + i
+			case 1:
+				xid = w.nextXID + w.random.Int64N(20)
 			}
 			w.rows = append(w.rows, outboxWorldRow{key: outboxKey{xid, w.nextID}, session: -1, visible: true, foreign: true})
 			w.nextID++
@@ -91,34 +95,40 @@ func (w *outboxWorld) end(s *worldSession, commit bool) {
 	s.xid = 0
 }
 
-// read is what outbox_read.sql does.
-func (w *outboxWorld) read(scan outboxScan, limit int) (rows []outboxKey, next outboxScan, all bool) {
+// read is what readOutbox does.
+func (w *outboxWorld) read(scan outboxScan, most outboxLimits) (keys []outboxKey, next outboxScan, all bool) {
+	var found []outboxKey
 	for i := range w.rows {
 		r := &w.rows[i]
 		if !r.visible {
 			continue
 		}
-		open := slices.ContainsFunc(scan.open, func(o outboxKey) bool { return o.xid == r.key.xid && r.key.id > o.id })
-		if open || r.key.compare(scan.past) > 0 {
-			rows = append(rows, r.key)
+		if slices.ContainsFunc(scan.open, func(o outboxKey) bool { return o.xid == r.key.xid && r.key.id > o.id }) {
+			found = append(found, r.key)
+		}
+		if r.key.compare(scan.past) > 0 && r.key.xid <= most.xid {
+			found = append(found, r.key)
 		}
 	}
-	slices.SortFunc(rows, outboxKey.compare)
-	if double := len(rows) - len(slices.Compact(slices.Clone(rows))); double > 0 {
-		w.t.Fatalf("%d rows are read twice at once: %+v", double, scan)
+	slices.SortFunc(found, outboxKey.compare)
+	whole := len(found) < most.rows
+	var rows []outboxRow
+	for _, k := range found[:min(most.rows, len(found))] {
+		rows = append(rows, outboxRow{key: k})
 	}
-	all = len(rows) < limit
-	rows = rows[:min(limit, len(rows))]
+	for _, r := range sortOutbox(rows) {
+		keys = append(keys, r.key)
+	}
+	if len(slices.Compact(slices.Clone(keys))) < len(keys) {
+		w.t.Fatalf("rows are read twice at once: %v, with %+v", keys, scan)
+	}
 	in := snapshot{xmax: w.nextXID}
 	for _, s := range w.running {
 		in.inProgress = append(in.inProgress, s.xid)
 	}
 	slices.Sort(in.inProgress)
-	var last outboxKey
-	if len(rows) > 0 {
-		last = rows[len(rows)-1]
-	}
-	return rows, scan.after(in, all, last), all
+	next, all = scan.afterRead(in, whole, keys, most.xid)
+	return keys, next, all
 }
 
 func (w *outboxWorld) remove(keys []outboxKey) {
@@ -148,12 +158,12 @@ func TestOutboxScanMissesNothing(t *testing.T) {
 			w.remove(flying)
 			flying = nil
 		}
-		take := func(limit int) (found int) {
+		take := func(most outboxLimits) (found int) {
 			for _, r := range w.rows {
 				owner[r.key] = r.session
 			}
 			was := scan
-			rows, next, _ := w.read(scan, limit)
+			rows, next, _ := w.read(scan, most)
 			scan = next
 			rows = slices.DeleteFunc(rows, func(k outboxKey) bool { return slices.Contains(flying, k) })
 			if len(rows) == 0 {
@@ -172,7 +182,11 @@ func TestOutboxScanMissesNothing(t *testing.T) {
 		for range 200 {
 			w.step()
 			if w.random.IntN(3) == 0 {
-				take(1 + w.random.IntN(12))
+				most := outboxLimits{rows: 1 + w.random.IntN(12), xid: math.MaxInt64}
+				if w.random.IntN(4) == 0 { // it reads of some transactions alone
+					most.xid = scan.past.xid + 1 + w.random.Int64N(20)
+				}
+				take(most)
 			}
 			if w.random.IntN(6) == 0 {
 				land(w.random.IntN(5) > 0)
@@ -184,7 +198,7 @@ func TestOutboxScanMissesNothing(t *testing.T) {
 			}
 		}
 		for quiet := 0; quiet < 3; quiet++ {
-			if take(5) > 0 {
+			if take(outboxLimits{rows: 5, xid: math.MaxInt64}) > 0 {
 				quiet = -1
 			}
 			land(true)

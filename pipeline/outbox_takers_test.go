@@ -61,7 +61,7 @@ func (r *rig) mustBeliever(t testing.TB, in *Ingester) *takerSession {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := r.store.outboxConn(t.Context())
+	conn, err := r.store.connectOutbox(t.Context(), patience)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,7 +243,7 @@ func TestARowThatIsGoneFailsAlone(t *testing.T) {
 		nil,
 	}
 	gone := make(answerChannel, 1)
-	in.submit(&unit{events: []Event{mustEvent(t, "/s", "t", "of a row that is gone")}, taken: []outboxKey{{xid: 1, id: 1}}, asked: gone})
+	in.submit(&unit{events: []Event{mustEvent(t, "/s", "t", "of a row that is gone")}, taken: takenRows{[]outboxKey{{xid: 1, id: 1}}, serverStart(t, r.store)}, asked: gone})
 	answers[1], answers[2] = gone, in.Submit([]Event{mustEvent(t, "/s", "t", "of another")})
 	mustRun(t, in.Run)
 	for i, done := range answers {
@@ -493,7 +493,7 @@ func TestShardsAreGivenBackWhenAllIsPublished(t *testing.T) {
 
 // A taker that stands still loses its session, and so its shards.
 func TestATakerMayNotStandStill(t *testing.T) {
-	conn, err := mustStore(t).outboxConn(t.Context())
+	conn, err := mustStore(t).connectOutbox(t.Context(), patience)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -154,22 +154,18 @@ func (p *Publisher) finished(lane *publishLane) {
 	lane.finished++
 }
 
-// catchUp waits until what was put into the queue so far is published or left, or until ctx ends.
-func (p *Publisher) catchUp(ctx context.Context) {
+// mark is how much was ever put into the queue of each lane.
+func (p *Publisher) mark() []int64 {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	mark := make([]int64, len(p.lanes))
 	for i := range p.lanes {
 		mark[i] = p.lanes[i].enqueued
 	}
-	p.mu.Unlock()
-	for !p.reached(mark) && ctx.Err() == nil {
-		pause(ctx, catchUpPause)
-	}
+	return mark
 }
 
-// catchUpPause is between looks of catchUp: about what a publish takes.
-const catchUpPause = time.Millisecond
-
+// reached reports whether what was put into the queue up to a mark is published or left.
 func (p *Publisher) reached(mark []int64) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -242,6 +242,12 @@ func isLockTimeout(err error) bool {
 	return errors.As(err, &pgErr) && pgErr.Code == "55P03"
 }
 
+// isStatementTimeout reports that Postgres has ended a statement because it took too long.
+func isStatementTimeout(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "57014"
+}
+
 // classify turns an error of a transaction that was not known to commit into one of the
 // errors of Accept. committing says that the commit may have been under way.
 func classify(err error, committing bool) error {

@@ -97,7 +97,7 @@ func (s *Store) Append(ctx context.Context, events []Event, ttl time.Duration, m
 // errServerChanged or errAcceptedBefore, and nothing was stored, where they may be stored already.
 // The rows of the outbox in taken are deleted in the transaction; where others have taken one, it fails
 // with errTakenElsewhere, and nothing was stored.
-func (s *Store) appendWith(ctx context.Context, d *deduper, events []Event, ttl time.Duration, maxBatchBytes int, taken ...outboxKey) (done *appended, err error) {
+func (s *Store) appendWith(ctx context.Context, d *deduper, events []Event, ttl time.Duration, maxBatchBytes int, taken ...takenRows) (done *appended, err error) {
 	defer s.metrics.time("append")(&err)
 	f, err := newFlush(events, s.lanes, maxBatchBytes)
 	if err != nil {
@@ -228,12 +228,11 @@ func (f *flush) queue(batch *pgx.Batch, logged bool, ttl time.Duration) (before 
 	return before
 }
 
-// queueTaken appends to a round trip the statement that deletes rows of the outbox, if there are any: before
+// queueTaken appends to a round trip the statements that delete rows of the outbox, if there are any: before
 // the heads are locked, so that nobody waits for them while this waits for another taker's transaction.
 func (f *flush) queueTaken(batch *pgx.Batch) {
-	if len(f.taken) > 0 {
-		xids, ids := outboxKeys(f.taken)
-		batch.Queue(outboxTakeSQL, xids, ids)
+	for _, t := range f.taken {
+		batch.Queue(outboxTakeSQL, t.args()...)
 	}
 }
 

@@ -38,7 +38,7 @@ const (
 // appendOnce commits those of the events that were not accepted before, as Store.Append does.
 // Those that were need nothing more: they are committed. again counts them. The rows of the outbox in
 // taken are deleted, in the same transaction, whichever of their events are stored.
-func (d *deduper) appendOnce(ctx context.Context, events []Event, ttl time.Duration, maxBatchBytes int, taken ...outboxKey) (done *appended, again duplicates, err error) {
+func (d *deduper) appendOnce(ctx context.Context, events []Event, ttl time.Duration, maxBatchBytes int, taken ...takenRows) (done *appended, again duplicates, err error) {
 	for first := true; ; {
 		if err := d.ready(ctx); err != nil {
 			return nil, again, err
@@ -78,7 +78,7 @@ type duplicates struct{ local, log int }
 // sameServer checks that what the set knows is still so: a database that was restored from a
 // backup may lack it. Where it is so, the rows of the outbox in taken, whose events are all known, are
 // deleted, in a session of the server that was asked.
-func (d *deduper) sameServer(ctx context.Context, taken []outboxKey) error {
+func (d *deduper) sameServer(ctx context.Context, taken []takenRows) error {
 	conn, err := d.store.pool.Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("%w: connect to Postgres: %w", ErrUnavailable, err)
@@ -96,8 +96,11 @@ func (d *deduper) sameServer(ctx context.Context, taken []outboxKey) error {
 		return nil
 	}
 	failpoint.Hit("ingest/before-take-known")
-	xids, ids := outboxKeys(taken)
-	_, err = conn.Exec(ctx, outboxTakeSQL, xids, ids)
+	batch := &pgx.Batch{}
+	for _, t := range taken {
+		batch.Queue(outboxTakeSQL, t.args()...)
+	}
+	err = conn.SendBatch(ctx, batch).Close()
 	if err = failpoint.Err("ingest/after-take-known", err); err != nil {
 		return classifyAppend(fmt.Errorf("take rows out of the outbox: %w", err), true)
 	}

@@ -5,6 +5,8 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -18,6 +20,8 @@ var (
 	outboxTakeSQL string
 	//go:embed sql/outbox_refuse.sql
 	outboxRefuseSQL string
+	//go:embed sql/outbox_bound.sql
+	outboxBoundSQL string
 	//go:embed sql/outbox_join.sql
 	outboxJoinSQL string
 	//go:embed sql/outbox_takers.sql
@@ -33,8 +37,21 @@ var (
 )
 
 // errTakenElsewhere means that rows of the outbox which a transaction was to take are gone: another
-// taker has them, and their events are committed. Nothing of the transaction was stored.
+// taker has them, and their events are committed. Or the server is another one, or another run of it, than they were read
+// from. Nothing of the transaction was stored.
 var errTakenElsewhere = errors.New("another taker has taken some of the outbox's rows")
+
+// takenRows are rows that one taker has read and takes.
+type takenRows struct {
+	keys   []outboxKey
+	server time.Time // when the server started that they were read from: their numbers are of one run of one server
+}
+
+// args are the parameters of outbox_take.sql.
+func (t takenRows) args() []any {
+	xids, ids := outboxKeys(t.keys)
+	return []any{xids, ids, t.server}
+}
 
 // isTaken is the error of waybill.take_outbox.
 func isTaken(err error) bool {
@@ -55,34 +72,67 @@ func outboxKeys(keys []outboxKey) (xids, ids []int64) {
 // from it: above what a transaction may take. Otherwise it asks four times a second.
 const takerStalls = 15 * time.Second
 
-// outboxConn connects a session for a taker: it listens, and holds locks for as long as it lives. What it
-// writes are hints, which need not be flushed.
-func (s *Store) outboxConn(ctx context.Context) (*pgx.Conn, error) {
+// outboxConn is a connection of a taker: it listens, and holds locks for as long as it lives.
+type outboxConn struct {
+	*pgx.Conn
+	notified atomic.Bool // since it was last waited for
+	server   time.Time   // when the server started
+}
+
+// connectOutbox connects a session for a taker. What it writes are hints, which need not be flushed. A statement that
+// takes longer than within is ended by the server, and the session goes on.
+func (s *Store) connectOutbox(ctx context.Context, within time.Duration) (*outboxConn, error) {
+	var c outboxConn
 	cfg := s.pool.Config().ConnConfig.Copy()
 	cfg.RuntimeParams["synchronous_commit"] = "off"
 	cfg.RuntimeParams["idle_session_timeout"] = millis(takerStalls)
+	// pgx would keep each until somebody waits for it, which a taker does only when it has nothing to do.
+	cfg.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) { c.notified.Store(true) }
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect to Postgres: %w", err)
 	}
+	c.Conn = conn
 	if _, err = conn.Exec(ctx, `LISTEN waybill_outbox`); err == nil {
+		_, err = conn.Exec(ctx, outboxBoundSQL, within.Milliseconds())
+	}
+	if err == nil {
+		err = conn.QueryRow(ctx, serverStartSQL).Scan(&c.server)
+	}
+	if err == nil {
 		_, err = conn.Exec(ctx, outboxJoinSQL)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listen to the outbox: %w", err), conn.Close(ctx))
 	}
-	return conn, nil
+	return &c, nil
 }
 
-// outboxLimits bound one read.
-type outboxLimits struct{ rows, bytes int }
+// wait returns when somebody has notified since it returned last, or with an error when ctx ends.
+func (c *outboxConn) wait(ctx context.Context) error {
+	if c.notified.Swap(false) {
+		return nil
+	}
+	_, err := c.WaitForNotification(ctx)
+	c.notified.Store(false)
+	return err
+}
+
+// xmaxSQL is the number of the next transaction.
+const xmaxSQL = `SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint`
+
+// outboxLimits bound one read: its rows, their bytes, and the numbers of their transactions.
+type outboxLimits struct {
+	rows, bytes int
+	xid         int64
+}
 
 // readOutbox reads what is new since what was read, of some shards, and returns what is read then. all: that is
 // all there was.
 func (s *Store) readOutbox(ctx context.Context, conn *pgx.Conn, read outboxScan, shards []int16, most outboxLimits) (rows []outboxRow, next outboxScan, all bool, err error) {
 	defer s.metrics.time("read_outbox")(&err)
 	xids, ids := read.openColumns()
-	found, err := conn.Query(ctx, outboxReadSQL, xids, ids, read.past.xid, read.past.id, shards, most.rows, most.bytes)
+	found, err := conn.Query(ctx, outboxReadSQL, xids, ids, read.past.xid, read.past.id, shards, most.rows, most.bytes, most.xid)
 	if err != nil {
 		return nil, read, false, fmt.Errorf("read the outbox: %w", err)
 	}
@@ -112,13 +162,14 @@ func (s *Store) readOutbox(ctx context.Context, conn *pgx.Conn, read outboxScan,
 	if err != nil {
 		return nil, read, false, fmt.Errorf("read the outbox: %w", err)
 	}
-	sortOutbox(rows)
-	all = there < most.rows && len(rows) == there
-	var last outboxKey
-	if len(rows) > 0 {
-		last = rows[len(rows)-1].key
+	whole := there < most.rows && len(rows) == there
+	rows = sortOutbox(rows)
+	keys := make([]outboxKey, len(rows))
+	for i := range rows {
+		keys[i] = rows[i].key
 	}
-	return rows, read.after(in, all, last), all, nil
+	next, all = read.afterRead(in, whole, keys, most.xid)
+	return rows, next, all, nil
 }
 
 // refuseOutbox marks rows of which no event can be made.
@@ -144,7 +195,12 @@ type OutboxSurvey struct {
 	FirstRefused int64
 	Reason       string
 
-	next int64 // transaction that the next survey begins with
+	// For the next survey: the transaction from which on rows may be there, and those before it of which they may be.
+	next int64
+	late []int64
+	// When a survey last began with all there is, and how long that took.
+	wholeAt time.Time
+	whole   time.Duration
 }
 
 // SurveyOutbox looks at the outbox. before is an earlier survey of the same database, which makes this one
@@ -165,13 +221,48 @@ type rowQuerier interface {
 }
 
 func surveyOutbox(ctx context.Context, from rowQuerier, before OutboxSurvey) (out OutboxSurvey, err error) {
+	began, begins := time.Now(), before.next == 0
+	if !begins && began.Sub(before.wholeAt) >= max(wholeEvery, wholeShare*before.whole) {
+		out, err = lookAtOutbox(ctx, from, 0, nil)
+		if err == nil || !isStatementTimeout(err) {
+			out.wholeAt, out.whole = began, time.Since(began)
+			return out, err
+		}
+		// Too many rows are deleted that vacuum may not remove.
+		before.wholeAt, before.whole = began, time.Since(began)
+	}
+	out, err = lookAtOutbox(ctx, from, before.next, before.late)
+	out.wholeAt, out.whole = before.wholeAt, before.whole
+	if begins {
+		out.wholeAt, out.whole = began, time.Since(began)
+	}
+	return out, err
+}
+
+// lookAtOutbox surveys the rows of the transactions from next on, and of those in late.
+func lookAtOutbox(ctx context.Context, from rowQuerier, next int64, late []int64) (out OutboxSurvey, err error) {
 	var age float64
-	err = from.QueryRow(ctx, outboxSurveySQL, maxOutboxCount, before.next).
-		Scan(&out.Waiting, &age, &out.Refused, &out.FirstRefused, &out.Reason, &out.next)
+	var text string
+	err = from.QueryRow(ctx, outboxSurveySQL, maxOutboxCount, next, late).
+		Scan(&out.Waiting, &age, &out.Refused, &out.FirstRefused, &out.Reason, &text, &out.next, &out.late)
 	if err != nil {
 		return OutboxSurvey{}, fmt.Errorf("survey the outbox: %w", err)
 	}
 	out.Oldest = max(0, time.Duration(age*float64(time.Second)))
+	in, err := parseSnapshot(text)
+	if err != nil {
+		return OutboxSurvey{}, fmt.Errorf("survey the outbox: %w", err)
+	}
+	if out.next == 0 || out.next > in.xmax { // nothing waits, or what was restored from another cluster
+		out.next = in.xmax
+	}
+	for _, xid := range in.inProgress {
+		if xid < out.next {
+			out.late = append(out.late, xid)
+		}
+	}
+	slices.Sort(out.late)
+	out.late = slices.Compact(out.late)
 	return out, nil
 }
 

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -54,14 +55,17 @@ func newTaker(in *Ingester, meter metric.Meter) (*taker, error) {
 	return t, err
 }
 
-// run takes until ctx ends, and returns when what it submitted is answered.
-func (t *taker) run(ctx context.Context) {
+// run takes until ctx ends, and returns when what it submitted is answered, and published, if that is before stop ends.
+func (t *taker) run(ctx, stop context.Context) {
 	for wait := takerMinPause; ctx.Err() == nil; wait = min(2*wait, takerMaxPause) {
-		took, err := t.session(ctx)
+		took, err := t.session(ctx, stop)
 		if ctx.Err() != nil {
 			return
 		}
-		if took {
+		switch {
+		case errors.Is(err, errGivesUp): // for longer than others take to look at what is free
+			wait = takerMaxPause
+		case took:
 			wait = takerMinPause
 		}
 		t.note(err)
@@ -70,23 +74,23 @@ func (t *taker) run(ctx context.Context) {
 }
 
 // session takes with one connection until it fails or ctx ends. took: it had shards.
-func (t *taker) session(ctx context.Context) (took bool, err error) {
+func (t *taker) session(ctx, stop context.Context) (took bool, err error) {
 	connecting, cancel := context.WithTimeout(ctx, t.in.cfg.FlushTimeout)
 	defer cancel()
-	conn, err := t.store.outboxConn(connecting)
+	conn, err := t.store.connectOutbox(connecting, t.in.cfg.FlushTimeout/2)
 	if err != nil {
 		return false, err
 	}
 	s := &takerSession{taker: t, conn: conn, active: time.Now()}
 	err = s.take(ctx)
 	s.land()
-	if err == nil {
-		s.published(context.WithoutCancel(ctx))
+	if !conn.IsClosed() {
+		s.published(stop)
 	}
 	closing, cancelClose := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancelClose()
 	if err == nil {
-		_ = s.say(closing, false) // a hint
+		_ = s.sayOf(closing, s.shards, false) // a hint
 	}
 	_ = conn.Close(closing) // its locks end with it, now or when the server notices
 	t.show(0, 0)

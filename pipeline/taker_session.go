@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -32,19 +33,37 @@ const (
 	sayEvery = time.Second
 	// shareEvery is how often it looks whether the shards are spread over the takers.
 	shareEvery = time.Second
+	// wholeEvery is how often all there is is looked at, for rows whose numbers were read past before they came: a
+	// restore into a pipeline that runs brings such, or somebody who puts a row back by hand. That takes the longer the more
+	// rows are deleted that vacuum may not remove: it takes no more than the wholeShare-th part of the time.
+	wholeEvery = time.Minute
+	wholeShare = 100
+	// givesUp is after how many units that fail, one after another, a session ends, so that others may take what this process
+	// cannot commit. It takes some seconds to come to that.
+	givesUp = 6
+	// publishedPause is between looks whether what was taken is published: about what a publish takes.
+	publishedPause = time.Millisecond
 )
+
+// errGivesUp ends a session that does not come to commit anything.
+var errGivesUp = errors.New("what is taken cannot be committed")
 
 // takerSession is a taker's connection and what belongs to it. It is of one goroutine.
 type takerSession struct {
 	*taker
-	conn   *pgx.Conn
-	shards []int16
-	shared time.Time // when it last looked at the others
-	read   outboxScan
-	flying *takenUnit // nil: nothing is under way
+	conn    *outboxConn
+	shards  []int16
+	shared  time.Time // when it last looked at the others
+	leaving *leavingShards
+	read    outboxScan
+	wholeAt time.Time     // when it last began with all there is
+	whole   time.Duration // and how long the first read took
+	window  int64         // the most numbers of transactions to read at once; 0: all
+	flying  *takenUnit    // nil: nothing is under way
 	// alone is how many rows are yet to be taken one by one: Postgres refused the data of one of them.
 	alone    int
 	failures int           // of units, one after another
+	failure  error         // of the last of them
 	backoff  time.Duration // before the next read
 
 	rate      float64   // events a second that come, lately
@@ -72,6 +91,9 @@ func (u *takenUnit) has(k outboxKey) bool {
 // take takes until ctx ends or the connection fails.
 func (s *takerSession) take(ctx context.Context) error {
 	for ; ctx.Err() == nil; s.wait(ctx) {
+		if s.failures >= givesUp {
+			return fmt.Errorf("%w: %w", errGivesUp, s.failure)
+		}
 		if err := s.share(ctx); err != nil {
 			return err
 		}
@@ -105,15 +127,17 @@ func (s *takerSession) wait(ctx context.Context) {
 func (s *takerSession) round(ctx context.Context) error {
 	s.gather(ctx)
 	failpoint.Hit("ingest/before-outbox-read")
+	s.lookAtAll()
 	before, most, at := s.read, s.most, time.Now()
 	if s.alone > 0 {
 		most.rows = 1
 	}
-	reading, cancel := context.WithTimeout(ctx, s.in.cfg.FlushTimeout)
-	defer cancel()
-	rows, next, all, err := s.store.readOutbox(reading, s.conn, s.read, s.shards, most)
+	rows, next, all, err := s.readNew(ctx, most)
 	if err != nil {
 		return err
+	}
+	if before.none() || s.window > 0 {
+		s.whole += time.Since(at)
 	}
 	s.note(nil)
 	s.read = next
@@ -136,6 +160,47 @@ func (s *takerSession) round(ctx context.Context) error {
 	default:
 		return s.rest(ctx)
 	}
+}
+
+// lookAtAll has the next read begin with all there is, once in a while.
+func (s *takerSession) lookAtAll() {
+	if s.read.none() || time.Since(s.wholeAt) >= max(wholeEvery, wholeShare*s.whole) {
+		s.wholeAt, s.whole, s.read = time.Now(), 0, outboxScan{}
+	}
+}
+
+// asking bounds a statement. It goes on when ctx ends, since the connection would end with it, and the shards be free
+// before what was taken from them is published.
+func (s *takerSession) asking(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), s.in.cfg.FlushTimeout)
+}
+
+// readNew reads what is new. Where that takes Postgres too long, because of rows that are deleted and that vacuum may not
+// remove, it reads of fewer transactions, and then of more again.
+func (s *takerSession) readNew(ctx context.Context, most outboxLimits) (rows []outboxRow, next outboxScan, all bool, err error) {
+	reading, cancel := s.asking(ctx)
+	defer cancel()
+	most.xid = math.MaxInt64
+	if s.window > 0 && s.read.past.xid < math.MaxInt64-s.window {
+		most.xid = s.read.past.xid + s.window
+	}
+	rows, next, all, err = s.store.readOutbox(reading, s.conn.Conn, s.read, s.shards, most)
+	switch {
+	case isStatementTimeout(err) && s.window != 1:
+		if s.window == 0 {
+			err = s.conn.QueryRow(reading, xmaxSQL).Scan(&s.window)
+			s.window -= s.read.past.xid
+		} else {
+			err = nil
+		}
+		s.window = max(s.window/16, 1)
+		return nil, s.read, false, err
+	case err == nil && all:
+		s.window = 0
+	case err == nil:
+		s.window = min(2*s.window, math.MaxInt64/4)
+	}
+	return rows, next, all, err
 }
 
 // gather lets events come together where they are many.
@@ -180,7 +245,7 @@ func (s *takerSession) submit(ctx context.Context, rows []outboxRow, before outb
 	u.tracing = s.in.cfg.Tracing.Accept("outbox", at, events)
 	done := make(answerChannel, 1)
 	u.done = done
-	s.in.submit(&unit{events: events, taken: u.keys, asked: done})
+	s.in.submit(&unit{events: events, taken: takenRows{u.keys, s.conn.server}, asked: done})
 	s.flying = u
 	s.came(len(events))
 	s.show(len(s.shards), len(u.keys))
@@ -235,6 +300,7 @@ func (s *takerSession) landed(err error) bool {
 	default:
 		s.backoff = min(takerMinPause<<min(s.failures, 5), takerMaxPause)
 		s.failures++
+		s.failure = err
 	}
 	return false
 }
@@ -271,7 +337,7 @@ func (s *takerSession) rest(ctx context.Context) error {
 	}
 	waiting, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	if _, err := s.conn.WaitForNotification(waiting); err != nil && waiting.Err() == nil {
+	if err := s.conn.wait(waiting); err != nil && waiting.Err() == nil {
 		return fmt.Errorf("wait to be notified: %w", err)
 	}
 	return nil
@@ -289,6 +355,8 @@ func (s *takerSession) wake(ctx context.Context) error {
 // say says whether the taker of its shards sleeps.
 func (s *takerSession) say(ctx context.Context, asleep bool) error {
 	s.said = time.Now()
+	ctx, cancel := s.asking(ctx)
+	defer cancel()
 	return s.sayOf(ctx, s.shards, asleep)
 }
 
@@ -306,21 +374,33 @@ func shardBits(shards []int16) (mask int32) {
 	return mask
 }
 
+// leavingShards are shards from which a session takes no more, and which it holds until all that was put into the publisher
+// up to mark is published.
+type leavingShards struct {
+	shards []int16
+	mark   []int64
+}
+
 // share gives shards back that are beyond its share, or takes free ones up to it.
 func (s *takerSession) share(ctx context.Context) error {
+	if s.leaving != nil {
+		return s.giveBack(ctx)
+	}
 	if time.Since(s.shared) < shareEvery {
 		return nil
 	}
 	s.shared = time.Now()
+	counting, cancel := s.asking(ctx)
+	defer cancel()
 	var takers int
-	if err := s.conn.QueryRow(ctx, outboxTakersSQL).Scan(&takers); err != nil {
+	if err := s.conn.QueryRow(counting, outboxTakersSQL).Scan(&takers); err != nil {
 		return fmt.Errorf("count the takers: %w", err)
 	}
 	takers = max(takers, 1)
 	most := (outboxShards + takers - 1) / takers
 	switch {
 	case len(s.shards) > most:
-		return s.giveBack(ctx, s.shards[most:])
+		return s.leave(ctx, most)
 	case len(s.shards) < most:
 		return s.takeFree(ctx, most-len(s.shards))
 	}
@@ -332,14 +412,34 @@ func (s *takerSession) share(ctx context.Context) error {
 func (s *takerSession) published(ctx context.Context) {
 	waiting, cancel := context.WithTimeout(ctx, s.in.cfg.StopTimeout)
 	defer cancel()
-	s.in.publisher.catchUp(waiting)
+	publisher := s.in.publisher
+	for mark, asked := publisher.mark(), time.Now(); !publisher.reached(mark) && waiting.Err() == nil; pause(waiting, publishedPause) {
+		if time.Since(asked) > takerStalls/3 { // it has not ceased to work
+			if asked = time.Now(); s.conn.Ping(waiting) != nil {
+				return
+			}
+		}
+	}
 }
 
-// giveBack gives shards back, of which nothing is under way then.
-func (s *takerSession) giveBack(ctx context.Context, shards []int16) error {
+// leave takes no more from the shards beyond the first so many, and gives them back as soon as it can.
+func (s *takerSession) leave(ctx context.Context, most int) error {
 	s.land()
-	s.published(ctx)
-	shards = slices.Clone(shards)
+	s.leaving = &leavingShards{shards: slices.Clone(s.shards[most:]), mark: s.in.publisher.mark()}
+	s.shards = slices.Clone(s.shards[:most])
+	s.show(len(s.shards), 0)
+	return s.giveBack(ctx)
+}
+
+// giveBack gives back the shards that it leaves, if what was taken from them is published; otherwise it is to be called
+// again.
+func (s *takerSession) giveBack(ctx context.Context) error {
+	if !s.in.publisher.reached(s.leaving.mark) {
+		return nil
+	}
+	ctx, cancel := s.asking(ctx)
+	defer cancel()
+	shards := s.leaving.shards
 	if !s.slept.IsZero() {
 		if err := s.sayOf(ctx, shards, false); err != nil {
 			return err
@@ -352,8 +452,7 @@ func (s *takerSession) giveBack(ctx context.Context, shards []int16) error {
 	if given != len(shards) {
 		return fmt.Errorf("give shards of the outbox back: %d of %d were not this session's", len(shards)-given, len(shards))
 	}
-	s.shards = slices.DeleteFunc(s.shards, func(shard int16) bool { return slices.Contains(shards, shard) })
-	s.show(len(s.shards), 0)
+	s.leaving = nil
 	return nil
 }
 
@@ -365,6 +464,8 @@ func (s *takerSession) takeFree(ctx context.Context, most int) error {
 			candidates = append(candidates, int16(shard))
 		}
 	}
+	ctx, cancel := s.asking(ctx)
+	defer cancel()
 	rows, err := s.conn.Query(ctx, outboxLockSQL, candidates, most)
 	if err != nil {
 		return fmt.Errorf("take shards of the outbox: %w", err)

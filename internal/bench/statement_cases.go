@@ -26,6 +26,7 @@ type statementCase struct {
 // statementsNotMeasured says why a statement has no case.
 var statementsNotMeasured = map[string]string{
 	"change_lanes":  "it sets a column of a table with one row, once in a pipeline's life and while nothing runs",
+	"outbox_bound":  "it sets a bound of its session, and looks at no table",
 	"outbox_join":   "it takes a lock that stays with its session, and looks at no table",
 	"outbox_lock":   "it takes locks that stay with their session, and looks at no table",
 	"outbox_unlock": "it gives locks of its session back, and looks at no table",
@@ -114,12 +115,12 @@ var statementCases = []statementCase{
 	{file: "outbox_emit", what: "1 event", args: `SELECT ARRAY['/bench/1'], ARRAY['t'], ARRAY['id'], ARRAY[300], ` + sampleBytes},
 	{
 		file: "outbox_read", what: "2,048 rows", ingest: true,
-		args: `SELECT '{}'::bigint[], '{}'::bigint[], floor(random() * {n} / 2)::bigint, 0::bigint, ARRAY(SELECT generate_series(0, 15)::smallint), 2048, 4194304`,
+		args: `SELECT '{}'::bigint[], '{}'::bigint[], floor(random() * {n} / 2)::bigint, 0::bigint, ARRAY(SELECT generate_series(0, 15)::smallint), 2048, 4194304, 9223372036854775807`,
 	},
 	{file: "outbox_refuse", what: "1 row", ingest: true, args: `SELECT array_agg(xid), array_agg(id), ARRAY['why']` + rows + `1) AS o`},
 	{file: "outbox_sleep", what: "all shards", ingest: true, args: `SELECT 65535, true`},
-	{file: "outbox_survey", what: "up to 100,000 rows", args: `SELECT 100000, 0::bigint`},
-	{file: "outbox_take", what: "100 rows", ingest: true, args: `SELECT array_agg(xid), array_agg(id)` + rows + `100) AS o`},
+	{file: "outbox_survey", what: "up to 100,000 rows", args: `SELECT 100000, 0::bigint, '{}'::bigint[]`},
+	{file: "outbox_take", what: "100 rows", ingest: true, args: `SELECT array_agg(xid), array_agg(id), pg_postmaster_start_time()` + rows + `100) AS o`},
 	{file: "outbox_takers", what: "the locks of the cluster", ingest: true},
 	{file: "read_events", what: "10 ranges, 100 events", args: `SELECT ` + ranges10 + start},
 	{file: "read_letters", what: "100 letters", args: `SELECT array_agg(position), array_agg(token), array_agg(sink), true` + letters100},

@@ -128,12 +128,21 @@ func chooseWay(r *rand.Rand) way {
 	return httpBatch + way(r.IntN(int(ways-httpBatch)))
 }
 
-// route is the ingest of an event's key.
+// route is the ingest, or beyond those the emitter, of an event's key.
 func route(plan Plan, index, ingests int) int {
 	source, typ := plan.keyOf(index)
+	return routeOf(source, typ, ingests)
+}
+
+func routeOf(source, typ string, ingests int) int {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(source + " " + typ)) // a hash takes everything
 	return int(h.Sum32() % uint32(ingests))
+}
+
+// ByEmitter reports whether the events of a key are sent to one of the emitters.
+func (c SenderConfig) ByEmitter(source, typ string) bool {
+	return routeOf(source, typ, len(c.HTTP)+len(c.Emitters)) >= len(c.HTTP)
 }
 
 // ingest is one ingest's senders, one for each way in.

@@ -31,6 +31,8 @@ type result struct {
 	Rate      float64        `json:"offered_per_second"`
 	Schedule  []scheduleStep `json:"schedule"`
 	audit.Report
+	// Ways are the events by the way in.
+	Ways map[string]wayIn `json:"ways"`
 	// RetriedCalls are the calls that producers made again, and RetriedEvents the events in
 	// them: each was told that it may be sent again, or was not answered.
 	RetriedCalls  int64 `json:"retried_calls"`
@@ -219,6 +221,9 @@ func (r *result) print(w io.Writer) error {
 		fmt.Fprintf(table, "  %s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t\n", name, s.Delivered, s.Lost, s.Gaps, s.Doubled, s.DoubledOutside, s.OutOfOrder, s.Unexplained, counts(s.DeadLetters))
 	}
 	if err := table.Flush(); err != nil {
+		return err
+	}
+	if err := r.printWays(&b); err != nil {
 		return err
 	}
 	fmt.Fprintf(&b, "  recovered %.1f s after the last fault; most memory, MiB:", r.RecoverSeconds)

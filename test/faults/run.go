@@ -199,12 +199,14 @@ func (t *trial) run(ctx context.Context) (*result, error) {
 	}
 	r := t.judge(evidence, settled, recovery)
 	r.judgeOutbox(outbox, evidence)
+	r.judgeWays(load.config, evidence)
 	r.RetriedCalls, r.RetriedEvents = load.retried.tries.Load(), load.retried.events.Load()
 	return r, nil
 }
 
 // sending is what became of the load.
 type sending struct {
+	config  roundtrip.SenderConfig
 	ledger  *roundtrip.Ledger
 	err     error
 	retried *retries
@@ -221,6 +223,7 @@ func (t *trial) send(ctx context.Context, stop <-chan struct{}) sending {
 	if t.under.loadBytes > 0 {
 		plan.MaxBytes = t.under.loadBytes
 	}
+	out.config = config
 	out.ledger, out.err = roundtrip.Send(ctx, config, plan)
 	return out
 }

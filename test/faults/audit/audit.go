@@ -38,6 +38,20 @@ type Evidence struct {
 	Forgets bool
 }
 
+// Of is the part of the evidence that is about certain keys. The offsets of the archive are of all keys together: holes
+// in those of a part mean nothing.
+func (e Evidence) Of(has func(source, typ string) bool) Evidence {
+	part := e
+	part.Sent = slices.DeleteFunc(slices.Clone(e.Sent), func(s roundtrip.Entry) bool { return !has(s.Source, s.Type) })
+	part.Letters = slices.DeleteFunc(slices.Clone(e.Letters), func(l Letter) bool { return !has(l.Source, l.Type) })
+	part.Heads = slices.DeleteFunc(slices.Clone(e.Heads), func(h Head) bool { return !has(h.Source, h.Type) })
+	part.Sinks = map[string][]roundtrip.Delivery{}
+	for sink, all := range e.Sinks {
+		part.Sinks[sink] = slices.DeleteFunc(slices.Clone(all), func(d roundtrip.Delivery) bool { return !has(d.Source, d.Type) })
+	}
+	return part
+}
+
 // Window is a time.
 type Window struct{ From, To time.Time }
 

@@ -249,3 +249,22 @@ func TestCompareCounts(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// A part of the evidence has what is about its keys, and nothing else.
+func TestEvidenceOfSomeKeys(t *testing.T) {
+	e := healthy()
+	e.Letters = append(e.Letters, letterOf(&e, 0, "VALIDATION_FAILED"), letterOf(&e, 7, "VALIDATION_FAILED"))
+	remove(&e, "ingress", 7)
+	remove(&e, "ingress", 0)
+	remove(&e, "ingress", 12) // the last event of the third key is lost
+	for key, want := range map[string]struct{ letters, lost int }{"/s/0": {1, 0}, "/s/1": {1, 0}, "/s/2": {0, 1}} {
+		part := e.Of(func(source, typ string) bool { return source == key && typ == "t" })
+		r := Compare(part)
+		if r.Offered != 5 || r.Stored != 5 || r.Wrong != 0 || len(part.Letters) != want.letters || r.Sinks["ingress"].Lost != want.lost || r.Sinks["archive"].Delivered != 5 {
+			t.Errorf("%s: %+v", key, r)
+		}
+	}
+	if r := Compare(e); r.Offered != 15 || r.Sinks["ingress"].Lost != 1 {
+		t.Errorf("the whole was changed: %+v", r)
+	}
+}
