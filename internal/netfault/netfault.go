@@ -10,6 +10,18 @@ import (
 	"strings"
 )
 
+// Undialed recognizes, in what grpc-go says of a call that is UNAVAILABLE, that no connection was made, and why.
+func Undialed(message string) (reason string, ok bool) {
+	if _, names, found := strings.Cut(message, "name resolver error: "); found {
+		return names, true
+	}
+	_, reason, ok = strings.Cut(message, "Error while dialing: ")
+	if _, behind, found := strings.Cut(reason, ": "); found { // dial tcp and the address
+		reason = behind
+	}
+	return strings.TrimPrefix(strings.TrimSuffix(reason, `"`), "connect: "), ok
+}
+
 // Reason is why; ok is false where the error is not about a connection.
 func Reason(err error) (text string, ok bool) {
 	var name *net.DNSError

@@ -33,6 +33,15 @@ func TestReason(t *testing.T) {
 	if text, _ := Reason(&net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}); text != "no answer in time" {
 		t.Errorf("%q", text)
 	}
+	for message, want := range map[string]string{
+		`connection error: desc = "transport: Error while dialing: dial tcp 127.0.0.1:1: connect: connection refused"`: "connection refused",
+		"name resolver error: produced zero addresses":                                                                 "produced zero addresses",
+		"the server is shutting down":                                                                                  "",
+	} {
+		if text, ok := Undialed(message); text != want || ok != (want != "") {
+			t.Errorf("%s: %q, want %q", message, text, want)
+		}
+	}
 	if text, ok := Reason(errors.New("other")); ok {
 		t.Errorf("%q", text)
 	}
