@@ -198,21 +198,24 @@ func (c *replayCommand) checkLanes(ctx context.Context, con *console, config rep
 	if len(c.Lane) == 0 {
 		return nil
 	}
-	var archived []int
-	if config.Archive != nil {
-		var err error
-		if archived, err = config.Archive.Lanes(ctx); err != nil {
+	of, former, unknown := 0, []int(nil), errors.New("there is no stream")
+	if config.Queue != nil {
+		of, former, unknown = config.Queue.Lanes(ctx)
+	}
+	if unknown == nil {
+		if err := checkLanes(c.Lane, of, former); err == nil || config.Archive == nil {
 			return err
 		}
 	}
-	if config.Queue != nil {
-		lanes, former, err := config.Queue.Lanes(ctx)
-		if err == nil {
-			return checkLanes(c.Lane, lanes, append(former, archived...))
-		}
-		if config.Archive == nil {
-			return err
-		}
+	if config.Archive == nil {
+		return unknown
+	}
+	archived, err := config.Archive.Lanes(ctx)
+	if err != nil {
+		return err
+	}
+	if unknown == nil {
+		return checkLanes(c.Lane, of, append(former, archived...))
 	}
 	for _, lane := range c.Lane {
 		if !slices.Contains(archived, lane) {
