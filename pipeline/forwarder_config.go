@@ -69,11 +69,19 @@ func (c ForwarderConfig) Validate() error {
 	if err := validateProcessID(c.ID); err != nil {
 		return err
 	}
+	if err := c.ValidateLimits(); err != nil {
+		return err
+	}
+	return c.validateSinks()
+}
+
+// ValidateLimits is Validate for who does not know yet the id of the process, nor has its sinks.
+func (c ForwarderConfig) ValidateLimits() error {
 	switch {
 	case c.Lanes < 1 || c.Lanes > MaxLanes:
 		return fmt.Errorf("lanes: %d; want 1 to %d", c.Lanes, MaxLanes)
 	case c.InFlight < 1:
-		return fmt.Errorf("requests in flight: %d; want at least 1", c.InFlight)
+		return fmt.Errorf("in flight: %d; want at least 1 request", c.InFlight)
 	case c.ExpiryMargin < 0:
 		return fmt.Errorf("expiry margin: %v; must not be negative", c.ExpiryMargin)
 	case c.SinkBytes < 1<<20:
@@ -86,10 +94,12 @@ func (c ForwarderConfig) Validate() error {
 		return fmt.Errorf("breaker failures: %d; want at least 1", c.BreakerFailures)
 	case c.BreakerMin <= 0 || c.BreakerMax < c.BreakerMin:
 		return fmt.Errorf("breaker pause: %v to %v; want 0 < minimum ≤ maximum", c.BreakerMin, c.BreakerMax)
-	case c.RebalanceEvery <= 0 || c.CheckEvery <= 0 || c.StopTimeout <= 0:
-		return errors.New("rebalance, check and stop times: must be positive")
+	case c.RebalanceEvery <= 0 || c.CheckEvery <= 0:
+		return fmt.Errorf("rebalance and check times: %v and %v; must be positive", c.RebalanceEvery, c.CheckEvery)
+	case c.StopTimeout <= 0:
+		return fmt.Errorf("stop timeout: %v; want more than 0", c.StopTimeout)
 	}
-	return c.validateSinks()
+	return nil
 }
 
 func (c ForwarderConfig) validateSinks() error {

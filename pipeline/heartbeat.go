@@ -80,6 +80,9 @@ func validateProcessID(id string) error {
 	return nil
 }
 
+// ValidateProcessID reports an id that cannot stand in a key of a bucket.
+func ValidateProcessID(id string) error { return validateProcessID(id) }
+
 func (h Heartbeat) key() string { return h.Kind + "." + h.ID }
 
 // defaultBeat is the time between heartbeats until the bucket's TTL is known: a third of
@@ -102,10 +105,18 @@ func RunHeartbeat(ctx context.Context, q *Queue, log *slog.Logger, beat func() H
 
 func runHeartbeat(ctx context.Context, q *Queue, log *slog.Logger, beat func() Heartbeat, patience time.Duration) error {
 	p := pulse{queue: q, every: defaultBeat}
-	failing := false
+	failing, doubled := false, false
 	var since time.Time // of failing on this connection
 	for ctx.Err() == nil {
 		err := p.say(ctx, beat())
+		if now := p.twin != nil; err == nil && now != doubled {
+			doubled = now
+			if doubled {
+				log.Warn("another live process has the same id", "error", p.twin)
+			} else {
+				log.Info("no other process has the same id any more")
+			}
+		}
 		switch {
 		case err == nil && failing:
 			log.Info("heartbeat is stored again")
@@ -143,6 +154,9 @@ type pulse struct {
 	queue *Queue
 	kv    jetstream.KeyValue // nil until the bucket was found
 	every time.Duration
+
+	stored uint64 // revision of what was stored last; 0: nothing was
+	twin   error  // another process stores heartbeats under the same key; nil: none does
 }
 
 func (p *pulse) say(ctx context.Context, h Heartbeat) error {
@@ -158,15 +172,55 @@ func (p *pulse) say(ctx context.Context, h Heartbeat) error {
 			p.every = ttl / 3
 		}
 	}
-	value, err := json.Marshal(h)
-	if err != nil {
-		return fmt.Errorf("encode heartbeat: %w", err)
-	}
-	if _, err := p.kv.Put(ctx, h.key(), value); err != nil {
+	if err := p.store(ctx, h); err != nil {
 		p.kv = nil // it may come back with another TTL
 		return fmt.Errorf("store heartbeat: %w", err)
 	}
 	return nil
+}
+
+// store stores a heartbeat, and looks whether somebody else has stored one under its key since the one before. That costs
+// a request only where it is so.
+func (p *pulse) store(ctx context.Context, h Heartbeat) error {
+	if p.twin != nil {
+		h.Problem = strings.TrimPrefix(h.Problem+"; "+p.twin.Error(), "; ")
+	}
+	value, err := json.Marshal(h)
+	if err != nil {
+		return err
+	}
+	if p.stored > 0 {
+		revision, err := p.kv.Update(ctx, h.key(), value, p.stored)
+		if err == nil {
+			p.stored, p.twin = revision, nil
+			return nil
+		}
+		if !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+			return err
+		}
+		if p.twin, err = p.lookForTwin(ctx, h); err != nil {
+			return err
+		}
+	}
+	p.stored, err = p.kv.Put(ctx, h.key(), value)
+	return err
+}
+
+// lookForTwin says who else has stored the newest heartbeat under the key; nobody, where this process has, without
+// learning of it, or it has expired.
+func (p *pulse) lookForTwin(ctx context.Context, h Heartbeat) (twin, err error) {
+	entry, err := p.kv.Get(ctx, h.key())
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var other Heartbeat
+	if err := json.Unmarshal(entry.Value(), &other); err != nil || other.Host == h.Host && other.PID == h.PID && other.Started.Equal(h.Started) {
+		return nil, nil
+	}
+	return fmt.Errorf("another live %s has the id %q too, process %d on %s: give one of them another --id (WAYBILL_ID)", h.Kind, h.ID, other.PID, other.Host), nil
 }
 
 func (p *pulse) goodbye(ctx context.Context, key string) {

@@ -2,7 +2,9 @@ package pipeline
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 )
 
@@ -64,6 +66,46 @@ func TestHeartbeats(t *testing.T) {
 	})
 	otherConn.Close() // as good as kill -9
 	eventually(t, patience, "its word expires", func() bool { return nc.IsConnected() && live(KindJanitor) != nil && len(live(KindJanitor)) == 0 })
+}
+
+// Two live processes with one id are no two in the eyes of the others: each says so of itself, until the other has gone.
+func TestTwoProcessesWithOneID(t *testing.T) {
+	q, _ := mustQueue(t, mustNATS(t))
+	cfg := DefaultQueueConfig()
+	cfg.MaxBytes, cfg.LeaseTTL = 256<<20, testLeaseTTL
+	if err := q.ensureStreams(t.Context(), cfg, 4); err != nil {
+		t.Fatal(err)
+	}
+	var beats atomic.Int64
+	run := func(pid int) (stop func()) {
+		h := NewHeartbeat(KindForwarder, "one", "v1")
+		h.PID, h.Problem = pid, "busy"
+		return mustRun(t, func(ctx context.Context) error {
+			return RunHeartbeat(ctx, q, testLog(t), func() Heartbeat { beats.Add(1); return h })
+		})
+	}
+	seen := map[int]string{}
+	look := func() (pid int, problem string) {
+		found, err := LiveProcesses(t.Context(), q, KindForwarder)
+		if err != nil || len(found) != 1 {
+			return 0, ""
+		}
+		seen[found[0].PID] = found[0].Problem
+		return found[0].PID, found[0].Problem
+	}
+	run(1)
+	eventually(t, patience, "it has said several times that it is alive", func() bool { return beats.Load() > 4 })
+	if pid, _ := look(); pid != 1 || seen[1] != "busy" { // alone it has no twin
+		t.Errorf("alone it says %q", seen[1])
+	}
+	stop := run(2)
+	host := NewHeartbeat(KindForwarder, "one", "v1").Host
+	says := func(of int) string {
+		return fmt.Sprintf(`busy; another live forwarder has the id "one" too, process %d on %s: give one of them another --id (WAYBILL_ID)`, of, host)
+	}
+	eventually(t, patience, "both say so", func() bool { look(); return seen[1] == says(2) && seen[2] == says(1) })
+	stop()
+	eventually(t, patience, "the one that is left says so no more", func() bool { pid, problem := look(); return pid == 1 && problem == "busy" })
 }
 
 func TestHeartbeatIDs(t *testing.T) {

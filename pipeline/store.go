@@ -49,7 +49,7 @@ func (c StoreConfig) Validate() error {
 	case c.URL == "":
 		return errors.New("database url: is empty; give a connection string such as postgres://user@host/db")
 	case c.MaxConns < 1:
-		return fmt.Errorf("database connections: %d; at least 1 is needed", c.MaxConns)
+		return fmt.Errorf("database conns: %d; want at least 1", c.MaxConns)
 	case c.LockTimeout <= 0 || c.StatementTimeout <= 0 || c.IdleInTransactionTimeout <= 0:
 		return errors.New("database timeouts: each must be positive; an unbounded one could hold a key's rows for ever")
 	}

@@ -4,8 +4,6 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/waybillhq/waybill/pipeline/failpoint"
@@ -78,16 +76,4 @@ func (s *Store) laneOfLetter(l foundLetter) int {
 		return l.lane
 	}
 	return LaneOf(l.source, l.typ, s.lanes)
-}
-
-// CheckSink is an error that names the sinks when there is none of that name.
-func (s *Store) CheckSink(ctx context.Context, sink string) error {
-	names, err := s.Sinks(ctx)
-	if err != nil {
-		return err
-	}
-	if !slices.Contains(names, sink) {
-		return fmt.Errorf("sink: there is no sink %q; the sinks are %s", sink, strings.Join(names, ", "))
-	}
-	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,6 +24,7 @@ const (
 	// ReceiptsStream carries the forwarders' receipts to the janitors.
 	ReceiptsStream = "RECEIPTS"
 
+	eventSubjects    = "events.*"
 	receiptsSubject  = "receipts"
 	receiptsConsumer = "janitor"
 	lanesMetadata    = "waybill-lanes"
@@ -80,7 +82,7 @@ func (c QueueConfig) Validate() error {
 	case c.MaxReceiptBytes < 1<<20:
 		return fmt.Errorf("receipt bytes: %d; want at least 1 MiB", c.MaxReceiptBytes)
 	case c.LeaseTTL < time.Second:
-		return fmt.Errorf("lease time: %v; want at least 1s", c.LeaseTTL)
+		return fmt.Errorf("lease TTL: %v; want at least 1s", c.LeaseTTL)
 	case c.MaxAckPending < 100 || c.MaxAckPending > deliveredMax:
 		return fmt.Errorf("max ack pending: %d; want 100 to %d", c.MaxAckPending, deliveredMax)
 	case c.AckWait < time.Minute:
@@ -182,7 +184,7 @@ func (q *Queue) ensureAll(ctx context.Context, cfg QueueConfig, lanes int, again
 
 func eventsConfig(cfg QueueConfig, lanes int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
-		Name: EventsStream, Subjects: []string{"events.*"},
+		Name: EventsStream, Subjects: []string{eventSubjects},
 		Description: "Waybill's queue and replay log: one message is one batch",
 		Retention:   jetstream.LimitsPolicy, Discard: jetstream.DiscardNew,
 		Storage: jetstream.FileStorage, Replicas: cfg.Replicas,
@@ -339,6 +341,34 @@ func (q *Queue) Check(ctx context.Context, lanes, maxEventBytes int) error {
 		}
 	}
 	return nil
+}
+
+// Lanes is how many lanes the pipeline has whose queue this is, as EVENTS says, and of which former ones beyond these
+// EVENTS still holds something, from before their number was changed. The error is ErrNotReady where there is no such
+// stream.
+func (q *Queue) Lanes(ctx context.Context) (lanes int, former []int, err error) {
+	s, err := q.js.Stream(ctx, EventsStream)
+	if err != nil {
+		return 0, nil, notReady(err, "stream "+EventsStream)
+	}
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter(eventSubjects))
+	if err != nil {
+		return 0, nil, notReady(err, "stream "+EventsStream)
+	}
+	text := info.Config.Metadata[lanesMetadata]
+	if _, to, changing := strings.Cut(text, ">"); changing {
+		text = to
+	}
+	if lanes, err = strconv.Atoi(text); err != nil {
+		return 0, nil, fmt.Errorf("stream %s does not say for how many lanes it was made: %s in its metadata is %q", EventsStream, lanesMetadata, text)
+	}
+	for subject := range info.State.Subjects {
+		if lane, ok := laneOfSubject(subject); ok && lane >= lanes {
+			former = append(former, lane)
+		}
+	}
+	slices.Sort(former)
+	return lanes, former, nil
 }
 
 // ErrNotReady means that a part of the queue does not exist, or cannot be reached, yet.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -46,9 +47,12 @@ func (a *Archive) Probe(ctx context.Context) error {
 func (a *Archive) probe(ctx context.Context) error {
 	base := a.objects.prefix + "_probe/" + rand.Text()
 	first, second := base+"-1", base+"-2"
-	defer a.removeProbe(ctx, first, second)
 	// The later key first, so that a LIST in order of time would show.
 	err := a.probePut(ctx, second)
+	if dial := (*net.OpError)(nil); errors.As(err, &dial) && dial.Op == "dial" {
+		return err // nothing is there to be removed, and nobody to ask
+	}
+	defer a.removeProbe(ctx, first, second)
 	if errorCode(err) == "NoSuchBucket" {
 		if err = a.createBucket(ctx, err); err == nil {
 			err = a.probePut(ctx, second)

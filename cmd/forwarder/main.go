@@ -28,5 +28,5 @@ import (
 )
 
 func main() {
-	cli.Main("forwarder", "Delivers queued events to the sinks.", &process.Forwarder{}, process.Defaults())
+	cli.Main("forwarder", "Delivers queued events to the sinks.", &process.Forwarder{}, process.Defaults(), process.Checks())
 }

@@ -29,5 +29,5 @@ import (
 )
 
 func main() {
-	cli.Main("ingest", "Takes CloudEvents and makes them durable before it answers.", &process.Ingest{}, process.Defaults())
+	cli.Main("ingest", "Takes CloudEvents and makes them durable before it answers.", &process.Ingest{}, process.Defaults(), process.Checks())
 }

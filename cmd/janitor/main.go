@@ -27,5 +27,5 @@ import (
 )
 
 func main() {
-	cli.Main("janitor", "Settles, retransmits, expires and tidies up.", &process.Janitor{}, process.Defaults())
+	cli.Main("janitor", "Settles, retransmits, expires and tidies up.", &process.Janitor{}, process.Defaults(), process.Checks())
 }

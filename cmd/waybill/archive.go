@@ -21,21 +21,13 @@ type archiveCommand struct {
 // archiveCatCommand prints what is in the archive. Offsets count the events of a lane.
 type archiveCatCommand struct {
 	archivePlace
-	Since   int64    `env:"-" default:"0" help:"From this offset on, in each lane. Offsets count a lane's events from 0."`
+	Since   int64    `env:"-" want:"not-negative" default:"0" help:"From this offset on, in each lane. Offsets count a lane's events from 0."`
 	Type    []string `env:"-" help:"Only events of these types; with an asterisk at its end a type stands for those that begin so."`
-	Limit   int      `env:"-" default:"0" help:"At most this many events; 0: all."`
+	Limit   int      `env:"-" want:"not-negative" default:"0" help:"At most this many events; 0: all."`
 	Offsets bool     `env:"-" help:"Print {\"lane\":…,\"offset\":…,\"event\":…} instead of the event alone."`
 }
 
 var errEnough = errors.New("enough")
-
-// Validate refuses flags that cannot work.
-func (c *archiveCatCommand) Validate() error {
-	if c.Since < 0 || c.Limit < 0 {
-		return errors.New("--since and --limit: want 0 or more")
-	}
-	return c.archivePlace.Validate()
-}
 
 // Run prints the archive as it is now.
 func (c *archiveCatCommand) Run(ctx context.Context, con *console) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -16,15 +17,15 @@ import (
 // archivePlace is how a command finds an archive.
 type archivePlace struct {
 	process.S3
-	Lane []int `env:"-" help:"Only these lanes."`
+	Lane []int `env:"-" want:"lane" help:"Only these lanes."`
 }
 
-// Validate refuses to look nowhere.
-func (p archivePlace) Validate() error {
+// Check refuses to look nowhere.
+func (p archivePlace) Check() error {
 	if p.S3Bucket == "" {
 		return errors.New("--s3-bucket: is empty; name the bucket of the archive, or set WAYBILL_S3_BUCKET; or run it where a `waybill dev` runs, or with the directory of one as WAYBILL_DIR")
 	}
-	return nil
+	return p.S3.Check()
 }
 
 // open returns a reader, and the lanes that are wanted or, where none is named, those that there are. It says so
@@ -34,15 +35,17 @@ func (p archivePlace) open(ctx context.Context, con *console) (*sinks.ArchiveRea
 	if err != nil {
 		return nil, nil, err
 	}
-	if len(p.Lane) > 0 {
-		return reader, p.Lane, nil
-	}
 	lanes, err := reader.Lanes(ctx)
-	if err != nil && ctx.Err() == nil {
-		err = fmt.Errorf("%w; check WAYBILL_S3_ENDPOINT, WAYBILL_S3_BUCKET and the keys: `waybill doctor` says which of them does not fit", err)
+	if err != nil {
+		return nil, nil, err
 	}
-	if err == nil && len(lanes) == 0 {
+	if len(lanes) == 0 {
 		_, err = fmt.Fprintf(con.err, "waybill: nothing is archived in bucket %s under the prefix %s (--s3-bucket, --s3-prefix)\n", p.S3Bucket, p.S3Prefix)
+	} else if empty := slices.DeleteFunc(slices.Clone(p.Lane), func(lane int) bool { return slices.Contains(lanes, lane) }); len(empty) > 0 {
+		_, err = fmt.Fprintf(con.err, "waybill: --lane: nothing is archived of lane %s: the archive has the lanes %s\n", ranges(empty), ranges(lanes))
+	}
+	if len(p.Lane) > 0 {
+		lanes = p.Lane
 	}
 	return reader, lanes, err
 }

@@ -154,6 +154,15 @@ func TestArchiveVerify(t *testing.T) {
 	if r := p.archiveCommand(t, "ls", "--lane=99"); r.failure != nil || !regexp.MustCompile(`(?m)^99 .* -$`).MatchString(r.out) {
 		t.Errorf("a lane without an object: %+v", r)
 	}
+	const none = "nothing is archived of lane 99: the archive has the lanes 0-3"
+	if r := p.archiveCommand(t, "ls", "--lane=0,99"); !strings.Contains(r.err, none) {
+		t.Errorf("%+v", r)
+	}
+	replay := append([]string{"replay", "--sink=ingress", "--dry-run", "--lane=99", "--nats-url", p.nats.URL()}, p.s3Flags()...)
+	if r := command(t, nil, append(replay, "--from=archive")...); r.failure != nil || !strings.Contains(r.err, none) {
+		t.Errorf("%+v", r)
+	}
+	mustFail(t, command(t, nil, replay...), "--lane: 99; the pipeline has the lanes 0 to 3")
 	for _, what := range []string{"ls", "verify", "cat"} {
 		args := append(append([]string{"archive", what}, p.s3Flags()...), "--s3-prefix=nowhere")
 		if r := command(t, nil, args...); r.failure != nil || !strings.Contains(r.err, "nothing is archived") {

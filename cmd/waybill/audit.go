@@ -15,7 +15,7 @@ import (
 
 // auditCommand accounts for every seqnum that was given out.
 type auditCommand struct {
-	DatabaseURL string `name:"database-url" secret:"" required:"" placeholder:"URL" help:"Postgres. WAYBILL_DATABASE_URL_FILE names a file that holds it."`
+	DatabaseURL string `name:"database-url" secret:"" want:"postgres" required:"" placeholder:"URL" help:"Postgres. WAYBILL_DATABASE_URL_FILE names a file that holds it."`
 	process.Lanes
 	process.S3
 	outputFlag

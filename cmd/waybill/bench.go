@@ -41,9 +41,9 @@ type benchCommand struct {
 
 	HTTPAddr     string `name:"http-addr" env:"-" placeholder:"URL" help:"Measure an existing system: URL of its ingest, such as http://10.0.0.5:8080."`
 	GRPCAddr     string `name:"grpc-addr" env:"-" placeholder:"HOST:PORT" help:"The same ingest's gRPC address."`
-	DatabaseURL  string `name:"database-url" env:"-" placeholder:"URL" help:"Its Postgres; without it: nothing of what is pending, nor of WAL."`
-	NATSURL      string `name:"nats-url" env:"-" placeholder:"URL" help:"Its NATS servers; without them: no depth of the queue."`
-	EndpointAddr string `name:"endpoint-addr" env:"-" placeholder:"HOST:PORT" help:"Where to listen for its forwarders, which must deliver here; without it: nothing of deliveries."`
+	DatabaseURL  string `name:"database-url" env:"-" secret:"" want:"postgres" placeholder:"URL" help:"Its Postgres; without it: nothing of what is pending, nor of WAL."`
+	NATSURL      string `name:"nats-url" env:"-" secret:"" want:"nats" placeholder:"URL" help:"Its NATS servers; without them: no depth of the queue."`
+	EndpointAddr string `name:"endpoint-addr" env:"-" want:"address" placeholder:"HOST:PORT" help:"Where to listen for its forwarders, which must deliver here; without it: nothing of deliveries."`
 
 	process.S3
 	S3PutPrice     float64 `name:"s3-put-price" env:"-" default:"${s3_put_price}" help:"US dollars of 1,000 PUT or LIST requests, for what s3 reckons. Default: Amazon's, us-east-1."`
@@ -61,8 +61,8 @@ func (*benchCommand) Help() string {
 	return b.String()
 }
 
-// Run measures and writes the report.
-func (c *benchCommand) Run(ctx context.Context, con *console) error {
+// Validate refuses flags that the scenario does not have.
+func (c *benchCommand) Validate() error {
 	scenario, err := bench.Find(c.Scenario)
 	if err != nil {
 		return err
@@ -84,6 +84,15 @@ func (c *benchCommand) Run(ctx context.Context, con *console) error {
 	}
 	if c.Scenario != "s3" && (c.S3Endpoint != "" || c.S3Bucket != "") {
 		return errors.New("--s3-endpoint and --s3-bucket (WAYBILL_S3_ENDPOINT, WAYBILL_S3_BUCKET): only s3 measures a server that exists; leave them out")
+	}
+	return nil
+}
+
+// Run measures and writes the report.
+func (c *benchCommand) Run(ctx context.Context, con *console) error {
+	scenario, err := bench.Find(c.Scenario)
+	if err != nil {
+		return err
 	}
 	config, err := c.config(con)
 	if err != nil {

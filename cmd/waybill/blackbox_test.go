@@ -434,6 +434,30 @@ func TestWrongCommandLinesHaveTheirOwnStatus(t *testing.T) {
 		{"", "emit --count=0", "--every"},
 		{"", "healthcheck 127.0.0.1:9090", "want a URL"},
 		{"", "dev --once=0", "--once"},
+		{"", "dev --lanes=0", "--lanes: 0; want 1 to 256"},
+		{"WAYBILL_LANES=0", "dev", "WAYBILL_LANES: 0; want 1 to 256"},
+		{"", "dev --forwarders=0", "--forwarders: 0; want 1 to 8"},
+		{"WAYBILL_NATS_URL=nats://127.0.0.1:1", "dev", "WAYBILL_NATS_URL is set"},
+		{"", "status --database-url=", "--database-url: is empty; want postgres://"},
+		{"", "status --database-url=foo", "--database-url: is no URL"},
+		{"WAYBILL_DATABASE_URL=foo", "lanes", "WAYBILL_DATABASE_URL: is no URL"},
+		{"", "emit --outbox=foo", "--outbox: is no URL"},
+		{"", "tail --nats-url=http://x", "--nats-url: has the scheme http://"},
+		{"", "tail --nats-creds=/nowhere", "/nowhere"},
+		{"", "tail --lane=256", "--lane: 256; want 0 to 255"},
+		{"", "endpoint --addr=foo", `--addr: "foo"; want host:port`},
+		{"WAYBILL_ENDPOINT_ADDR=foo", "endpoint", `WAYBILL_ENDPOINT_ADDR: "foo"; want host:port`},
+		{"", "endpoint --max-records=0", "--max-records: 0"},
+		{"", "config print foo", "waybill --help"},
+		{"", "forwarder", "--ingress-endpoint (WAYBILL_INGRESS_ENDPOINT), --s3-bucket (WAYBILL_S3_BUCKET)"},
+		{"WAYBILL_IN_FLIGHT=0", "forwarder --s3-bucket=b", "WAYBILL_IN_FLIGHT: 0; want more than 0"},
+		{"", "forwarder --ingress-endpoint=http://x", "--ingress-endpoint (WAYBILL_INGRESS_ENDPOINT)"},
+		{"", "ingest --database-url=postgres://x@127.0.0.1:1/x --event-ttl=-1s", "--event-ttl: -1s; want 0 or more"},
+		{"", "janitor --database-url=postgres://x@127.0.0.1:1/x --queue-bytes=1", "--queue-bytes: 1; want"},
+		{"", "migrate --database-url=postgres://x@127.0.0.1:1/x --sinks=Bad", "--sinks: "},
+		{"", "archive ls --s3-bucket=b --s3-endpoint=x", `--s3-endpoint (WAYBILL_S3_ENDPOINT) is "x"`},
+		{"", "trace 1 --query-url=foo", "--query-url"},
+		{"", "bench quick --runs=2", "--runs"},
 	} {
 		var env []string
 		if c.env != "" {
@@ -443,6 +467,12 @@ func TestWrongCommandLinesHaveTheirOwnStatus(t *testing.T) {
 		if status != 80 || !strings.Contains(out, c.says) {
 			t.Errorf("%s waybill %s: status %d, want 80 and %q; %s", c.env, c.args, status, c.says, out)
 		}
+	}
+}
+
+func TestVersionFlag(t *testing.T) {
+	if out, status := waybill(t, t.TempDir(), nil, "--version"); status != 0 || !strings.HasPrefix(out, "waybill ") || !strings.Contains(out, " go1.") {
+		t.Errorf("status %d: %s", status, out)
 	}
 }
 

@@ -45,7 +45,7 @@ func commandAt(t *testing.T, stdin io.Reader, asks bool, args ...string) result 
 	con := &console{in: stdin, out: &out, err: &errs, env: os.Environ(), asks: asks}
 	ctx, cancel := context.WithTimeout(t.Context(), programLimit)
 	defer cancel()
-	failure := run(ctx, parsed, con)
+	failure := run(ctx, parsed, stack, con)
 	return result{out.String(), errs.String(), failure}
 }
 
@@ -112,7 +112,7 @@ func TestWrongFlags(t *testing.T) {
 		{[]string{"migrate"}, "--database-url"},
 		{[]string{"migrate", "--database-url=postgres://x@127.0.0.1:1/x", "--lanes=0"}, "lanes: 0"},
 		{[]string{"migrate", "--database-url=postgres://x@127.0.0.1:1/x", "--sinks=Bad"}, "sinks"},
-		{[]string{"migrate", "--database-url=postgres://x@127.0.0.1:1/x", "--queue-bytes=1"}, "queue bytes"},
+		{[]string{"migrate", "--database-url=postgres://x@127.0.0.1:1/x", "--queue-bytes=1"}, "--queue-bytes: 1"},
 		{[]string{"dev", "--once=-1"}, "once"},
 		{[]string{"dev", "--once=0"}, "leave it out"},
 		{[]string{"dev", "--ports=some"}, "--ports"},
@@ -201,11 +201,14 @@ func TestRunningStack(t *testing.T) {
 	if c = parse("archive", "cat", "--s3-bucket=other"); c.Archive.Cat.S3Prefix == "p" {
 		t.Errorf("%+v", c.Archive.Cat)
 	}
+	mustFail(t, command(t, nil, "deadletters", "ls"), "connect to Postgres at 127.0.0.1:1, database dev, as user dev: ", "if it was killed, start it again", dir)
 	if c = parse("dev"); c.Dev.DatabaseURL != "" || c.Dev.Lanes.Lanes != 16 {
 		t.Errorf("%+v", c.Dev)
 	}
 	mustFail(t, command(t, nil, "doctor", "--nats-url=nats://127.0.0.1:1", "--s3-bucket=other"), "--database-url", "is not asked, since --s3-bucket", dir)
 	mustFail(t, command(t, nil, "archive", "ls", "--s3-bucket="), "is not asked, since --s3-bucket", dir)
+	mustFail(t, command(t, nil, "status", "--database-url="), "--database-url: is empty", "is not asked, since --database-url", dir)
+	mustFail(t, command(t, nil, "deadletters", "ls", "--database-url=postgres://other@127.0.0.1:1/x"), "as user other", "is not asked, since --database-url", dir)
 	t.Setenv("WAYBILL_TO", "http://127.0.0.1:2")
 	mustFail(t, command(t, nil, "audit"), "--database-url", "is not asked, since WAYBILL_TO", dir)
 	t.Setenv("WAYBILL_DATABASE_URL", "postgres://variable@127.0.0.1:1/x")
@@ -236,7 +239,7 @@ func TestNoStackRuns(t *testing.T) {
 func TestMigrateSaysWhatItWaitsFor(t *testing.T) {
 	r := command(t, nil, "migrate", "--database-url=postgres://x@127.0.0.1:1/x", "--wait=600ms")
 	mustFail(t, r, "127.0.0.1:1")
-	if strings.Count(r.err, "waiting for Postgres") != 1 {
+	if strings.Count(r.err, "waiting for Postgres, up to --wait (WAYBILL_MIGRATE_WAIT): connect to Postgres at 127.0.0.1:1, ") != 1 {
 		t.Errorf("%q", r.err)
 	}
 }

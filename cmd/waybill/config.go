@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -52,10 +53,13 @@ func (c *configPrintCommand) Run(con *console) error {
 		settings, err := settingsOf(args)
 		if err != nil {
 			err = fmt.Errorf("the settings of %s: %w", args[0], err)
-			if strings.Contains(err.Error(), "unknown flag") {
+			switch {
+			case strings.Contains(err.Error(), "unknown flag"):
 				err = fmt.Errorf("%w; flags of config print itself, such as -o json, go before %s", err, args[0])
+			case strings.Contains(err.Error(), "unexpected argument"):
+				err = fmt.Errorf("%w; give a command and its flags: `waybill --help` lists the commands", err)
 			}
-			return err
+			return cli.WrongError{Err: err}
 		}
 		if !c.json() {
 			if i > 0 {
@@ -124,13 +128,13 @@ func settingsOf(args []string) ([]setting, error) {
 	var settings []setting
 	for _, group := range node.AllFlags(true) {
 		for _, flag := range group {
-			if flag.Name != "help" {
+			if !cli.Everywhere(flag) {
 				settings = append(settings, newSetting(name, flag, parsed, stack))
 			}
 		}
 	}
 	if len(settings) == 0 {
-		return nil, errors.New("it has none")
+		return nil, errors.New("it has none; `waybill --help` lists the commands")
 	}
 	return settings, nil
 }
@@ -141,6 +145,8 @@ func newSetting(command string, flag *kong.Flag, parsed *kong.Context, stack *ru
 		s.Variable = flag.Envs[0]
 	}
 	switch text, isText := s.Value.(string); {
+	case cli.IsSecret(flag) && flag.Tag.Get("want") == "nats":
+		s.Value = redactedNATS(flag.Target.String())
 	case cli.IsSecret(flag):
 		s.Value = redacted(flag.Target)
 	case isText && strings.Contains(text, "://") && strings.Contains(text, "@"):
@@ -240,6 +246,19 @@ func redactedURLs(text string) string {
 		urls[i] = redactedURL(urls[i])
 	}
 	return strings.Join(urls, ",")
+}
+
+// bareHost is an address of NATS that has neither a user nor a token in it.
+var bareHost = regexp.MustCompile(`^[-.\w]+(:\d+)?$`)
+
+// redactedNATS is redactedURLs of servers whose addresses need no scheme.
+func redactedNATS(text string) string {
+	for part := range strings.SplitSeq(text, ",") {
+		if !bareHost.MatchString(strings.TrimPrefix(part, "nats://")) {
+			return redactedURLs(text)
+		}
+	}
+	return text
 }
 
 // redactedURL shows of what is no URL nothing.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/waybillhq/waybill/internal/cli"
 	"github.com/waybillhq/waybill/internal/process"
 	"github.com/waybillhq/waybill/pipeline"
 )
@@ -32,7 +33,7 @@ type deadlettersCommand struct {
 
 // letterStore is how the four commands find the database.
 type letterStore struct {
-	DatabaseURL string `name:"database-url" secret:"" required:"" placeholder:"URL" help:"Postgres. WAYBILL_DATABASE_URL_FILE names a file that holds it."`
+	DatabaseURL string `name:"database-url" secret:"" want:"postgres" required:"" placeholder:"URL" help:"Postgres. WAYBILL_DATABASE_URL_FILE names a file that holds it."`
 	process.Lanes
 }
 
@@ -65,7 +66,7 @@ func (f letterFilter) filter(ctx context.Context, store *pipeline.Store, states 
 		Since: f.Since.at(now), Until: f.Until.at(now), States: states,
 	}
 	if err := out.Validate(); err != nil {
-		return out, fmt.Errorf("--%w", err) // its fields are named like the flags
+		return out, cli.WrongError{Err: fmt.Errorf("--%w", err)} // its fields are named like the flags
 	}
 	return out, nil
 }

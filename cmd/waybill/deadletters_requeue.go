@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	"github.com/waybillhq/waybill/internal/cli"
 	"github.com/waybillhq/waybill/pipeline"
 )
 
@@ -41,8 +43,12 @@ func (c *requeueCommand) Run(ctx context.Context, con *console) error {
 	}
 	defer store.Close()
 	if c.Sink != "" {
-		if err := store.CheckSink(ctx, c.Sink); err != nil {
-			return fmt.Errorf("--%w; `waybill migrate --sinks` adds one", err)
+		err := checkPlaces(ctx, store, c.Sink, nil)
+		if wrong := (cli.WrongError{}); errors.As(err, &wrong) {
+			err = fmt.Errorf("%w; `waybill migrate --sinks` adds one", err)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	filter, err := c.filter(ctx, store, pipeline.LetterDead)

@@ -46,7 +46,7 @@ func (c *showCommand) Run(ctx context.Context, con *console) error {
 		return err
 	}
 	if len(letters) == 0 {
-		return errors.New("there is no such dead letter: it was delivered or purged, or never was one; `waybill deadletters ls` lists them")
+		return fmt.Errorf("there is no such dead letter, %s: it was delivered or purged, or never was one; `waybill deadletters ls` lists them", c.which())
 	}
 	for i, d := range letters {
 		if i > 0 && !c.json() {
@@ -57,6 +57,18 @@ func (c *showCommand) Run(ctx context.Context, con *console) error {
 		}
 	}
 	return nil
+}
+
+// which is what was asked for.
+func (c *showCommand) which() string {
+	which := fmt.Sprintf("position %d", c.Position)
+	if c.Position == 0 {
+		which = fmt.Sprintf("--source=%s --id=%s", c.Source, c.ID)
+	}
+	if c.Sink != "" {
+		which += " --sink=" + c.Sink
+	}
+	return which
 }
 
 func (c *showCommand) find(ctx context.Context, con *console, store *pipeline.Store) ([]pipeline.DeadLetter, error) {

@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/waybillhq/waybill/internal/cli"
 	"github.com/waybillhq/waybill/internal/devrun"
 	"github.com/waybillhq/waybill/internal/devstack"
 	"github.com/waybillhq/waybill/internal/process"
@@ -28,19 +29,19 @@ type devCommand struct {
 	Once *int   `env:"-" placeholder:"N" help:"Send N events, wait until all are settled, read them back from both sinks, and end with status 0 only when nothing is missing or wrong."`
 
 	Ports      string `enum:"auto,fixed,free" default:"auto" help:"fixed: the addresses below; free: any free ports, the same ones in later starts; auto: fixed, and free with --once."`
-	HTTPAddr   string `name:"http-addr" env:"WAYBILL_HTTP_ADDR" default:"${http_addr}" help:"Address of POST /v1/events."`
-	GRPCAddr   string `name:"grpc-addr" env:"WAYBILL_GRPC_ADDR" default:"${grpc_addr}" help:"Address of chipingress.pb.ChipIngress."`
+	HTTPAddr   string `name:"http-addr" env:"WAYBILL_HTTP_ADDR" want:"address" default:"${http_addr}" help:"Address of POST /v1/events."`
+	GRPCAddr   string `name:"grpc-addr" env:"WAYBILL_GRPC_ADDR" want:"address" default:"${grpc_addr}" help:"Address of chipingress.pb.ChipIngress."`
 	Ingests    int    `default:"1" help:"Number of ingests; further ones get free ports."`
 	Forwarders int    `default:"1" help:"Number of forwarders."`
 	Janitors   int    `default:"1" help:"Number of janitors."`
 	process.Lanes
 	KeepSpans int `env:"-" placeholder:"N" default:"${kept_spans}" help:"How many of the newest spans to keep for waybill trace, unless OTEL_* variables send them elsewhere; 0: none, and nothing is traced. With --once none."`
 
-	DatabaseURL     string `name:"database-url" env:"-" placeholder:"URL" help:"Postgres to use instead of a private one."`
-	NATSURL         string `name:"nats-url" env:"-" placeholder:"URL" help:"NATS server to use instead of a private one."`
+	DatabaseURL     string `name:"database-url" env:"-" secret:"" want:"postgres" placeholder:"URL" help:"Postgres to use instead of a private one."`
+	NATSURL         string `name:"nats-url" env:"-" secret:"" want:"nats" placeholder:"URL" help:"NATS server to use instead of a private one."`
 	IngressEndpoint string `env:"-" placeholder:"HOST:PORT" help:"ChipIngress endpoint to deliver to instead of a private one."`
 	EndpointAdmin   string `env:"-" placeholder:"URL" help:"Admin address of the existing endpoint, if it is a waybill endpoint; --once reads back from it."`
-	process.S3
+	process.S3      `set:"s3_bucket_default=empty: waybill"`
 }
 
 // Validate refuses flags that cannot work together.
@@ -52,6 +53,17 @@ func (c *devCommand) Validate() error {
 		return errors.New("--once reads events back from the endpoint: leave --ingress-endpoint out, or give --endpoint-admin too")
 	}
 	return nil
+}
+
+// Check refuses a system that cannot be.
+func (c *devCommand) Check() error {
+	config := c.settings()
+	config.Dir, config.Executable, config.Say = defaultDir, "waybill", func(string) {} // which Run finds out
+	existing := c.S3
+	if existing.S3Endpoint != "" && existing.S3Bucket == "" {
+		existing.S3Bucket = "waybill" // as the stack has it
+	}
+	return errors.Join(config.Validate(), existing.Check())
 }
 
 // Run starts the system and shows it until ctx ends, or sends events through it once.
@@ -108,7 +120,7 @@ func refuseForeignServers(lookup func(string) (string, bool)) error {
 	for _, name := range []string{"WAYBILL_DATABASE_URL", "WAYBILL_NATS_URL", "WAYBILL_INGRESS_ENDPOINT", "WAYBILL_S3_ENDPOINT", "WAYBILL_S3_BUCKET"} {
 		for _, variable := range []string{name, name + "_FILE"} {
 			if value, _ := lookup(variable); value != "" {
-				return fmt.Errorf("%s is set, and `waybill dev` takes existing servers from flags only: unset it, or name the server with a flag", variable)
+				return cli.WrongError{Err: fmt.Errorf("%s is set, and `waybill dev` takes existing servers from flags only: unset it, or name the server with a flag", variable)}
 			}
 		}
 	}
@@ -155,12 +167,18 @@ func (c *devCommand) directory() (dir string, temporary bool, err error) {
 }
 
 func (c *devCommand) config(dir string, con *console, screen *screen) (devrun.Config, error) {
-	config := devrun.DefaultConfig()
+	config := c.settings()
 	executable, err := os.Executable()
 	if err != nil {
 		return config, fmt.Errorf("find the waybill binary: %w", err)
 	}
 	config.Dir, config.Executable, config.Env, config.Say = dir, executable, con.env, screen.line
+	return config, nil
+}
+
+// settings are those that flags have.
+func (c *devCommand) settings() devrun.Config {
+	config := devrun.DefaultConfig()
 	config.HTTPAddr, config.GRPCAddr = c.HTTPAddr, c.GRPCAddr
 	config.FreePorts = c.Ports == "free" || (c.Ports == "auto" && c.Once != nil)
 	config.Ingests, config.Forwarders, config.Janitors = c.Ingests, c.Forwarders, c.Janitors
@@ -171,7 +189,7 @@ func (c *devCommand) config(dir string, con *console, screen *screen) (devrun.Co
 	if c.Once != nil {
 		config.ArchiveLinger, config.KeepSpans = onceLinger, 0
 	}
-	return config, nil
+	return config
 }
 
 // show prints what there is and how to use it, and then what happens, until ctx ends.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"text/tabwriter"
@@ -16,13 +17,13 @@ import (
 
 // doctorCommand asks the servers.
 type doctorCommand struct {
-	DatabaseURL string `name:"database-url" secret:"" required:"" placeholder:"URL" help:"Postgres. WAYBILL_DATABASE_URL_FILE names a file that holds it."`
+	DatabaseURL string `name:"database-url" secret:"" want:"postgres" required:"" placeholder:"URL" help:"Postgres. WAYBILL_DATABASE_URL_FILE names a file that holds it."`
 	process.NATS
 	process.Lanes
 	process.S3
 	process.Ingress
-	MaxEventBytes int           `default:"${max_event_bytes}" help:"Largest event that ingests take, encoded."`
-	ExpiryMargin  time.Duration `default:"${expiry_margin}" help:"How far clocks may differ, as forwarders have it."`
+	MaxEventBytes int           `want:"positive" default:"${max_event_bytes}" help:"Largest event that ingests take, encoded."`
+	ExpiryMargin  time.Duration `want:"not-negative" default:"${expiry_margin}" help:"How far clocks may differ, as forwarders have it."`
 	outputFlag
 }
 
@@ -30,6 +31,9 @@ type doctorCommand struct {
 func (*doctorCommand) Help() string {
 	return `Run it with the settings of the processes, best as the same users and on the same machines: Postgres (version, schema, privileges of the role, durability, connections, clock, room on its disk where that can be seen), NATS (version, max_payload, JetStream, streams and their settings and fill, consumers, clock, who is alive), the S3 bucket (conditional writes, lifecycle rules that would empty a lane, versioning, clock) and the ingress endpoint. It writes nothing but two small objects below the archive's prefix, which it deletes.`
 }
+
+// Check refuses settings with which nobody could be asked.
+func (c *doctorCommand) Check() error { return errors.Join(c.S3.Check(), c.Ingress.Check()) }
 
 // Run asks all of them and prints what it finds. It fails if something is a fail.
 func (c *doctorCommand) Run(ctx context.Context, con *console) error {

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -128,6 +129,9 @@ func TestDoctorFindsAllWell(t *testing.T) {
 	} {
 		mustFind(t, all, doctor.OK, want)
 	}
+	if os.Getenv("TEST_DATABASE_URL") == "" { // else it is not one of ours
+		mustFind(t, all, doctor.OK, "postgres checksums")
+	}
 	text := command(t, nil, append([]string{"doctor", "--database-url", p.url, "--nats-url", p.nats.URL(), "--lanes=4"}, p.s3Flags()...)...)
 	if !regexp.MustCompile(`(?m)^ok +nats +version +nats-server`).MatchString(text.out) || !strings.Contains(text.out, "remedy: set fsync") || !strings.Contains(text.out, "not asked: --ingress-endpoint") {
 		t.Errorf("%+v", text)
@@ -164,11 +168,13 @@ func TestDoctorFindsFaults(t *testing.T) {
 
 	all, _ = p.doctor(t, "--lanes=8", "--s3-secret-key=wrong")
 	mustFind(t, all, doctor.Fail, "postgres pipeline", "4 lanes", "WAYBILL_LANES=4")
-	mustFind(t, all, doctor.Fail, "nats streams", "WAYBILL_LANES")
+	mustFind(t, all, doctor.Fail, "nats lanes", "made for 4 lanes, and the setting is 8", "--lanes=4 (WAYBILL_LANES=4)")
+	mustFind(t, all, doctor.OK, "nats streams", "fit 4 lanes")
+	mustFind(t, all, doctor.Fail, "nats consumers", "archive has 3 of 4")
 	mustFind(t, all, doctor.Fail, "s3 reachable", "WAYBILL_S3_SECRET_KEY")
 
 	all, _ = p.doctor(t, "--database-url=postgres://me:geheim@127.0.0.1:1/x", "--nats-url=nats://me:geheim@127.0.0.1:1", "--s3-endpoint=http://127.0.0.1:1")
-	mustFind(t, all, doctor.Fail, "postgres reachable", "WAYBILL_DATABASE_URL")
+	mustFind(t, all, doctor.Fail, "postgres reachable", "connect to Postgres at 127.0.0.1:1, database x, as user me: connection refused", "WAYBILL_DATABASE_URL")
 	mustFind(t, all, doctor.Fail, "nats reachable", "WAYBILL_NATS_URL")
 	mustFind(t, all, doctor.Fail, "s3 reachable", "WAYBILL_S3_ENDPOINT")
 	if strings.Contains(mustText(all), "geheim") {

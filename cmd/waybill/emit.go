@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"time"
@@ -23,8 +22,8 @@ type emitCommand struct {
 	Input string `arg:"" optional:"" enum:"-," default:"" help:"-: read NDJSON of structured CloudEvents from standard input."`
 
 	To       string        `env:"WAYBILL_TO" aliases:"url" default:"${emit_to}" help:"An ingest: http://host:port, or host:port (also grpc://, grpcs://) for gRPC."`
-	Outbox   string        `env:"WAYBILL_EMIT_OUTBOX" secret:"" placeholder:"URL" help:"Postgres of a pipeline, into whose outbox the events go instead (docs/outbox.md), each request in a transaction of its own."`
-	RetryFor time.Duration `env:"WAYBILL_EMIT_RETRY_FOR" default:"1m" help:"How long an event is sent again that is not refused and not accepted either."`
+	Outbox   string        `env:"WAYBILL_EMIT_OUTBOX" secret:"" want:"postgres" placeholder:"URL" help:"Postgres of a pipeline, into whose outbox the events go instead (docs/outbox.md), each request in a transaction of its own."`
+	RetryFor time.Duration `env:"WAYBILL_EMIT_RETRY_FOR" want:"not-negative" default:"1m" help:"How long an event is sent again that is not refused and not accepted either."`
 	Batch    int           `env:"-" default:"100" help:"Most events of one request."`
 
 	Source      string            `env:"-" default:"/waybill/emit" help:"Source of the events."`
@@ -36,7 +35,7 @@ type emitCommand struct {
 	DataFile    string            `env:"-" xor:"data" type:"existingfile" help:"File with the data of the events."`
 	ContentType string            `env:"-" default:"application/json" help:"Content type of the data."`
 	Count       *int              `env:"-" help:"Number of events; 0: without end. Default: 1, and with --every without end."`
-	Every       time.Duration     `env:"-" default:"0s" help:"Send one event each time this has passed; 0: all at once."`
+	Every       time.Duration     `env:"-" want:"not-negative" default:"0s" help:"Send one event each time this has passed; 0: all at once."`
 	outputFlag
 }
 
@@ -53,7 +52,7 @@ func (c *emitCommand) Run(ctx context.Context, con *console) error {
 		return err
 	}
 	defer closeSender()
-	e := &emitter{sender: sender, patience: c.RetryFor, errors: con.err}
+	e := &emitter{sender: sender, patience: c.RetryFor, errors: con.err, place: c.place()}
 	switch {
 	case c.Input == "-":
 		err = e.sendLines(ctx, con.in, c.Batch)
@@ -64,12 +63,28 @@ func (c *emitCommand) Run(ctx context.Context, con *console) error {
 	}
 	err = errors.Join(err, c.print(con, plural(e.accepted, "event")+" accepted", emitResult{Accepted: e.accepted, NotAccepted: e.failed}))
 	if err == nil && e.failed > 0 {
-		err = fmt.Errorf("%s not accepted", plural(e.failed, "event"))
+		err = e.failure()
 	}
 	return err
 }
 
-// Validate refuses what cannot be sent.
+// place is where the events go.
+func (c *emitCommand) place() emitPlace {
+	if c.Outbox != "" {
+		const setting = "--outbox (WAYBILL_EMIT_OUTBOX)"
+		return emitPlace{what: "the outbox", remedy: "start Postgres there, or correct host and port in " + setting}
+	}
+	to := c.To
+	if strings.Contains(to, "@") {
+		to = redactedURL(to)
+	}
+	return emitPlace{
+		what: "an ingest at " + to, act: "connect to an ingest at " + to + ": ",
+		remedy: "start one there (`make run` or `waybill dev` starts a whole system), or name another with --to (WAYBILL_TO)",
+	}
+}
+
+// Validate refuses flags that cannot work.
 func (c *emitCommand) Validate() error {
 	switch {
 	case c.Count != nil && *c.Count < 0:
@@ -80,9 +95,12 @@ func (c *emitCommand) Validate() error {
 		return errors.New("--id: is of one event; several need ids of their own")
 	case c.Batch < 1:
 		return fmt.Errorf("--batch: %d; want at least 1", c.Batch)
-	case c.Every < 0 || c.RetryFor < 0:
-		return errors.New("--every and --retry-for: must not be negative")
 	}
+	return nil
+}
+
+// Check refuses what cannot be sent, and where to nothing can.
+func (c *emitCommand) Check() error {
 	_, closeSender, err := c.sender()
 	if err != nil {
 		return err
@@ -234,36 +252,4 @@ func notInterrupted(ctx context.Context) error {
 type emission struct {
 	event *pb.CloudEvent
 	name  string
-}
-
-// emitter sends events and counts what became of them.
-type emitter struct {
-	sender   producer.Sender
-	patience time.Duration
-	errors   io.Writer
-
-	accepted, failed int
-}
-
-// send sends a batch and says what is wrong with those that are not accepted.
-func (e *emitter) send(ctx context.Context, batch []emission) {
-	events := make([]*pb.CloudEvent, len(batch))
-	for i := range batch {
-		events[i] = batch[i].event
-	}
-	outcomes := producer.SendUntil(ctx, e.sender, events, e.patience, func(left int, err error) {
-		_, _ = fmt.Fprintf(e.errors, "%s to be sent again: %s\n", plural(left, "event"), oneLine(err.Error()))
-	})
-	for i, outcome := range outcomes {
-		if outcome.Err == nil {
-			e.accepted++
-			continue
-		}
-		e.fail(batch[i].name, outcome.Err)
-	}
-}
-
-func (e *emitter) fail(name string, err error) {
-	e.failed++
-	_, _ = fmt.Fprintf(e.errors, "%s: %s\n", name, oneLine(err.Error()))
 }

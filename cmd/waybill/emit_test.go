@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -163,7 +164,7 @@ func TestEmitLineThatTheServerRefuses(t *testing.T) {
 func TestEmitTriesAgain(t *testing.T) {
 	m := &memory{refuse: 1}
 	r := command(t, nil, "emit", "--to", newIngest(t, m), "--id=1")
-	if r.failure != nil || m.ids() != "1" || !strings.Contains(r.err, "1 event to be sent again: 503") {
+	if r.failure != nil || m.ids() != "1" || !strings.Contains(r.err, "1 event to be sent again: 503") || !strings.Contains(r.err, "it goes on, after ") {
 		t.Errorf("%+v", r)
 	}
 	m.refuse = 1000
@@ -172,6 +173,33 @@ func TestEmitTriesAgain(t *testing.T) {
 	mustFail(t, r, "1 event not accepted")
 	if time.Since(began) > 30*time.Second {
 		t.Error("it went on trying")
+	}
+}
+
+// Where nobody takes events that is said once, with what to do, and not at each try nor of each event.
+func TestEmitWithoutAnIngest(t *testing.T) {
+	for _, c := range []struct{ flag, tried, remedy string }{
+		{"--to=http://127.0.0.1:1", "connect to an ingest at http://127.0.0.1:1: connection refused; ", "(`make run` or `waybill dev` starts a whole system), or name another with --to (WAYBILL_TO)"},
+		{"--to=127.0.0.1:1", "connect to an ingest at 127.0.0.1:1: connection refused; ", "--to (WAYBILL_TO)"},
+		{"--outbox=postgres://me:geheim@127.0.0.1:1/x", "connect to Postgres at 127.0.0.1:1, database x, as user me: connection refused; ", "--outbox (WAYBILL_EMIT_OUTBOX)"},
+	} {
+		r := command(t, nil, "emit", c.flag, "--count=250", "--retry-for=700ms")
+		mustFail(t, r, "250 events not accepted: "+c.tried, c.remedy)
+		told := strings.Split(strings.TrimSpace(r.err), "\n")
+		if len(told) != 4 || !strings.HasPrefix(told[0], "100 events to be sent again: "+c.tried) || !strings.HasSuffix(told[0], c.remedy+"; each is tried for 700ms (--retry-for)") ||
+			!strings.HasPrefix(told[1], "event 1 to event 100: ") || !strings.HasPrefix(told[3], "event 201 to event 250: ") {
+			t.Errorf("%s: %s", c.flag, r.err)
+		}
+		if strings.Contains(r.err+r.failure.Error(), "geheim") || r.out != "0 events accepted\n" {
+			t.Errorf("%s: %+v", c.flag, r)
+		}
+	}
+	elsewhere := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(elsewhere.Close)
+	r := command(t, nil, "emit", "--to", elsewhere.URL)
+	mustFail(t, r, "1 event not accepted by an ingest at "+elsewhere.URL)
+	if !strings.Contains(r.err, "event 1: refused: 404 Not Found: who answers is no ingest") {
+		t.Error(r.err)
 	}
 }
 

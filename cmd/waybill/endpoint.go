@@ -2,7 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/waybillhq/waybill/internal/endpoint"
@@ -10,10 +14,10 @@ import (
 
 // endpointCommand runs a receiving ChipIngress endpoint. What it records is in memory.
 type endpointCommand struct {
-	Addr       string        `env:"WAYBILL_ENDPOINT_ADDR" default:"${endpoint_addr}" help:"Address of the gRPC service chipingress.pb.ChipIngress."`
-	AdminAddr  string        `env:"WAYBILL_ENDPOINT_ADMIN_ADDR,WAYBILL_ADMIN_ADDR" default:"${endpoint_admin_addr}" help:"Address of /livez, /readyz, /stats, /events and /behaviour."`
-	Delay      time.Duration `env:"WAYBILL_ENDPOINT_DELAY" default:"0s" help:"How long each call takes. PUT /behaviour changes it, and more."`
-	MaxRecords int           `env:"WAYBILL_ENDPOINT_MAX_RECORDS" default:"${endpoint_max_records}" help:"How many of the newest events can be read back."`
+	Addr       string        `env:"WAYBILL_ENDPOINT_ADDR" want:"address" default:"${endpoint_addr}" help:"Address of the gRPC service chipingress.pb.ChipIngress."`
+	AdminAddr  string        `env:"WAYBILL_ENDPOINT_ADMIN_ADDR,WAYBILL_ADMIN_ADDR" want:"address" default:"${endpoint_admin_addr}" help:"Address of /livez, /readyz, /stats, /events and /behaviour."`
+	Delay      time.Duration `env:"WAYBILL_ENDPOINT_DELAY" want:"not-negative" default:"0s" help:"How long each call takes. PUT /behaviour changes it, and more."`
+	MaxRecords int           `env:"WAYBILL_ENDPOINT_MAX_RECORDS" want:"positive" default:"${endpoint_max_records}" help:"How many of the newest events can be read back."`
 	Records    string        `name:"records-file" env:"WAYBILL_ENDPOINT_RECORDS_FILE" type:"path" help:"File that every event taken is appended to, a JSON object a line; it outlives the process. Empty: none."`
 	LogFormat  string        `enum:"json,text" default:"json" help:"Form of the log."`
 }
@@ -32,5 +36,12 @@ func (c *endpointCommand) Run(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
-	return e.Run(ctx)
+	err = e.Run(ctx)
+	if file := (*fs.PathError)(nil); errors.As(err, &file) {
+		err = fmt.Errorf("--records-file (WAYBILL_ENDPOINT_RECORDS_FILE): %w; name a file that this user may write", err)
+	}
+	if listen := (*net.OpError)(nil); errors.As(err, &listen) && listen.Op == "listen" {
+		err = fmt.Errorf("%w; give it other addresses with --addr and --admin-addr (WAYBILL_ENDPOINT_ADDR, WAYBILL_ENDPOINT_ADMIN_ADDR)", err)
+	}
+	return err
 }

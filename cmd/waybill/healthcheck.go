@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/waybillhq/waybill/internal/netfault"
 )
 
 // healthTimeout is below the time that container runtimes give a check by default.
@@ -34,6 +36,9 @@ func (c *healthcheckCommand) Run(ctx context.Context) error {
 		return fmt.Errorf("healthcheck: %w", err)
 	}
 	response, err := http.DefaultClient.Do(request)
+	if reason, ok := netfault.Reason(err); ok {
+		return fmt.Errorf("healthcheck: %s: %s; start the process, or give the URL of its admin address", c.URL, reason)
+	}
 	if err != nil {
 		return fmt.Errorf("healthcheck: %w", err)
 	}

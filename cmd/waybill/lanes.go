@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/waybillhq/waybill/internal/cli"
 	"github.com/waybillhq/waybill/internal/process"
 	"github.com/waybillhq/waybill/pipeline"
 )
@@ -23,7 +24,7 @@ type lanesCommand struct {
 
 // pipelineServers is how a command finds both servers of a pipeline.
 type pipelineServers struct {
-	DatabaseURL string `name:"database-url" secret:"" required:"" placeholder:"URL" help:"Postgres. WAYBILL_DATABASE_URL_FILE names a file that holds it."`
+	DatabaseURL string `name:"database-url" secret:"" want:"postgres" required:"" placeholder:"URL" help:"Postgres. WAYBILL_DATABASE_URL_FILE names a file that holds it."`
 	process.NATS
 	process.Lanes
 }
@@ -45,7 +46,7 @@ type lanesLsCommand struct {
 	pipelineServers
 	outputFlag
 	Sink string `env:"-" help:"Only of this sink."`
-	Lane []int  `env:"-" help:"Only these lanes."`
+	Lane []int  `env:"-" want:"lane" help:"Only these lanes."`
 }
 
 // laneState is one lane of one sink, as -o json prints it.
@@ -107,11 +108,17 @@ func checkPlaces(ctx context.Context, store *pipeline.Store, sink string, lanes 
 		return err
 	}
 	if sink != "" && !slices.Contains(names, sink) {
-		return fmt.Errorf("--sink: %q; the pipeline has %s", sink, strings.Join(names, ", "))
+		return cli.WrongError{Err: fmt.Errorf("--sink: %q; the pipeline has %s", sink, strings.Join(names, ", "))}
 	}
+	return checkLanes(lanes, store.Lanes(), nil)
+}
+
+// checkLanes names the lane that a pipeline of so many lanes does not have, unless it is one of the others that are
+// known.
+func checkLanes(lanes []int, of int, known []int) error {
 	for _, lane := range lanes {
-		if lane < 0 || lane >= store.Lanes() {
-			return fmt.Errorf("--lane: %d; the pipeline has the lanes 0 to %d", lane, store.Lanes()-1)
+		if (lane < 0 || lane >= of) && !slices.Contains(known, lane) {
+			return cli.WrongError{Err: fmt.Errorf("--lane: %d; the pipeline has the lanes 0 to %d", lane, of-1)}
 		}
 	}
 	return nil
@@ -212,8 +219,8 @@ type lanesChange struct {
 	pipelineServers
 	outputFlag
 	Sink string        `required:"" env:"-" help:"The sink."`
-	Lane []int         `env:"-" help:"These lanes of it. Default: all, also those that it will have."`
-	Wait time.Duration `env:"-" default:"30s" help:"How long to wait until the forwarders have done so; 0: not at all."`
+	Lane []int         `env:"-" want:"lane" help:"These lanes of it. Default: all, also those that it will have."`
+	Wait time.Duration `env:"-" want:"not-negative" default:"30s" help:"How long to wait until the forwarders have done so; 0: not at all."`
 }
 
 type lanesPauseCommand struct {

@@ -2,10 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/waybillhq/waybill/internal/cli"
 )
 
 // lanesOf runs waybill lanes with the plant's servers.
@@ -129,6 +132,16 @@ func TestLanesThatCannotBePaused(t *testing.T) {
 	p := mustPlant(t)
 	mustFail(t, p.lanes(t, "pause", "--sink=nosuch"), "--sink", `"nosuch"`, "archive, ingress")
 	mustFail(t, p.lanes(t, "pause", "--sink=ingress", "--lane=4"), "--lane: 4", "0 to 3")
+	for _, wrong := range []result{
+		p.lanes(t, "pause", "--sink=nosuch"), p.lanes(t, "ls", "--lane=4"),
+		command(t, nil, "tail", "--nats-url", p.nats.URL(), "--lane=1,4"),
+		command(t, nil, "replay", "--sink=ingress", "--dry-run", "--from=stream", "--nats-url", p.nats.URL(), "--lane=4"),
+		command(t, nil, "deadletters", "requeue", "--database-url", p.url, "--lanes=4", "--sink=nosuch"),
+	} {
+		if of := (cli.WrongError{}); !errors.As(wrong.failure, &of) || !strings.Contains(wrong.failure.Error(), "; the pipeline has ") {
+			t.Errorf("it is not refused as wrong: %+v", wrong)
+		}
+	}
 	mustFail(t, p.lanes(t, "pause"), "--sink")
 	if r := p.lanes(t, "pause", "--sink=ingress", "--lane=1,2"); r.failure != nil || !strings.Contains(r.out, "paused of ingress: lanes 1-2") {
 		t.Errorf("%+v", r)

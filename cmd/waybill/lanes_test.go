@@ -79,6 +79,19 @@ func TestChangeLanes(t *testing.T) {
 	if len(before) <= 4 {
 		t.Errorf("the archive has events in %d lanes: those of the sixteen are gone", len(before))
 	}
+	// What the stream still has of lanes that are no more can be looked at, and nothing new comes there.
+	count, former, err := p.queue(t).Lanes(t.Context())
+	if err != nil || count != 4 || len(former) == 0 || former[0] < 4 || former[len(former)-1] > 15 {
+		t.Fatalf("%d lanes, formerly %v, %v", count, former, err)
+	}
+	lane := fmt.Sprintf("--lane=%d", former[0])
+	if r := command(t, nil, "tail", "--nats-url", p.nats.URL(), lane, "--since=1h", "--limit=1"); r.failure != nil || !strings.Contains(r.out, fmt.Sprintf("lane %02d", former[0])) {
+		t.Errorf("%+v", r)
+	}
+	if r := command(t, nil, "replay", "--sink=ingress", "--dry-run", "--from=stream", "--nats-url", p.nats.URL(), lane); r.failure != nil || strings.HasPrefix(r.out, "0 ") {
+		t.Errorf("%+v", r)
+	}
+	mustFail(t, command(t, nil, "tail", "--nats-url", p.nats.URL(), lane), lane[2:6]+": ", "the pipeline has the lanes 0 to 3")
 }
 
 // mustHold checks that the archive has each of n events once, and that the seqnums of each key

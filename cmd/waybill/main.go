@@ -23,7 +23,7 @@
 //	waybill ingest|forwarder|janitor    the three processes, as the programs of these names
 //	waybill healthcheck URL             for containers without a shell
 //	waybill completion bash|zsh|fish    what lets a shell complete command lines
-//	waybill version
+//	waybill version                     (also --version)
 //
 // docs/cli.md, which is made from the commands themselves, has each with all its flags,
 // variables and defaults, where settings come from, and the exit codes.
@@ -47,14 +47,16 @@ import (
 	"github.com/waybillhq/waybill/internal/cli"
 	"github.com/waybillhq/waybill/internal/devrun"
 	"github.com/waybillhq/waybill/internal/endpoint"
+	"github.com/waybillhq/waybill/internal/pgconnect"
 	"github.com/waybillhq/waybill/internal/process"
 	"github.com/waybillhq/waybill/internal/replay"
+	"github.com/waybillhq/waybill/internal/s3fault"
 	"github.com/waybillhq/waybill/pipeline"
 )
 
 // commands is the command line.
 type commands struct {
-	Dev         devCommand         `cmd:"" help:"Run the whole system on this machine."`
+	Dev         devCommand         `cmd:"" set:"s3_endpoint_default=Existing S3-compatible server to archive to instead of a private one; variables must not name it." help:"Run the whole system on this machine."`
 	Migrate     migrateCommand     `cmd:"" help:"Create or update the tables and the streams."`
 	Emit        emitCommand        `cmd:"" help:"Send events."`
 	Status      statusCommand      `cmd:"" help:"Show what is pending, who works and what was given up."`
@@ -78,6 +80,7 @@ type commands struct {
 	Proxy       proxyCommand       `cmd:"" hidden:"" help:"Spread connections over the containers of one name."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask a URL whether all is well."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
+	ShowVersion kong.VersionFlag   `name:"version" env:"-" help:"Print the version."`
 	Completion  completionCommand  `cmd:"" help:"Print what lets a shell complete command lines: bash, zsh or fish."`
 	Reference   referenceCommand   `cmd:"" hidden:"" help:"Write docs/cli.md."`
 }
@@ -102,11 +105,11 @@ func main() {
 	completeLine(parser)
 	parsed, err := parser.Parse(os.Args[1:])
 	parser.FatalIfErrorf(stack.explain(err))
-	cli.Exit("waybill", cli.RunUntilSignal(func(ctx context.Context) error { return run(ctx, parsed, con) }))
+	cli.Exit("waybill", cli.RunUntilSignal(func(ctx context.Context) error { return run(ctx, parsed, stack, con) }))
 }
 
 func newParser(stack *runningStack) (*kong.Kong, error) {
-	parser, err := cli.NewParser("waybill", "Durable delivery of CloudEvents: the operator's command.", &commands{}, process.Defaults(), defaults())
+	parser, err := cli.NewParser("waybill", "Durable delivery of CloudEvents: the operator's command.", &commands{}, process.Defaults(), process.Checks(), defaults())
 	if err != nil {
 		return nil, err
 	}
@@ -126,12 +129,32 @@ func withoutVariables(parser *kong.Kong, command string) {
 	}
 }
 
-func run(ctx context.Context, parsed *kong.Context, con *console) error {
+func run(ctx context.Context, parsed *kong.Context, stack *runningStack, con *console) error {
 	parsed.BindTo(ctx, (*context.Context)(nil))
 	parsed.Bind(con)
 	err := parsed.Run()
 	if errors.Is(err, context.Canceled) {
 		return interrupted(ctx, err)
+	}
+	return cli.Named(stack.explainFailure(explainServers(err, parsed), parsed), parsed)
+}
+
+// explainServers says of a server that a command could not use, once for all commands, what was tried and which flag
+// names it.
+func explainServers(err error, parsed *kong.Context) error {
+	setting := ""
+	for _, flag := range parsed.Flags() {
+		if flag.Tag.Get("want") != "postgres" || flag.Target.String() == "" {
+			continue
+		}
+		setting = "--" + flag.Name
+		if len(flag.Envs) > 0 {
+			setting += " (" + flag.Envs[0] + ")"
+		}
+	}
+	err = pgconnect.Explain(err, setting)
+	if bucket, ok := parsed.Selected().Target.Addr().Interface().(interface{ Where() string }); ok { // it embeds process.S3
+		err = s3fault.Explain(err, bucket.Where(), s3fault.Default())
 	}
 	return err
 }
@@ -153,6 +176,7 @@ func defaults() kong.Vars {
 	return kong.Vars{
 		"s3_put_price": price(prices.Puts), "s3_get_price": price(prices.Gets), "s3_storage_price": price(prices.Storage),
 
+		"version":   versionText(),
 		"sinks":     strings.Join(pipeline.DefaultSpec().Sinks, ","),
 		"http_addr": stack.HTTPAddr, "grpc_addr": stack.GRPCAddr, "emit_to": "http://" + stack.HTTPAddr,
 		"endpoint_addr": "127.0.0.1:50052", "endpoint_admin_addr": "127.0.0.1:9092",

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/waybillhq/waybill/internal/pgconnect"
 	"github.com/waybillhq/waybill/internal/process"
 	"github.com/waybillhq/waybill/pipeline"
 )
@@ -19,7 +20,7 @@ import (
 // migrateCommand creates or updates what a pipeline needs. It may be run again at any time,
 // and by several at once.
 type migrateCommand struct {
-	DatabaseURL string `name:"database-url" secret:"" required:"" placeholder:"URL" help:"Postgres, as postgres://user:password@host:port/database. WAYBILL_DATABASE_URL_FILE names a file that holds it."`
+	DatabaseURL string `name:"database-url" secret:"" want:"postgres" required:"" placeholder:"URL" help:"Postgres, as postgres://user:password@host:port/database. WAYBILL_DATABASE_URL_FILE names a file that holds it."`
 	process.NATS
 	process.Lanes
 	process.Streams
@@ -27,7 +28,7 @@ type migrateCommand struct {
 	Grace        time.Duration `default:"${grace}" help:"Time after which an event that is no longer queued is retransmitted."`
 	DedupeWindow time.Duration `default:"${dedupe_window}" help:"How long an accepted event is remembered, so that it is not stored again; 0: not at all."`
 	ChangeLanes  bool          `env:"-" help:"Change the number of lanes to --lanes. Refused unless the pipeline is drained and all ingests, forwarders and janitors are stopped."`
-	Wait         time.Duration `env:"WAYBILL_MIGRATE_WAIT" default:"1m" help:"How long to wait for servers that are still starting."`
+	Wait         time.Duration `env:"WAYBILL_MIGRATE_WAIT" want:"not-negative" default:"1m" help:"How long to wait for servers that are still starting."`
 	outputFlag
 }
 
@@ -52,12 +53,18 @@ func (c *migrateCommand) say(con *console, format string, args ...any) error {
 	return err
 }
 
+// Check refuses a pipeline and streams that cannot be made.
+func (c *migrateCommand) Check() error {
+	return errors.Join(c.spec().Validate(), c.QueueConfig().Validate())
+}
+
+func (c *migrateCommand) spec() pipeline.Spec {
+	return pipeline.Spec{Lanes: c.Lanes.Lanes, Sinks: c.Sinks, Grace: c.Grace, DedupeWindow: c.DedupeWindow}
+}
+
 // Run creates the tables and then the streams.
 func (c *migrateCommand) Run(ctx context.Context, con *console) error {
-	spec := pipeline.Spec{Lanes: c.Lanes.Lanes, Sinks: c.Sinks, Grace: c.Grace, DedupeWindow: c.DedupeWindow}
-	if err := errors.Join(spec.Validate(), c.QueueConfig().Validate()); err != nil {
-		return err
-	}
+	spec := c.spec()
 	var result migrateResult
 	deadline := time.Now().Add(c.Wait)
 	if c.ChangeLanes {
@@ -151,7 +158,7 @@ func retry(ctx context.Context, deadline time.Time, passing func(error) bool, co
 			return err
 		}
 		if !told {
-			_, _ = fmt.Fprintf(con.err, "waiting for %s: %s\n", what, oneLine(err.Error()))
+			_, _ = fmt.Fprintf(con.err, "waiting for %s, up to --wait (WAYBILL_MIGRATE_WAIT): %s\n", what, oneLine(pgconnect.Explain(err, databaseSetting).Error()))
 		}
 		pause(ctx, 500*time.Millisecond)
 	}

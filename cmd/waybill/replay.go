@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/waybillhq/waybill/internal/cli"
+	"github.com/waybillhq/waybill/internal/netfault"
 	"github.com/waybillhq/waybill/internal/process"
 	"github.com/waybillhq/waybill/internal/replay"
 	"github.com/waybillhq/waybill/pipeline"
@@ -26,7 +29,7 @@ type replayCommand struct {
 
 	Since  replay.Point  `env:"-" placeholder:"TIME" help:"Only what was accepted at or after this: a time such as 2026-11-25T08:00:00Z, or how long ago, such as 24h. A number is a sequence of the stream. Default: from the beginning."`
 	Until  replay.Point  `env:"-" placeholder:"TIME" help:"Only what was accepted before this, in the same form; of sequences the last one. Default: to the end as it is now."`
-	Lane   []int         `env:"-" help:"Only these lanes."`
+	Lane   []int         `env:"-" want:"lane" help:"Only these lanes."`
 	Source string        `env:"-" help:"Only of this source; with an asterisk at its end, of those that begin so."`
 	Type   string        `env:"-" help:"Only of this type; with an asterisk at its end, of those that begin so."`
 	Late   time.Duration `env:"-" default:"${replay_late}" help:"From the archive, with --until: how long after it was accepted an event may have been archived and still be looked for."`
@@ -81,6 +84,15 @@ func (c *replayCommand) Validate() error {
 	return nil
 }
 
+// Check refuses settings with which nothing could be read or delivered.
+func (c *replayCommand) Check() error {
+	to := c.Ingress
+	if to.IngressEndpoint = c.endpoint(); c.Sink != ingressSink {
+		to.IngressEndpoint = ""
+	}
+	return errors.Join(c.S3.Check(), to.Check())
+}
+
 func isHostPort(addr string) bool {
 	_, _, err := net.SplitHostPort(addr)
 	return err == nil
@@ -97,7 +109,7 @@ func (c *replayCommand) Run(ctx context.Context, con *console) error {
 	config.Warn = func(text string) { screen.line("waybill: " + text) }
 	r, err := replay.New(config)
 	if err != nil {
-		return fmt.Errorf("--%w", err) // its settings are named like the flags
+		return cli.WrongError{Err: fmt.Errorf("--%w", err)} // its settings are named like the flags
 	}
 	if config.Sink != nil {
 		if err := c.probe(ctx, config); err != nil {
@@ -160,6 +172,9 @@ func (c *replayCommand) config(ctx context.Context, con *console) (config replay
 			_, _ = fmt.Fprintf(con.err, "waybill: the stream cannot be read, so the archive is: %v\n", err)
 		}
 	}
+	if err := c.checkLanes(ctx, con, config); err != nil {
+		return config, closeAll, interrupted(ctx, err)
+	}
 	if c.DryRun {
 		return config, closeAll, nil
 	}
@@ -175,6 +190,39 @@ func (c *replayCommand) config(ctx context.Context, con *console) (config replay
 	closers = append(closers, func() { _ = ingress.Close() }) // nothing is under way any more
 	config.Sink, config.Target = ingress, c.endpoint()
 	return config, closeAll, nil
+}
+
+// checkLanes refuses lanes that neither the pipeline nor the archive has. Of an archive alone it is not known which
+// lanes its pipeline has: it warns of those that are not there.
+func (c *replayCommand) checkLanes(ctx context.Context, con *console, config replay.Config) error {
+	if len(c.Lane) == 0 {
+		return nil
+	}
+	of, former, unknown := 0, []int(nil), errors.New("there is no stream")
+	if config.Queue != nil {
+		of, former, unknown = config.Queue.Lanes(ctx)
+	}
+	if unknown == nil {
+		if err := checkLanes(c.Lane, of, former); err == nil || config.Archive == nil {
+			return err
+		}
+	}
+	if config.Archive == nil {
+		return unknown
+	}
+	archived, err := config.Archive.Lanes(ctx)
+	if err != nil {
+		return err
+	}
+	if unknown == nil {
+		return checkLanes(c.Lane, of, append(former, archived...))
+	}
+	for _, lane := range c.Lane {
+		if !slices.Contains(archived, lane) {
+			_, _ = fmt.Fprintf(con.err, "waybill: --lane: nothing is archived of lane %d: the archive has the lanes %s\n", lane, ranges(archived))
+		}
+	}
+	return nil
 }
 
 func (c *replayCommand) endpoint() string {
@@ -223,7 +271,7 @@ func (c *replayCommand) archiveSink(ctx context.Context, name string, log *slog.
 	}
 	client, err := to.Client(ctx)
 	if err != nil {
-		return nil, "", err
+		return nil, "", c.replayTarget.named(err)
 	}
 	config := replay.ArchiveConfig(to.S3Bucket, to.S3Prefix)
 	config.Log = log
@@ -232,29 +280,37 @@ func (c *replayCommand) archiveSink(ctx context.Context, name string, log *slog.
 	if server == "" {
 		server = "AWS " + to.S3Region
 	}
-	return archive, fmt.Sprintf("s3://%s/%s at %s", to.S3Bucket, to.S3Prefix, server), err
+	return archive, fmt.Sprintf("s3://%s/%s at %s", to.S3Bucket, to.S3Prefix, server), c.replayTarget.named(err)
 }
 
 // probe tries the sink, and refuses a live archive, of whatever pipeline and by whatever name of its
 // server.
 func (c *replayCommand) probe(ctx context.Context, config replay.Config) error {
-	if err := config.Sink.Probe(ctx); err != nil {
-		if c.replayTarget.archive() {
-			return fmt.Errorf("%s, as --to-s3-bucket and the like name it: %w", config.Target, err)
-		}
-		return fmt.Errorf("%s: %w", config.Target, err)
-	}
+	err := config.Sink.Probe(ctx)
 	if c.Sink != archiveSink {
+		if err != nil {
+			name := "--ingress-endpoint (WAYBILL_INGRESS_ENDPOINT)"
+			if c.ToIngressEndpoint != "" {
+				name = "--to-ingress-endpoint"
+			}
+			if reason, ok := netfault.Undialed(err.Error()); ok {
+				err = errors.New(reason)
+			}
+			return fmt.Errorf("connect to the endpoint at %s: %w; start it, or correct %s", config.Target, err, name)
+		}
 		return nil
 	}
 	to := c.target(config.Name)
+	if err != nil {
+		return c.replayTarget.failed(err, to)
+	}
 	reader, err := to.ArchiveReader(ctx)
 	if err != nil {
 		return err
 	}
 	foreign, err := replay.Foreign(ctx, reader)
 	if err != nil {
-		return fmt.Errorf("%s: %w", config.Target, err)
+		return c.replayTarget.failed(err, to)
 	}
 	if foreign != "" {
 		return fmt.Errorf("--to-s3-prefix: in %s is %s, so it is that of a live archive, which a replay must not write to; give another one", config.Target, foreign)

@@ -71,6 +71,22 @@ func (r *runningStack) explain(err error) error {
 	return err
 }
 
+// explainFailure adds to the error of a server that did not answer what a `waybill dev` around has to do with it. It
+// returns nil for nil.
+func (r *runningStack) explainFailure(err error, parsed *kong.Context) error {
+	about, away := aboutServer(err)
+	if !about || r.at == "" || !looks(parsed) {
+		return err
+	}
+	if by := r.overruler(parsed); by != "" {
+		return fmt.Errorf("%w; the `waybill dev` in %s is not asked, since %s names a server, and so another system: without that, its servers are taken", err, r.at, by)
+	}
+	if away {
+		return fmt.Errorf("%w; the address is of the `waybill dev` in %s: if it was killed, start it again", err, r.at)
+	}
+	return err
+}
+
 // looks tells the commands that look at a running system or send to it.
 func looks(parsed *kong.Context) bool {
 	switch name, _, _ := strings.Cut(parsed.Command(), " "); name {

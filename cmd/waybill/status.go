@@ -3,9 +3,9 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,7 +18,7 @@ const statusLetters = 100_000
 
 // statusCommand shows the state of a pipeline as Postgres and NATS know it.
 type statusCommand struct {
-	DatabaseURL string `name:"database-url" secret:"" required:"" placeholder:"URL" help:"Postgres. WAYBILL_DATABASE_URL_FILE names a file that holds it."`
+	DatabaseURL string `name:"database-url" secret:"" want:"postgres" required:"" placeholder:"URL" help:"Postgres. WAYBILL_DATABASE_URL_FILE names a file that holds it."`
 	process.NATS
 	process.Lanes
 	outputFlag
@@ -50,6 +50,7 @@ type status struct {
 	MoreLetters  bool          `json:"more_dead_letters,omitempty"` // than were counted
 	Outbox       outboxStatus  `json:"outbox"`
 	postgresDone bool
+	away         bool // of a server that could not be asked: it does not answer
 
 	// From NATS.
 	Processes []pipeline.Heartbeat `json:"processes,omitempty"`   // by kind and id
@@ -115,10 +116,27 @@ func (c *statusCommand) Run(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
-	if len(s.Problems) > 0 {
-		return errors.New("the state is not known in full")
+	return s.unknown()
+}
+
+// unknown is an error where a server could not be asked.
+func (s *status) unknown() error {
+	var servers []string
+	if !s.postgresDone {
+		servers = append(servers, "Postgres")
 	}
-	return nil
+	if !s.natsDone {
+		servers = append(servers, "NATS")
+	}
+	if len(servers) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("the state is not known in full: %s could not be asked; PROBLEM above (in JSON, problems) says what was tried and what to do",
+		strings.Join(servers, " and "))
+	if s.away {
+		return serverError{err, true}
+	}
+	return err
 }
 
 // ask asks both servers at once, so that one that is away does not cost the other's time.
@@ -135,6 +153,8 @@ func (c *statusCommand) ask(ctx context.Context) *status {
 	}{{"Postgres", fromPostgres}, {"NATS", fromNATS}} {
 		if problem.err != nil {
 			s.Problems = append(s.Problems, problem.server+": "+oneLine(problem.err.Error()))
+			_, away := aboutServer(problem.err)
+			s.away = s.away || away
 		}
 	}
 	s.postgresDone, s.natsDone = fromPostgres == nil, fromNATS == nil

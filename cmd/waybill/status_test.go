@@ -167,11 +167,11 @@ func TestStatusJSON(t *testing.T) {
 func TestStatusWithoutServers(t *testing.T) {
 	began := time.Now()
 	r := command(t, nil, "status", "--database-url=postgres://user:geheim@127.0.0.1:1/x", "--nats-url=nats://127.0.0.1:1")
-	mustFail(t, r, "not known in full")
+	mustFail(t, r, "not known in full: Postgres and NATS could not be asked")
 	if !strings.Contains(r.out, "PROBLEM: Postgres: ") || !strings.Contains(r.out, "PROBLEM: NATS: ") || strings.Contains(r.out, "no dead letters") {
 		t.Errorf("%s", r.out)
 	}
-	for _, setting := range []string{"--database-url (WAYBILL_DATABASE_URL) is postgres://user:xxxxx@127.0.0.1:1/x", "--nats-url (WAYBILL_NATS_URL) is nats://127.0.0.1:1"} {
+	for _, setting := range []string{"connect to Postgres at 127.0.0.1:1, database x, as user user: connection refused; start Postgres there, or correct host and port in --database-url (WAYBILL_DATABASE_URL)\n", "--nats-url (WAYBILL_NATS_URL) is nats://127.0.0.1:1"} {
 		if !strings.Contains(r.out, setting) {
 			t.Errorf("it does not say %q: %s", setting, r.out)
 		}

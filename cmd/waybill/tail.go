@@ -18,7 +18,7 @@ type tailCommand struct {
 	process.NATS
 	eventFilter
 	outputFlag
-	Lane     []int `env:"-" help:"Only these lanes."`
+	Lane     []int `env:"-" want:"lane" help:"Only these lanes."`
 	Limit    int   `env:"-" default:"0" help:"End after so many events; 0: never."`
 	ShowData bool  `env:"-" help:"With -o json: the events' data too, which may be confidential."`
 }
@@ -43,6 +43,18 @@ func (c *tailCommand) Run(ctx context.Context, con *console) error {
 	defer nc.Close()
 	printed := 0
 	start := pipeline.TailStart{Since: c.Since.at(time.Now()), Lanes: c.Lane}
+	if len(c.Lane) > 0 {
+		lanes, former, err := queue.Lanes(ctx)
+		if start.Since.IsZero() {
+			former = nil // nothing comes any more
+		}
+		if err == nil {
+			err = checkLanes(c.Lane, lanes, former)
+		}
+		if err != nil {
+			return interrupted(ctx, err)
+		}
+	}
 	ready := func() { _, _ = fmt.Fprintln(con.err, "reading; Ctrl-C ends it") }
 	err = queue.Tail(ctx, start, ready, func(b pipeline.TailedBatch) error {
 		return expect.EachEvent(b, func(index int, ce *pb.CloudEvent) error {

@@ -12,6 +12,7 @@ import (
 	"github.com/waybillhq/waybill/internal/collector"
 	"github.com/waybillhq/waybill/internal/jaeger"
 	"github.com/waybillhq/waybill/internal/journey"
+	"github.com/waybillhq/waybill/internal/netfault"
 )
 
 // traceCommand shows what became of an event, and where its time went.
@@ -42,6 +43,9 @@ func (c *traceCommand) Validate() error {
 	case c.Limit < 1:
 		return fmt.Errorf("--limit: %d; want at least 1", c.Limit)
 	}
+	if _, err := jaeger.NewClient(c.QueryURL); err != nil {
+		return fmt.Errorf("--query-url (WAYBILL_TRACE_QUERY_URL): %w", err)
+	}
 	return nil
 }
 
@@ -55,6 +59,9 @@ func (c *traceCommand) Run(ctx context.Context, con *console) error {
 	since := c.Since.at(now)
 	traces, err := c.search(ctx, client, since, now.Add(clockMargin))
 	if err != nil && ctx.Err() == nil {
+		if reason, ok := netfault.Reason(err); ok {
+			err = errors.New("ask for traces: " + reason)
+		}
 		err = fmt.Errorf("%w; --query-url (WAYBILL_TRACE_QUERY_URL) is %s: correct it, or start the server", err, client)
 	}
 	if err != nil {

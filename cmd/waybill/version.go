@@ -17,7 +17,15 @@ type versionResult struct {
 }
 
 // Run prints the version of the module, as the build knows it, and of Go.
-func (c versionCommand) Run(con *console) error {
+func (c versionCommand) Run(con *console) error { return c.print(con, versionText(), builtFrom()) }
+
+// versionText is for people.
+func versionText() string {
+	v := builtFrom()
+	return strings.Join(strings.Fields(fmt.Sprintf("waybill %s %s %s", v.Version, v.Revision, v.Go)), " ")
+}
+
+func builtFrom() versionResult {
 	version, revision := "devel", ""
 	if info, ok := debug.ReadBuildInfo(); ok {
 		if info.Main.Version != "" {
@@ -29,6 +37,5 @@ func (c versionCommand) Run(con *console) error {
 			}
 		}
 	}
-	text := strings.Join(strings.Fields(fmt.Sprintf("waybill %s %s %s", version, revision, runtime.Version())), " ")
-	return c.print(con, text, versionResult{Version: version, Revision: revision, Go: runtime.Version()})
+	return versionResult{Version: version, Revision: revision, Go: runtime.Version()}
 }

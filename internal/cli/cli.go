@@ -22,27 +22,25 @@ type Runner interface {
 
 // Main parses the arguments and the environment into config, runs it until it ends or a
 // signal comes, and exits. A second signal ends the process at once.
-func Main(name, description string, config Runner, vars ...kong.Vars) {
-	parser, err := NewParser(name, description, config, vars...)
+func Main(name, description string, config Runner, options ...kong.Option) {
+	parser, err := NewParser(name, description, config, options...)
 	if err != nil {
 		panic(err) // a mistake in the struct's tags
 	}
-	_, err = parser.Parse(os.Args[1:])
+	parsed, err := parser.Parse(os.Args[1:])
 	parser.FatalIfErrorf(Explain(err))
-	Exit(name, RunUntilSignal(config.Run))
+	Exit(name, Named(RunUntilSignal(config.Run), parsed))
 }
 
-// NewParser returns a parser whose flags can be set by WAYBILL_<FLAG> variables too.
-func NewParser(name, description string, config any, vars ...kong.Vars) (*kong.Kong, error) {
-	options := []kong.Option{
+// NewParser returns a parser whose flags can be set by WAYBILL_<FLAG> variables too. Among the options are the values
+// behind ${…} in tags (kong.Vars), and Checks.
+func NewParser(name, description string, config any, options ...kong.Option) (*kong.Kong, error) {
+	all := []kong.Option{
 		kong.Name(name), kong.Description(description), kong.DefaultEnvars("WAYBILL"),
 		kong.ShortUsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Resolvers(secretFiles{}), pairsMapper(), kong.Exit(exitParsing),
 	}
-	for _, v := range vars {
-		options = append(options, v)
-	}
-	parser, err := kong.New(config, options...)
+	parser, err := kong.New(config, append(all, options...)...)
 	if err != nil {
 		return nil, fmt.Errorf("command %s: %w", name, err)
 	}
@@ -58,12 +56,15 @@ func exitParsing(code int) {
 	os.Exit(code)
 }
 
-// Explain adds to the error of a command line that lacks flags which variables set them too. It returns
-// nil for nil.
+// Explain says of the error of a command line which flag it is about, and of flags that it lacks which variables set
+// them too. It returns nil for nil.
 func Explain(err error) error {
 	var parse *kong.ParseError
-	if !errors.As(err, &parse) || !strings.HasPrefix(parse.Error(), "missing flags: ") {
+	if !errors.As(err, &parse) {
 		return err
+	}
+	if !strings.HasPrefix(parse.Error(), "missing flags: ") {
+		return Named(err, parse.Context)
 	}
 	var variables []string
 	for _, flag := range parse.Context.Flags() {

@@ -21,6 +21,8 @@ func TestStatus(t *testing.T) {
 		{nil, 0},
 		{broken, 1},
 		{NegativeError{broken}, 3},
+		{WrongError{broken}, 80},
+		{fmt.Errorf("tail: %w", WrongError{broken}), 80},
 		{fmt.Errorf("audit: %w", NegativeError{broken}), 3},
 	} {
 		var out strings.Builder

@@ -59,11 +59,14 @@ func usage(node *kong.Node) string {
 	return strings.Join(parts, " ")
 }
 
-// flagsOf are the command's own flags and those of the commands above it, but for --help.
+// Everywhere reports a flag that every command has and that sets nothing.
+func Everywhere(flag *kong.Flag) bool { return flag.Name == "help" || flag.Name == "version" }
+
+// flagsOf are the command's own flags and those of the commands above it, but for those that are everywhere.
 func flagsOf(node *kong.Node) (flags []*kong.Flag) {
 	for _, group := range node.AllFlags(true) {
 		for _, flag := range group {
-			if flag.Name != "help" {
+			if !Everywhere(flag) {
 				flags = append(flags, flag)
 			}
 		}

@@ -24,6 +24,8 @@ import (
 const (
 	// PostgresUser is the superuser of a private cluster.
 	PostgresUser = "waybill"
+	// PostgresClusterName is the setting cluster_name of a private cluster, by which others know it.
+	PostgresClusterName = "waybill-dev"
 	// portAttempts is how often a free port may be lost to somebody else between
 	// finding it and listening on it.
 	portAttempts = 5
@@ -232,6 +234,7 @@ func (pg *Postgres) command() Command {
 	settings := map[string]string{
 		// No socket: its path may be too long for one, and others may not reach it.
 		"unix_socket_directories": "",
+		"cluster_name":            PostgresClusterName,
 		"listen_addresses":        "127.0.0.1",
 		"port":                    strconv.Itoa(pg.port),
 		"fsync":                   onOff(pg.options.Fsync),

@@ -1,13 +1,11 @@
 package doctor
 
 import (
-	"errors"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 func TestClock(t *testing.T) {
@@ -111,18 +109,6 @@ func TestJudgeRule(t *testing.T) {
 		if level, what := judgeRule(c.rule, "prod/"); level != c.want || (what == "") != (c.want == OK) {
 			t.Errorf("%s: %s, %q; want %s", name, level, what, c.want)
 		}
-	}
-}
-
-func TestConnectRemedy(t *testing.T) {
-	seen := map[string]bool{}
-	for _, err := range []error{
-		&pgconn.PgError{Code: "28P01"}, &pgconn.PgError{Code: "3D000"}, &pgconn.PgError{Code: "53300"}, errors.New("refused"),
-	} {
-		seen[connectRemedy(err)] = true
-	}
-	if len(seen) != 4 {
-		t.Errorf("%v", seen)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/waybillhq/waybill/internal/netfault"
 )
 
 func examineIngress(ctx context.Context, cfg Config) []Finding {
@@ -20,7 +22,11 @@ func examineIngress(ctx context.Context, cfg Config) []Finding {
 	case codes.Unauthenticated, codes.PermissionDenied:
 		p.fail("reachable", "correct WAYBILL_INGRESS_USER and WAYBILL_INGRESS_PASSWORD, WAYBILL_INGRESS_HEADERS or the client certificate", "%v", err)
 	default:
-		p.fail("reachable", "start the endpoint, or correct WAYBILL_INGRESS_ENDPOINT and WAYBILL_INGRESS_TLS", "%v", err)
+		what := err.Error()
+		if reason, ok := netfault.Undialed(what); ok {
+			what = cfg.IngressEndpoint + ": " + reason
+		}
+		p.fail("reachable", "start the endpoint, or correct --ingress-endpoint (WAYBILL_INGRESS_ENDPOINT) and --ingress-tls (WAYBILL_INGRESS_TLS)", "%s", what)
 	}
 	return p.findings
 }

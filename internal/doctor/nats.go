@@ -33,7 +33,7 @@ func examineNATS(ctx context.Context, cfg Config) []Finding {
 	b := &broker{patient: patient{server: "nats"}, cfg: cfg}
 	nc, err := cfg.NATS(ctx)
 	if err != nil {
-		b.fail("reachable", "start the server, or correct WAYBILL_NATS_URL and WAYBILL_NATS_CREDS", "%v", err)
+		b.fail("reachable", "start the server, or correct --nats-url and --nats-creds (WAYBILL_NATS_URL, WAYBILL_NATS_CREDS)", "%v", err)
 		return b.findings
 	}
 	defer nc.Close()
@@ -42,7 +42,7 @@ func examineNATS(ctx context.Context, cfg Config) []Finding {
 		b.queue, err = pipeline.NewQueue(nc)
 	}
 	if err != nil {
-		b.fail("jetstream", "see the error", "%v", err)
+		b.fail("jetstream", "see whether WAYBILL_NATS_URL is a nats-server 2.14 or newer", "%v", err)
 		return b.findings
 	}
 	b.server()
@@ -90,15 +90,20 @@ func (b *broker) jetstream(ctx context.Context) bool {
 }
 
 func (b *broker) streams(ctx context.Context) {
+	// Whatever the setting, the rest is judged by the number that there is.
+	if lanes, _, err := b.queue.Lanes(ctx); err == nil && lanes != b.cfg.Lanes {
+		b.fail("lanes", fmt.Sprintf("set --lanes=%d (WAYBILL_LANES=%d) here, and see that every process has it", lanes, lanes),
+			"the stream %s was made for %d lanes, and the setting is %d", pipeline.EventsStream, lanes, b.cfg.Lanes)
+		b.cfg.Lanes = lanes
+	}
 	// The same check that every process makes at start.
-	if err := b.queue.Check(ctx, b.cfg.Lanes, 0); err != nil {
-		remedy := "see the error"
-		if errors.Is(err, pipeline.ErrNotReady) {
-			remedy = "run `waybill migrate`, or start a janitor, which creates what is missing"
-		}
-		b.fail("streams", remedy, "%v", err)
-	} else {
+	switch err := b.queue.Check(ctx, b.cfg.Lanes, 0); {
+	case err == nil:
 		b.ok("streams", "streams and buckets are there and fit %d lanes", b.cfg.Lanes)
+	case errors.Is(err, pipeline.ErrNotReady):
+		b.fail("streams", "run `waybill migrate`, or start a janitor, which creates what is missing", "%v", err)
+	default:
+		b.fail("streams", "do what stands at its end: processes refuse to start on such a stream", "%v", err)
 	}
 	for _, s := range []struct {
 		name, full string
@@ -166,7 +171,7 @@ func (b *broker) consumers(ctx context.Context) {
 	}
 	pauses, err := pipeline.PausesOf(ctx, b.queue, nil)
 	if err != nil {
-		b.warn("pauses", "see the error", "%v", err)
+		b.warn("pauses", "let the user read the bucket of pauses, or run `waybill migrate`, which makes it", "%v", err)
 	}
 	for sink := range pauses {
 		b.warn("pauses", "`waybill lanes resume --sink "+sink+"` when the reason is gone; `waybill lanes` shows them", "lanes of %s are paused", sink)

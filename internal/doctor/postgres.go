@@ -13,6 +13,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/waybillhq/waybill/internal/devstack"
+	"github.com/waybillhq/waybill/internal/pgconnect"
 	"github.com/waybillhq/waybill/pipeline"
 )
 
@@ -42,7 +44,7 @@ func examinePostgres(ctx context.Context, cfg Config) []Finding {
 	pc.ConnectTimeout = 5 * time.Second
 	pc.RuntimeParams["application_name"], pc.RuntimeParams["statement_timeout"] = "waybill doctor", "10000"
 	if d.conn, err = pgx.ConnectConfig(ctx, pc); err != nil {
-		d.fail("reachable", connectRemedy(err), "%v", err)
+		d.fail("reachable", pgconnect.Remedy(err, "--database-url (WAYBILL_DATABASE_URL)"), "%v", pgconnect.Explain(err, ""))
 		return d.findings
 	}
 	defer func() { _ = d.conn.Close(context.WithoutCancel(ctx)) }() // nothing is under way
@@ -60,22 +62,6 @@ func examinePostgres(ctx context.Context, cfg Config) []Finding {
 		d.outbox(ctx)
 	}
 	return d.findings
-}
-
-// connectRemedy says what to do about a connection that failed.
-func connectRemedy(err error) string {
-	var answer *pgconn.PgError
-	if errors.As(err, &answer) {
-		switch answer.Code {
-		case "28P01", "28000":
-			return "correct user and password in WAYBILL_DATABASE_URL, or the server's pg_hba.conf"
-		case "3D000":
-			return "create the database, or correct its name in WAYBILL_DATABASE_URL"
-		case "53300":
-			return "raise the server's max_connections, or lower --database-conns of the processes"
-		}
-	}
-	return "start the server, or correct host and port in WAYBILL_DATABASE_URL"
 }
 
 // ask reads one row, and says so where that fails.
@@ -134,9 +120,10 @@ func (d *database) time(ctx context.Context) {
 
 // durability looks at what a committed event depends on.
 func (d *database) durability(ctx context.Context) {
-	var fsync, pages, checksums, autovacuum string
+	var fsync, pages, checksums, autovacuum, cluster string
 	if !d.ask(ctx, "durability", `SELECT current_setting('fsync'), current_setting('full_page_writes'),
-		current_setting('data_checksums'), current_setting('autovacuum')`, &fsync, &pages, &checksums, &autovacuum) {
+		current_setting('data_checksums'), current_setting('autovacuum'), current_setting('cluster_name')`,
+		&fsync, &pages, &checksums, &autovacuum, &cluster) {
 		return
 	}
 	if fsync != "on" || pages != "on" {
@@ -144,10 +131,13 @@ func (d *database) durability(ctx context.Context) {
 	} else {
 		d.ok("durability", "fsync and full_page_writes are on; synchronous_commit is forced on by every process")
 	}
-	if checksums != "on" {
-		d.warn("checksums", "run pg_checksums --enable while the server is stopped, so that a bad disk is noticed", "data checksums are off")
-	} else {
+	switch {
+	case checksums == "on":
 		d.ok("checksums", "data checksums are on")
+	case cluster == devstack.PostgresClusterName:
+		d.ok("checksums", "data checksums are off, as in every Postgres that `waybill dev` makes: one that keeps what matters should have them")
+	default:
+		d.warn("checksums", "run pg_checksums --enable while the server is stopped, so that a bad disk is noticed", "data checksums are off")
 	}
 	if autovacuum != "on" {
 		d.fail("autovacuum", "set autovacuum to on: the tables grow without end", "it is off")
@@ -255,7 +245,7 @@ func (d *database) pipeline(ctx context.Context) {
 	case err != nil:
 		d.fail("pipeline", "give the role SELECT on waybill.pipeline and waybill.sinks", "%v", err)
 	case lanes != d.cfg.Lanes:
-		d.fail("pipeline", fmt.Sprintf("set WAYBILL_LANES=%d for every process", lanes), "it has %d lanes, and the setting is %d", lanes, d.cfg.Lanes)
+		d.fail("pipeline", fmt.Sprintf("set --lanes=%d (WAYBILL_LANES=%d) here, and see that every process has it", lanes, lanes), "it has %d lanes, and the setting is %d", lanes, d.cfg.Lanes)
 	case len(sinks) == 0:
 		d.fail("pipeline", "run `waybill migrate --sinks …`", "it has no sink: nothing is delivered")
 	default:

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	smithymiddleware "github.com/aws/smithy-go/middleware"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
+	"github.com/waybillhq/waybill/internal/s3fault"
 	"github.com/waybillhq/waybill/sinks"
 )
 
@@ -43,19 +45,11 @@ func (b *bucket) reachable(ctx context.Context) bool {
 	before := time.Now()
 	_, err := b.cfg.S3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: aws.String(b.cfg.Bucket)}, keepHeader("Date", &date))
 	after := time.Now()
-	switch status := httpStatus(err); {
-	case err == nil:
+	if err == nil {
 		b.ok("reachable", "bucket %s", b.cfg.Bucket)
-	case status == http.StatusNotFound:
-		b.fail("reachable", "create the bucket, or correct WAYBILL_S3_BUCKET", "there is no bucket %s", b.cfg.Bucket)
-	case status == http.StatusForbidden:
-		b.fail("reachable", "correct WAYBILL_S3_ACCESS_KEY and WAYBILL_S3_SECRET_KEY, or let the user list, read and write the bucket (s3:ListBucket, s3:GetObject, s3:PutObject)", "access to bucket %s is denied", b.cfg.Bucket)
-	case status == http.StatusMovedPermanently:
-		b.fail("reachable", "set WAYBILL_S3_REGION to the bucket's region", "bucket %s is in another region", b.cfg.Bucket)
-	case status > 0:
-		b.fail("reachable", "see whether WAYBILL_S3_ENDPOINT and WAYBILL_S3_PATH_STYLE suit the server", "bucket %s: %v", b.cfg.Bucket, err)
-	default:
-		b.fail("reachable", "start the server, or correct WAYBILL_S3_ENDPOINT", "bucket %s: %v", b.cfg.Bucket, err)
+	} else {
+		why, remedy := s3fault.Fault(err, s3fault.Default())
+		b.fail("reachable", cmp.Or(remedy, "see the server's log"), "bucket %s: %s", b.cfg.Bucket, cmp.Or(why, err.Error()))
 	}
 	if theirs, err := http.ParseTime(date); err == nil {
 		b.clock(theirs, before, after, time.Second, 15*time.Minute) // beyond, S3 refuses what is signed
@@ -189,7 +183,7 @@ func (b *bucket) unknown(check string, err error, none, nothing, permission stri
 	case status == http.StatusForbidden:
 		b.warn(check, "allow "+permission+" to whoever runs this", "the user may not ask")
 	default:
-		b.warn(check, "see the error", "%v", err)
+		b.warn(check, "see whether the server knows such a request ("+permission+"), and whether this user may make it", "%v", err)
 	}
 }
 

@@ -4,8 +4,12 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 )
 
 const (
@@ -51,6 +55,9 @@ func (e *Endpoint) serveReadyz(w http.ResponseWriter, _ *http.Request) {
 
 func (e *Endpoint) serveStats(w http.ResponseWriter, r *http.Request) {
 	withKeys := true
+	if refuseUnknown(w, r.URL.Query(), "keys") {
+		return
+	}
 	if text := r.URL.Query().Get("keys"); text != "" {
 		var err error
 		if withKeys, err = strconv.ParseBool(text); err != nil {
@@ -61,8 +68,23 @@ func (e *Endpoint) serveStats(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, e.service.ledger.stats(withKeys))
 }
 
+// refuseUnknown answers a request that has other parameters than the known ones: who has mistyped one would take what he
+// gets for what he asked for.
+func refuseUnknown(w http.ResponseWriter, query url.Values, known ...string) bool {
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		if !slices.Contains(known, name) {
+			http.Error(w, fmt.Sprintf("there is no parameter %q; use %s", name, strings.Join(known, ", ")), http.StatusBadRequest)
+			return true
+		}
+	}
+	return false
+}
+
 func (e *Endpoint) serveEvents(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
+	if refuseUnknown(w, query, "since", "source", "type") {
+		return
+	}
 	since := int64(0)
 	if text := query.Get("since"); text != "" {
 		var err error

@@ -594,6 +594,11 @@ func TestAdminEvents(t *testing.T) {
 			t.Errorf("/events%s: %d, %v, want %v", query, code, got, want)
 		}
 	}
+	for _, path := range []string{"/events?nope=1", "/events?since=0&Type=a", "/stats?since=0"} {
+		if code, body := request(t, e, http.MethodGet, path, ""); code != http.StatusBadRequest || !strings.Contains(body, "there is no parameter") {
+			t.Errorf("%s: %d, %s", path, code, body)
+		}
+	}
 	if code, body := request(t, e, http.MethodGet, "/events?since=x", ""); code != http.StatusBadRequest || !strings.Contains(body, "since") {
 		t.Errorf("a bad since: %d %s", code, body)
 	}

@@ -38,7 +38,7 @@ func newAdmin(ctx context.Context, identity Identity, kind string, log *slog.Log
 	a.meters = a.metrics.Meters()
 	if a.listener, err = net.Listen("tcp", identity.AdminAddr); err != nil {
 		a.metrics.Stop()
-		return nil, fmt.Errorf("admin address: %w; give each process on a machine its own WAYBILL_ADMIN_ADDR", err)
+		return nil, fmt.Errorf("admin addr: %w; give each process on a machine its own (WAYBILL_ADMIN_ADDR)", err)
 	}
 	return a, nil
 }

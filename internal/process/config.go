@@ -5,7 +5,6 @@ import (
 	"io"
 	"log/slog"
 	"math"
-	"net"
 	"runtime/debug"
 	"time"
 
@@ -36,8 +35,8 @@ func (l Logging) logger(w io.Writer, kind string) *slog.Logger {
 
 // Identity is every process's.
 type Identity struct {
-	ID        string `name:"id" help:"Name of this process, unique among the live ones of its kind. Default: host, process id and start time."`
-	AdminAddr string `help:"Address of /livez, /readyz, /metrics and /debug/pprof." default:":9090"`
+	ID        string `name:"id" want:"id" help:"Name of this process, unique among the live ones of its kind. Default: host, process id and start time."`
+	AdminAddr string `want:"address" help:"Address of /livez, /readyz, /metrics and /debug/pprof." default:":9090"`
 	// Host is the program that runs the process inside itself; nil: the process is a program.
 	Host *Host `kong:"-"`
 }
@@ -52,7 +51,7 @@ func (i Identity) name() string {
 
 // Memory is every process's.
 type Memory struct {
-	MemoryLimit int64 `help:"Bytes of memory above which garbage is collected eagerly, unless GOMEMLIMIT says so; 0: never." default:"${memory_limit}"`
+	MemoryLimit int64 `want:"not-negative" help:"Bytes of memory above which garbage is collected eagerly, unless GOMEMLIMIT says so; 0: never." default:"${memory_limit}"`
 }
 
 // defaultMemoryLimit leaves room below 200 MiB for what the runtime does not count: the
@@ -69,8 +68,8 @@ func (m Memory) limit() {
 
 // Database is of the processes that use Postgres.
 type Database struct {
-	DatabaseURL   string `name:"database-url" secret:"" required:"" placeholder:"URL" help:"Postgres, as postgres://user:password@host:port/database. WAYBILL_DATABASE_URL_FILE names a file that holds it."`
-	DatabaseConns int    `help:"Most connections to Postgres." default:"${database_conns}"`
+	DatabaseURL   string `name:"database-url" secret:"" want:"postgres" required:"" placeholder:"URL" help:"Postgres, as postgres://user:password@host:port/database. WAYBILL_DATABASE_URL_FILE names a file that holds it."`
+	DatabaseConns int    `want:"positive" help:"Most connections to Postgres." default:"${database_conns}"`
 }
 
 func (d Database) config() pipeline.StoreConfig {
@@ -81,13 +80,13 @@ func (d Database) config() pipeline.StoreConfig {
 
 // NATS is every process's.
 type NATS struct {
-	NATSURL   string `name:"nats-url" env:"WAYBILL_NATS_URL" secret:"" help:"NATS servers, comma-separated; user and password may be part of it." default:"nats://127.0.0.1:4222"`
-	NATSCreds string `name:"nats-creds" env:"WAYBILL_NATS_CREDS" type:"path" help:"File with NATS credentials."`
+	NATSURL   string `name:"nats-url" env:"WAYBILL_NATS_URL" secret:"" want:"nats" help:"NATS servers, comma-separated; user and password may be part of it." default:"nats://127.0.0.1:4222"`
+	NATSCreds string `name:"nats-creds" env:"WAYBILL_NATS_CREDS" type:"path" want:"file" help:"File with NATS credentials."`
 }
 
 // Lanes is every process's.
 type Lanes struct {
-	Lanes int `help:"Lanes of the pipeline. Must be the number it was created with." default:"${lanes}"`
+	Lanes int `want:"lanes" help:"Lanes of the pipeline. Must be the number it was created with." default:"${lanes}"`
 }
 
 func (l Lanes) validate() error {
@@ -99,8 +98,8 @@ func (l Lanes) validate() error {
 
 // checkAddr reports an address that no server can listen on, named by its setting.
 func checkAddr(setting, addr string) error {
-	if _, err := net.ResolveTCPAddr("tcp", addr); err != nil {
-		return fmt.Errorf("%s: %q; want host:port, or :port for all addresses of this machine: %w", setting, addr, err)
+	if err := checkListen(addr); err != nil {
+		return fmt.Errorf("%s: %w", setting, err)
 	}
 	return nil
 }
@@ -150,5 +149,8 @@ func Defaults() kong.Vars {
 	} {
 		vars[name] = fmt.Sprint(value)
 	}
+	// Commands that do otherwise say so.
+	vars["s3_endpoint_default"] = "S3-compatible server. Default: AWS."
+	vars["s3_bucket_default"] = "empty: this process does not archive"
 	return vars
 }

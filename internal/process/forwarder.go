@@ -22,13 +22,38 @@ type Forwarder struct {
 	Ingress
 	Archive
 
-	InFlight     int           `help:"Most requests in flight per sink." default:"${in_flight}"`
-	ExpiryMargin time.Duration `help:"How long after an event expired it is still delivered: clocks differ." default:"${expiry_margin}"`
-	StopTimeout  time.Duration `help:"How long a stop may take." default:"${stop_timeout}"`
+	InFlight     int           `want:"positive" help:"Most requests in flight per sink." default:"${in_flight}"`
+	ExpiryMargin time.Duration `want:"not-negative" help:"How long after an event expired it is still delivered: clocks differ." default:"${expiry_margin}"`
+	StopTimeout  time.Duration `want:"positive" help:"How long a stop may take." default:"${stop_timeout}"`
+}
+
+// Check names the settings that cannot work, before anything is waited for.
+func (c *Forwarder) Check() error {
+	errs := []error{c.Lanes.validate(), c.config().ValidateLimits(), c.Ingress.Check(), c.S3.Check()}
+	if c.S3Bucket != "" {
+		errs = append(errs, c.Archive.config().Validate())
+	}
+	if c.IngressEndpoint == "" && c.S3Bucket == "" {
+		errs = append(errs, errNoSink)
+	}
+	return errors.Join(errs...)
+}
+
+var errNoSink = errors.New("it has no sink to deliver to: give --ingress-endpoint (WAYBILL_INGRESS_ENDPOINT), --s3-bucket (WAYBILL_S3_BUCKET), or both")
+
+// config lacks what is known once the process runs.
+func (c *Forwarder) config() pipeline.ForwarderConfig {
+	f := pipeline.DefaultForwarderConfig()
+	f.Version, f.Lanes = version(), c.Lanes.Lanes
+	f.InFlight, f.ExpiryMargin, f.StopTimeout = c.InFlight, c.ExpiryMargin, c.StopTimeout
+	return f
 }
 
 // Run runs a forwarder until ctx ends.
 func (c *Forwarder) Run(ctx context.Context) error {
+	if err := c.Check(); err != nil {
+		return err
+	}
 	log := c.log(c.Logging, pipeline.KindForwarder)
 	c.Memory.limit()
 	return withAdmin(ctx, c.Identity, pipeline.KindForwarder, log, func(ctx context.Context, adm *admin) error {
@@ -56,12 +81,11 @@ func (c *Forwarder) run(ctx context.Context, adm *admin, log *slog.Logger) error
 	if err != nil {
 		return err
 	}
-	cfg := pipeline.DefaultForwarderConfig()
-	cfg.ID, cfg.Version, cfg.Lanes, cfg.Tracing = id, version(), c.Lanes.Lanes, spans
+	cfg := c.config()
+	cfg.ID, cfg.Tracing = id, spans
 	for _, d := range destinations {
 		cfg.Sinks = append(cfg.Sinks, d)
 	}
-	cfg.InFlight, cfg.ExpiryMargin, cfg.StopTimeout = c.InFlight, c.ExpiryMargin, c.StopTimeout
 	if c.Host != nil && c.Host.Forwarder != nil {
 		c.Host.Forwarder(&cfg)
 	}
@@ -104,9 +128,6 @@ func (c *Forwarder) sinks(ctx context.Context, queue *pipeline.Queue, adm *admin
 			return nil, closeAll, err
 		}
 		made = append(made, newProbedSink(archive))
-	}
-	if len(made) == 0 {
-		return nil, closeAll, errors.New("sinks: none configured; set WAYBILL_INGRESS_ENDPOINT, WAYBILL_S3_BUCKET or both")
 	}
 	return made, closeAll, nil
 }

@@ -28,22 +28,22 @@ type Ingest struct {
 	NATS
 	Lanes
 
-	HTTPAddr string `name:"http-addr" env:"WAYBILL_HTTP_ADDR" help:"Address of POST /v1/events." default:":8080"`
-	GRPCAddr string `name:"grpc-addr" env:"WAYBILL_GRPC_ADDR" help:"Address of the gRPC service chipingress.pb.ChipIngress." default:":50051"`
+	HTTPAddr string `name:"http-addr" env:"WAYBILL_HTTP_ADDR" want:"address" help:"Address of POST /v1/events." default:":8080"`
+	GRPCAddr string `name:"grpc-addr" env:"WAYBILL_GRPC_ADDR" want:"address" help:"Address of the gRPC service chipingress.pb.ChipIngress." default:":50051"`
 
 	MaxEventBytes    int           `help:"Largest event, encoded." default:"${max_event_bytes}"`
 	MaxRequestBytes  int           `help:"Largest HTTP body and gRPC message." default:"${max_request_bytes}"`
 	MaxRequestEvents int           `help:"Most events of one request." default:"${max_request_events}"`
 	BudgetBytes      int64         `help:"Bytes that all requests together may hold; beyond it producers are told to slow down." default:"${budget_bytes}"`
-	EventTTL         time.Duration `name:"event-ttl" env:"WAYBILL_EVENT_TTL" help:"How long an event may wait for its sinks before it becomes a dead letter; 0: for ever." default:"${event_ttl}"`
-	FlushEvents      int           `help:"Most events of one transaction." default:"${flush_events}"`
-	QueueEvents      int           `help:"Events that may wait for a transaction; beyond it producers are told to slow down." default:"${queue_events}"`
+	EventTTL         time.Duration `name:"event-ttl" env:"WAYBILL_EVENT_TTL" want:"not-negative" help:"How long an event may wait for its sinks before it becomes a dead letter; 0: for ever." default:"${event_ttl}"`
+	FlushEvents      int           `want:"positive" help:"Most events of one transaction." default:"${flush_events}"`
+	QueueEvents      int           `want:"positive" help:"Events that may wait for a transaction; beyond it producers are told to slow down." default:"${queue_events}"`
 	DedupeAttribute  string        `help:"Extension attribute, such as idempotencykey, that says which events are the same one; of an event without it the id does. The same for all ingests."`
 	DedupeBytes      int           `help:"Memory in which accepted events are remembered for the pipeline's dedupe window, 15 to 19 bytes each." default:"${dedupe_bytes}"`
-	BacklogEvents    int64         `help:"Events that may wait in Postgres for their sinks; from there on producers are told to come back later; 0: any number." default:"${backlog_events}"`
-	BacklogBytes     int64         `help:"The same in bytes." default:"${backlog_bytes}"`
+	BacklogEvents    int64         `want:"not-negative" help:"Events that may wait in Postgres for their sinks; from there on producers are told to come back later; 0: any number." default:"${backlog_events}"`
+	BacklogBytes     int64         `want:"not-negative" help:"The same in bytes." default:"${backlog_bytes}"`
 	Outbox           bool          `help:"Take events out of the outbox, into which transactions of other programs emit (docs/outbox.md)." default:"true" negatable:""`
-	StopTimeout      time.Duration `help:"How long a stop may take." default:"${stop_timeout}"`
+	StopTimeout      time.Duration `want:"positive" help:"How long a stop may take." default:"${stop_timeout}"`
 }
 
 func (c *Ingest) ingester() pipeline.IngesterConfig {
@@ -65,15 +65,15 @@ func (c *Ingest) front() intake.Config {
 	return f
 }
 
-// validate names the settings that cannot work, before anything is waited for.
-func (c *Ingest) validate() error {
+// Check names the settings that cannot work, before anything is waited for.
+func (c *Ingest) Check() error {
 	return errors.Join(c.Lanes.validate(), c.ingester().Validate(), c.front().Validate(),
 		checkAddr("http addr", c.HTTPAddr), checkAddr("grpc addr", c.GRPCAddr))
 }
 
 // Run runs an ingest until ctx ends, and then as long as it takes to answer what came in.
 func (c *Ingest) Run(ctx context.Context) error {
-	if err := c.validate(); err != nil {
+	if err := c.Check(); err != nil {
 		return err
 	}
 	log := c.log(c.Logging, pipeline.KindIngest)
@@ -167,10 +167,10 @@ func (c *Ingest) listen(ingester *pipeline.Ingester, adm *admin, spans *pipeline
 	}
 	s := &ingestServers{front: intake.NewGRPC(in)}
 	if s.http, err = net.Listen("tcp", c.HTTPAddr); err != nil {
-		return nil, fmt.Errorf("http address: %w; give each ingest on a machine its own WAYBILL_HTTP_ADDR", err)
+		return nil, fmt.Errorf("http addr: %w; give each ingest on a machine its own (WAYBILL_HTTP_ADDR)", err)
 	}
 	if s.grpc, err = net.Listen("tcp", c.GRPCAddr); err != nil {
-		return nil, errors.Join(fmt.Errorf("grpc address: %w; give each ingest on a machine its own WAYBILL_GRPC_ADDR", err), s.http.Close())
+		return nil, errors.Join(fmt.Errorf("grpc addr: %w; give each ingest on a machine its own (WAYBILL_GRPC_ADDR)", err), s.http.Close())
 	}
 	// Headers may take as long as a body: a producer that shares its machine with thousands of others
 	// is cut off without an answer when they are late.

@@ -22,10 +22,10 @@ type Janitor struct {
 	Lanes
 	Streams
 
-	ReplayWindow    time.Duration `help:"How long the stream keeps what every sink has." default:"${replay_window}"`
-	DeadLetterTTL   time.Duration `name:"dead-letter-ttl" help:"How long dead letters are kept; 0: for ever." default:"${dead_letter_ttl}"`
-	SettleLinger    time.Duration `help:"How long a receipt waits for company before it is settled." default:"${settle_linger}"`
-	RetransmitEvery time.Duration `help:"Pause between looks for batches that fell out of the queue." default:"${retransmit_every}"`
+	ReplayWindow    time.Duration `want:"not-negative" help:"How long the stream keeps what every sink has." default:"${replay_window}"`
+	DeadLetterTTL   time.Duration `name:"dead-letter-ttl" want:"not-negative" help:"How long dead letters are kept; 0: for ever." default:"${dead_letter_ttl}"`
+	SettleLinger    time.Duration `want:"not-negative" help:"How long a receipt waits for company before it is settled." default:"${settle_linger}"`
+	RetransmitEvery time.Duration `want:"positive" help:"Pause between looks for batches that fell out of the queue." default:"${retransmit_every}"`
 }
 
 func (c *Janitor) config() pipeline.JanitorConfig {
@@ -36,9 +36,14 @@ func (c *Janitor) config() pipeline.JanitorConfig {
 	return j
 }
 
+// Check names the settings that cannot work, before anything is waited for.
+func (c *Janitor) Check() error {
+	return errors.Join(c.Lanes.validate(), c.config().Validate())
+}
+
 // Run runs a janitor until ctx ends.
 func (c *Janitor) Run(ctx context.Context) error {
-	if err := errors.Join(c.Lanes.validate(), c.config().Validate()); err != nil {
+	if err := c.Check(); err != nil {
 		return err
 	}
 	log := c.log(c.Logging, pipeline.KindJanitor)

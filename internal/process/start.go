@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/waybillhq/waybill/internal/pgconnect"
 	"github.com/waybillhq/waybill/internal/tracing"
 	"github.com/waybillhq/waybill/pipeline"
 )
@@ -58,6 +59,7 @@ func openStore(ctx context.Context, cfg pipeline.StoreConfig, lanes int, log *sl
 	deadline := time.Now().Add(startTimeout)
 	for logged := false; ; logged = true {
 		store, err := pipeline.OpenStore(ctx, cfg, lanes)
+		err = pgconnect.Explain(err, "--database-url (WAYBILL_DATABASE_URL)")
 		if err == nil || !errors.Is(err, pipeline.ErrUnavailable) || ctx.Err() != nil || time.Now().After(deadline) {
 			return store, err
 		}

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/waybillhq/waybill/internal/netfault"
 	"github.com/waybillhq/waybill/schemas/chipingress"
 )
 
@@ -92,9 +93,12 @@ func readStatus(err error) error {
 		return &RefusedError{Reason: s.Message()}
 	case codes.ResourceExhausted:
 		return &TryAgainError{After: retryDelay(s), Err: err}
-	default:
-		return &TryAgainError{After: retryDelay(s), Unknown: !storedNothing(s.Message()), Err: err}
+	case codes.Unavailable:
+		if reason, ok := netfault.Undialed(s.Message()); ok {
+			return &TryAgainError{Err: &UnreachableError{Reason: reason, Err: err}}
+		}
 	}
+	return &TryAgainError{After: retryDelay(s), Unknown: !storedNothing(s.Message()), Err: err}
 }
 
 // storedNothing recognizes the words of ingest, and of a server that is not there.

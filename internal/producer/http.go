@@ -7,16 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 
 	"github.com/waybillhq/waybill/internal/cloudevent"
+	"github.com/waybillhq/waybill/internal/netfault"
 )
 
 const (
@@ -67,8 +68,10 @@ func (h *HTTP) Send(ctx context.Context, events []*pb.CloudEvent) []error {
 	response, err := h.client.Do(request)
 	if err != nil {
 		// Who was never reached cannot have stored anything.
-		unknown := !errors.Is(err, syscall.ECONNREFUSED)
-		return all(len(events), &TryAgainError{Unknown: unknown, Err: err})
+		if reason, ok := unreached(err); ok {
+			return all(len(events), &TryAgainError{Err: &UnreachableError{Reason: reason, Err: err}})
+		}
+		return all(len(events), &TryAgainError{Unknown: true, Err: err})
 	}
 	defer func() { _ = response.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(response.Body, answerBytes))
@@ -76,6 +79,16 @@ func (h *HTTP) Send(ctx context.Context, events []*pb.CloudEvent) []error {
 		return all(len(events), &TryAgainError{Unknown: true, Err: fmt.Errorf("read the answer: %w", err)})
 	}
 	return readAnswer(response, body, len(events))
+}
+
+// unreached reports that no connection was made, and why.
+func unreached(err error) (reason string, ok bool) {
+	var name *net.DNSError
+	var dial *net.OpError
+	if !errors.As(err, &name) && !(errors.As(err, &dial) && dial.Op == "dial") {
+		return "", false
+	}
+	return netfault.Reason(err)
 }
 
 func (h *HTTP) request(ctx context.Context, events []*pb.CloudEvent) (*http.Request, error) {
@@ -184,6 +197,9 @@ func readAnswer(response *http.Response, body []byte, events int) []error {
 		}
 		return errs
 	default:
+		if a.Detail == "" {
+			a.Detail = "who answers is no ingest, or none at this path; correct the address"
+		}
 		return all(events, &RefusedError{Reason: fmt.Sprintf("%s: %s", response.Status, a.Detail)})
 	}
 }

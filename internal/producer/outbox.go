@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/waybillhq/waybill/internal/pgconnect"
 	"github.com/waybillhq/waybill/pipeline"
 	"github.com/waybillhq/waybill/pipeline/failpoint"
 )
@@ -66,7 +67,10 @@ func (o *Outbox) Send(ctx context.Context, events []*pb.CloudEvent) []error {
 func (o *Outbox) commit(ctx context.Context, events []pipeline.Event) error {
 	tx, err := o.pool.Begin(ctx)
 	if err != nil {
-		return &TryAgainError{Err: fmt.Errorf("begin: %w", err)}
+		if told := (*pgconnect.Error)(nil); errors.As(pgconnect.Explain(err, ""), &told) && told.Away() {
+			return &TryAgainError{Err: &UnreachableError{Reason: told.Error(), Err: told}}
+		}
+		return &TryAgainError{Err: fmt.Errorf("begin: %w", pgconnect.Explain(err, ""))}
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // of no interest after the commit
 	if err := pipeline.InsertOutbox(ctx, tx, events); err != nil {

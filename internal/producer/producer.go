@@ -31,6 +31,15 @@ type TryAgainError struct {
 	Err     error
 }
 
+// UnreachableError is what a TryAgainError is about where no server was reached: nothing was sent.
+type UnreachableError struct {
+	Reason string // in few words, without the address
+	Err    error
+}
+
+func (e *UnreachableError) Error() string { return e.Err.Error() }
+func (e *UnreachableError) Unwrap() error { return e.Err }
+
 func (e *TryAgainError) Error() string { return e.Err.Error() }
 func (e *TryAgainError) Unwrap() error { return e.Err }
 

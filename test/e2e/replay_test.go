@@ -344,7 +344,7 @@ func mustCopyALane(t *testing.T, r *replayed, live map[int][]sinks.Record) {
 	if o := r.replay(t, "--sink=archive", "--to-s3-prefix=waybill", "--name=over"); o.status != 1 || !strings.Contains(o.err, "that of the live archive") {
 		t.Errorf("%+v", o)
 	}
-	if o := r.replay(t, "--sink=archive", "--to-s3-bucket=nowhere", "--name=away"); o.status != 1 || !strings.Contains(o.err, "the bucket nowhere does not exist") {
+	if o := r.replay(t, "--sink=archive", "--to-s3-bucket=nowhere", "--name=away"); o.status != 1 || !strings.Contains(o.err, "the bucket nowhere at ") || !strings.Contains(o.err, "it does not exist; create it, or correct --to-s3-bucket\n") {
 		t.Errorf("%+v", o)
 	}
 }
