@@ -30,9 +30,12 @@ func (s Scenario) takes(c Settings) error {
 	if len(refused) > 0 {
 		return fmt.Errorf("%s: %s measures %s of its own; leave it out", strings.Join(refused, ", "), s.Name, own)
 	}
-	if s.Name == "embedded" {
-		_, err := embeddedLoads(c)
-		return err
+	var err error
+	switch s.Name {
+	case "embedded":
+		_, err = embeddedLoads(c)
+	case "outbox":
+		_, err = outboxParts(c)
 	}
-	return nil
+	return err
 }

@@ -16,7 +16,7 @@ func TestScenariosRefuseWhatTheyHaveOfTheirOwn(t *testing.T) {
 	}{
 		"--rate: embedded measures callers, sizes and keys":       {"embedded", Settings{Rate: &rate}},
 		"--closed, --bytes, --keys: embedded measures":            {"embedded", Settings{Callers: &one, Bytes: &one, Keys: &one}},
-		`--part: "nowhere" is in no load's name`:                  {"embedded", Settings{Part: &nowhere}},
+		`--part: "nowhere" is in no part's name`:                  {"embedded", Settings{Part: &nowhere}},
 		"--rate, --events: outbox measures rates, sessions":       {"outbox", Settings{Rate: &rate, Events: &one}},
 		"--closed: outbox measures rates, sessions and events of": {"outbox", Settings{Callers: &one}},
 	} {
