@@ -178,6 +178,27 @@ func TestPostgresRemove(t *testing.T) {
 	}
 }
 
+// A cluster that is to end with this process may be removed before, and what was to go with it goes then.
+func TestPostgresIsRemovedBeforeItsProcessEnds(t *testing.T) {
+	dir := t.TempDir()
+	pg := mustPostgres(t, devstack.DefaultPostgresOptions(filepath.Join(dir, "pg")))
+	beside := filepath.Join(dir, "beside")
+	mustWrite(t, filepath.Join(beside, "file"), "")
+	if err := pg.EndWithProcess(beside); err != nil {
+		t.Fatal(err)
+	}
+	if err := pg.EndWithProcess(); err == nil || !strings.Contains(err.Error(), "said before") {
+		t.Errorf("said again: %v", err)
+	}
+	if err := pg.Remove(); err != nil {
+		t.Error(err)
+	}
+	await(t, "what is beside the cluster to go", func() bool {
+		_, err := os.Stat(beside)
+		return os.IsNotExist(err)
+	})
+}
+
 func mustPostgres(t *testing.T, o devstack.PostgresOptions) *devstack.Postgres {
 	t.Helper()
 	pg, err := devstack.StartPostgres(t.Context(), o)
