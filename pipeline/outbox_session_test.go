@@ -110,7 +110,7 @@ func TestTheTakerDoesNotDelayTheStop(t *testing.T) {
 	r := mustPatientRig(t)
 	r.stop()
 	service := mustService(t, r.url)
-	const limit = 3 * time.Second
+	const limit = 4 * time.Second
 	in := r.mustIngester(t, r.url, func(c *IngesterConfig) { c.FlushTimeout, c.StopTimeout = limit, limit })
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()

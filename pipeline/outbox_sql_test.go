@@ -250,3 +250,31 @@ func TestTheLargestEventInSQL(t *testing.T) {
 	awaitTaken(t, r.store)
 	assertStored(t, r.store, []string{"large"})
 }
+
+// What is emitted does not depend on how the caller's session reads literals and names.
+func TestEmitUnderOtherSettings(t *testing.T) {
+	r := mustRig(t)
+	call := `SELECT waybill.emit('https://example.com/a?b=c#d', 't', '{"a": 1}'::jsonb, id => '%s', "time" => '2026-01-02 03:04:05+00',
+		datacontenttype => 'application/json; charset="utf-8"', dataschema => 'https://example.com/x', extensions => '{"a": 1, "b": "c"}')`
+	var want []string
+	for _, setting := range []string{
+		"standard_conforming_strings = off", "search_path = pg_temp", "datestyle = 'German'", "plpgsql.variable_conflict = use_column",
+		"plpgsql.extra_errors = 'all'", "default_transaction_isolation = 'serializable'", "session_replication_role = replica", "transform_null_equals = on", "bytea_output = escape", "timezone = 'Pacific/Kiritimati'",
+	} {
+		conn, err := pgx.Connect(t.Context(), r.url) // a session that has not called anything yet
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, sql := range []string{"SET " + setting, fmt.Sprintf(call, strings.ReplaceAll(setting, "'", ""))} {
+			if _, err := conn.Exec(t.Context(), sql, pgx.QueryExecModeExec); err != nil {
+				t.Errorf("with %s: %v", setting, err)
+			}
+		}
+		want = append(want, strings.ReplaceAll(setting, "'", ""))
+		if err := conn.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	awaitTaken(t, r.store)
+	assertStored(t, r.store, want)
+}

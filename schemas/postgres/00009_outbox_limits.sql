@@ -50,3 +50,7 @@ BEGIN
 END
 $$;
 -- +goose StatementEnd
+
+-- Their regular expressions have backslashes, and a session may read those in literals as escapes.
+ALTER FUNCTION waybill.is_uri_reference(text) SET standard_conforming_strings = on;
+ALTER FUNCTION waybill.is_media_type(text) SET standard_conforming_strings = on;
