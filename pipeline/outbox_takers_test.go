@@ -207,7 +207,7 @@ func (r *rig) mustBelieved(t *testing.T, commits bool) {
 		t.Fatal(err)
 	}
 	defer still.Rollback(context.Background())
-	if _, err := still.Exec(t.Context(), `SELECT waybill.take_outbox(array_agg(xid), array_agg(id)) FROM waybill.outbox WHERE event_id = 'a'`); err != nil {
+	if _, err := still.Exec(t.Context(), `SELECT waybill.take_outbox(array_agg(xid), array_agg(id), pg_postmaster_start_time()) FROM waybill.outbox WHERE event_id = 'a'`); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.round(t.Context()); err != nil || s.flying == nil {

@@ -196,14 +196,14 @@ func TestTakingLooksRowsUp(t *testing.T) {
 	mustExec(t, conn, `ALTER TABLE waybill.outbox SET (autovacuum_enabled = off)`)
 	mustExec(t, conn, `ANALYZE waybill.outbox`)
 	mustExec(t, conn, `SET plan_cache_mode = force_generic_plan`)
-	mustExec(t, conn, `SELECT waybill.take_outbox('{}', '{}')`)
+	mustExec(t, conn, `SELECT waybill.take_outbox('{}', '{}', pg_postmaster_start_time())`)
 	mustExec(t, conn, `INSERT INTO waybill.outbox (xid, id, source, type, event_id) SELECT i, i, '/s', 't', 'i' FROM generate_series(1, 20000) AS i`)
 	tx, err := conn.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer tx.Rollback(t.Context())
-	mustExec(t, tx, `SELECT waybill.take_outbox(array_agg(i), array_agg(i)) FROM generate_series(19000::bigint, 19099) AS i`)
+	mustExec(t, tx, `SELECT waybill.take_outbox(array_agg(i), array_agg(i), pg_postmaster_start_time()) FROM generate_series(19000::bigint, 19099) AS i`)
 	var read int
 	if err := tx.QueryRow(t.Context(), `SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relid = 'waybill.outbox'::regclass`).Scan(&read); err != nil || read > 200 {
 		t.Fatalf("to take 100 rows of 20,000, %d were read (%v)", read, err)

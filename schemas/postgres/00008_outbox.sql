@@ -27,7 +27,12 @@ CREATE TABLE waybill.outbox (
     reason         text,
     PRIMARY KEY (xid, id),
     CONSTRAINT outbox_event CHECK (event IS NULL OR (data IS NULL AND is_text IS NULL AND attributes IS NULL)),
-    CONSTRAINT outbox_refused CHECK ((refused_at IS NULL) = (reason IS NULL))
+    CONSTRAINT outbox_refused CHECK ((refused_at IS NULL) = (reason IS NULL)),
+    -- What is larger than any event is refused where it is inserted, whoever inserts it: a taker would have to read it to
+    -- say that it is no event, and has memory for some rows of this size alone.
+    CONSTRAINT outbox_size CHECK (
+        octet_length(source) <= 1024 AND octet_length(type) <= 512 AND octet_length(event_id) <= 1024
+        AND octet_length(event) <= 1048576 AND octet_length(data) <= 1048576 AND pg_column_size(attributes) <= 2097152)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
 
 ALTER SEQUENCE waybill.outbox_ids OWNED BY waybill.outbox.id;
@@ -46,10 +51,12 @@ CREATE INDEX outbox_refused ON waybill.outbox (id) WHERE refused_at IS NOT NULL;
 CREATE SEQUENCE waybill.outbox_sleepers AS bigint MINVALUE 0 START 0;
 
 -- A taker says that it sleeps, or no longer does. mine: its shards, as bits. What was said longer ago than is
--- to be believed is forgotten, so that nobody notifies takers that are gone.
+-- to be believed is forgotten, so that nobody notifies takers that are gone. It does not wait for whoever keeps its
+-- lock: everybody may call it, and leave a transaction open. Without it, callers do not wake a taker, which looks by
+-- itself, or wake one that is awake.
 -- +goose StatementBegin
 CREATE FUNCTION waybill.outbox_sleep(mine integer, asleep boolean) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
     believed CONSTANT bigint := 3000;
     clock    bigint := extract(epoch FROM clock_timestamp()) * 1000;
@@ -57,7 +64,11 @@ DECLARE
     until    bigint;
     shards   bigint;
 BEGIN
-    PERFORM pg_advisory_xact_lock('waybill.outbox_sleepers'::regclass::oid::bigint);
+    BEGIN
+        PERFORM pg_advisory_xact_lock('waybill.outbox_sleepers'::regclass::oid::bigint);
+    EXCEPTION WHEN lock_not_available THEN
+        RETURN;
+    END;
     SELECT last_value INTO said FROM waybill.outbox_sleepers;
     until := said >> 16;
     -- One that lies too far ahead is of a clock that was set back.
@@ -111,13 +122,17 @@ $$;
 -- +goose StatementEnd
 
 -- Takes rows out of the outbox, in the transaction that stores their events. The error WB002 says that another
--- has taken some: then that transaction must not be committed.
+-- has taken some, or that they were read from another server, or another run of it, than this is: after a failover that
+-- has lost the newest transactions, numbers of rows are given out again. Then that transaction must not be committed.
 -- +goose StatementBegin
-CREATE FUNCTION waybill.take_outbox(xids bigint[], ids bigint[]) RETURNS void
+CREATE FUNCTION waybill.take_outbox(xids bigint[], ids bigint[], server timestamptz) RETURNS void
 LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
     taken bigint;
 BEGIN
+    IF server <> pg_postmaster_start_time() THEN
+        RAISE EXCEPTION 'rows of the outbox were read from another server, or before this one started' USING ERRCODE = 'WB002';
+    END IF;
     -- By their places, which are looked up one by one, whatever size the table is thought to have.
     DELETE FROM waybill.outbox WHERE ctid = ANY (ARRAY(
         SELECT o.ctid FROM unnest(xids, ids) AS t(xid, id)
