@@ -97,7 +97,7 @@ func TestAFlushThatComesAfterItsRetry(t *testing.T) {
 	}
 	before := mustCount(t, other.store, rolledBackSQL)
 	way.Set(proxy.Fault{Mode: proxy.Pass})
-	eventually(t, 10*time.Second, "the late flush is rolled back", func() bool {
+	eventually(t, patience, "the late flush is rolled back", func() bool {
 		return mustCount(t, other.store, `SELECT count(*) FROM waybill.events`) > 3*len(events) ||
 			mustCount(t, other.store, rolledBackSQL) > before
 	})

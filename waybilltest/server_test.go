@@ -32,7 +32,7 @@ func TestChild(t *testing.T) {
 		return
 	}
 	if mode == "fail" {
-		waybilltest.Start(t, waybilltest.WithBehaviour(waybilltest.Behaviour{RefuseType: "("}))
+		waybilltest.Start(noDirectory{t}) // its database is made at the same time
 	}
 	w := waybilltest.Start(t)
 	w.Emit(t, numbered("/a", 3)...)
@@ -56,6 +56,11 @@ func TestChild(t *testing.T) {
 		panic("as it was told")
 	}
 }
+
+// noDirectory is a test in whose temporary directory no nats-server can be started.
+type noDirectory struct{ testing.TB }
+
+func (noDirectory) TempDir() string { return os.DevNull }
 
 func child(t *testing.T, mode string, env ...string) *exec.Cmd {
 	t.Helper()
@@ -165,7 +170,7 @@ func TestGivenServer(t *testing.T) {
 		{"end", byURL, ":" + u.Port() + "/"},
 		{"end", byPG, "port=" + u.Port()},
 		{"panic", byURL, "panic: as it was told"},
-		{"fail", byURL, "waybilltest: start: endpoint: Behaviour: refuse_type"},
+		{"fail", byURL, "waybilltest: start: start NATS: "},
 	} {
 		from, _, _ := strings.Cut(c.env[0], "=")
 		t.Run(c.mode+" "+from, func(t *testing.T) {

@@ -272,7 +272,7 @@ func TestBenchHelpNamesEveryScenario(t *testing.T) {
 
 func TestBenchRefusesWhatCannotBe(t *testing.T) {
 	for name, args := range map[string][]string{
-		"must be one of":        {"nothing"},
+		"want one of":           {"nothing"},
 		"give one of":           {"quick", "--rate", "10", "--closed", "1"},
 		"give both":             {"quick", "--http-addr", "http://127.0.0.1:1"},
 		"of their own":          {"targets", "--http-addr", "http://127.0.0.1:1", "--grpc-addr", "127.0.0.1:1"},
