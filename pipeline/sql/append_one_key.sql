@@ -1,5 +1,5 @@
 -- What append.sql does for a flush of one batch of one key, without the function and the joins that are
--- a third of its time.
+-- much of its time.
 -- $1..$6: source, type, token, lane, bytes, and the TTL in microseconds (NULL: never)
 -- $7, $8: ids, encodings
 -- Returns the rows that append.sql does. A key without a head is the error that there is no seqnum.

@@ -85,7 +85,7 @@ $$;
 -- Wakes the takers of shards, as bits, that sleep. NOTIFY takes a lock of the whole cluster at commit, so it
 -- is left out while they are awake and find what is new by themselves. Postgres refuses to prepare a transaction
 -- (two-phase commit) that has notified: such a one sets waybill.notify to off before it emits. It is one expression,
--- without settings of its own, so that it becomes part of the statement that calls it: a third of the time that emitting takes.
+-- without settings of its own, so that it becomes part of the statement that calls it.
 GRANT SELECT ON SEQUENCE waybill.outbox_sleepers TO PUBLIC;
 CREATE FUNCTION waybill.outbox_wake(shards integer) RETURNS void LANGUAGE sql
 RETURN CASE WHEN coalesce(pg_sequence_last_value('waybill.outbox_sleepers'), 0) & shards <> 0
