@@ -343,7 +343,7 @@ func TestBenchOutbox(t *testing.T) {
 			t.Errorf("%v", v)
 		}
 	}
-	if len(summary.Correctness) != 2 {
-		t.Errorf("%d verdicts, want those of two sinks", len(summary.Correctness))
+	if len(summary.Correctness) != 2 || len(summary.Targets) != 1 {
+		t.Errorf("%d verdicts, want those of two sinks; %d targets, want that of 1,000/s", len(summary.Correctness), len(summary.Targets))
 	}
 }
