@@ -344,7 +344,7 @@ func TestWhoMayEmit(t *testing.T) {
 	if _, err := tx.Exec(t.Context(), `SELECT waybill.emit('/s', 'test.event', 'x', id => 'sql')`); err != nil {
 		t.Fatal(err)
 	}
-	for _, sql := range []string{`SELECT count(*) FROM waybill.outbox`, `DELETE FROM waybill.outbox`, `SELECT waybill.take_outbox('{1}', '{1}', now())`} {
+	for _, sql := range []string{`SELECT count(*) FROM waybill.outbox`, `DELETE FROM waybill.outbox`, `SELECT waybill.take_outbox('{1}', '{1}', pg_postmaster_start_time())`} {
 		inner, err := tx.Begin(t.Context())
 		if err != nil {
 			t.Fatal(err)

@@ -17,9 +17,9 @@ import (
 	"github.com/waybillhq/waybill/test/faults/proxy"
 )
 
-// mustPrepare appends n events twice, so that the connection has every statement that n more need:
+// mustPrepare appends n events of some keys twice, so that the connection has every statement that n more of as many need:
 // with an earlier snapshot in which nothing was in progress, and with another.
-func mustPrepare(t *testing.T, d *deduper, n int) {
+func mustPrepare(t *testing.T, d *deduper, n, keys int) {
 	t.Helper()
 	for _, safe := range []string{"3:3:", "3:4:3"} {
 		if err := d.ready(t.Context()); err != nil {
@@ -28,7 +28,7 @@ func mustPrepare(t *testing.T, d *deduper, n int) {
 		d.safe = safe // of long ago
 		events := make([]Event, n)
 		for i := range events {
-			events[i] = mustEvent(t, "/other", "t", fmt.Sprint("prepare-", safe, i))
+			events[i] = mustEvent(t, "/other", fmt.Sprint("t", i%keys), fmt.Sprint("prepare-", safe, i))
 		}
 		mustAppendOnce(t, d, events)
 	}
@@ -59,7 +59,7 @@ func TestALoneEventTakesOneRoundTrip(t *testing.T) {
 		return -1
 	})
 	way.Set(proxy.Fault{Mode: proxy.LoseResponse, Every: 1}) // what it finds, which is none
-	mustPrepare(t, d, 1)
+	mustPrepare(t, d, 1, 1)
 	least := int64(100)
 	for range 3 { // the pool looks after a connection now and then
 		before := trips.Load()
@@ -84,7 +84,7 @@ func TestAFlushThatComesAfterItsRetry(t *testing.T) {
 	direct := mustDedupeDatabase(t, time.Minute)
 	d, way := mustProxied(t, direct, committed)
 	other := mustDeduper(t, direct)
-	mustPrepare(t, d, smallFlush)
+	mustPrepare(t, d, smallFlush, 7)
 	events := mustEvents(t, smallFlush, 7)
 	way.Set(proxy.Fault{Mode: proxy.BlackHole})
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
@@ -97,7 +97,7 @@ func TestAFlushThatComesAfterItsRetry(t *testing.T) {
 	}
 	before := mustCount(t, other.store, rolledBackSQL)
 	way.Set(proxy.Fault{Mode: proxy.Pass})
-	eventually(t, patience, "the late flush is rolled back", func() bool {
+	eventually(t, 10*time.Second, "the late flush is rolled back", func() bool {
 		return mustCount(t, other.store, `SELECT count(*) FROM waybill.events`) > 3*len(events) ||
 			mustCount(t, other.store, rolledBackSQL) > before
 	})

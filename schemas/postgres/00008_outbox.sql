@@ -170,10 +170,10 @@ $$;
 -- +goose StatementEnd
 
 -- Whether ref is a URI reference as of RFC 3986, in which characters beyond ASCII may stand for themselves. It
--- accepts nothing that ingest does not.
+-- accepts nothing that ingest does not. Its regular expression has backslashes, which a session may read as escapes.
 -- +goose StatementBegin
 CREATE FUNCTION waybill.is_uri_reference(ref text) RETURNS boolean
-LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 DECLARE
     -- A character of a path, the same without the colon, and of a query or fragment.
     p CONSTANT text := '(?:[A-Za-z0-9._~!$&''()*+,;=:@-]|%[0-9A-Fa-f]{2}|[^\u0001-\u007f])';
@@ -208,7 +208,7 @@ $$;
 -- Whether text is a media type with parameters as of RFC 2046. It accepts nothing that ingest does not.
 -- +goose StatementBegin
 CREATE FUNCTION waybill.is_media_type(media text) RETURNS boolean
-LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 DECLARE
     token CONSTANT text := '[!#$&+.^_`|~0-9A-Za-z-]+';
 BEGIN
