@@ -67,7 +67,7 @@ func DefaultEmitterConfig(databaseURL, natsURL string) EmitterConfig {
 
 // Validate names the first setting that cannot work, alone or with another.
 func (c EmitterConfig) Validate() error {
-	if err := errors.Join(c.Store.Validate(), c.Ingester.Validate(), validateProcessID(c.ID), CheckIdentifyingAttribute(c.DedupeAttribute)); err != nil {
+	if err := errors.Join(c.Store.Validate(), c.Ingester.Validate(), ValidateProcessID(c.ID), CheckIdentifyingAttribute(c.DedupeAttribute)); err != nil {
 		return err
 	}
 	if _, err := pgxpool.ParseConfig(c.Store.URL); err != nil {

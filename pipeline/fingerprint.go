@@ -2,13 +2,12 @@ package pipeline
 
 import (
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/binary"
 	"fmt"
-	"strconv"
-	"time"
 
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
+
+	"github.com/waybillhq/waybill/internal/cloudevent"
 )
 
 // fingerprintBytes is the length of a fingerprint. Among the 1e8 that a window may hold, a
@@ -46,31 +45,9 @@ func (f Fingerprint) high() uint32 { return binary.LittleEndian.Uint32(f[8:]) }
 // of the named attribute in ce, whatever their ids. An event without the attribute, or with an
 // empty one, keeps being identified by its id. ce is what e was made from.
 func (e *Event) IdentifyBy(ce *pb.CloudEvent, attribute string) {
-	if value := attributeText(ce.Attributes[attribute]); value != "" {
+	if value := cloudevent.Text(ce.Attributes[attribute]); value != "" {
 		e.Fingerprint = newFingerprint(ce.Source, fingerprintOfAttribute, value)
 	}
-}
-
-// attributeText is the canonical text of a value, as CloudEvents defines it: the same for an
-// integer in JSON and in a header. It is empty if there is none.
-func attributeText(value *pb.CloudEventAttributeValue) string {
-	switch v := value.GetAttr().(type) {
-	case *pb.CloudEventAttributeValue_CeString:
-		return v.CeString
-	case *pb.CloudEventAttributeValue_CeUri:
-		return v.CeUri
-	case *pb.CloudEventAttributeValue_CeUriRef:
-		return v.CeUriRef
-	case *pb.CloudEventAttributeValue_CeInteger:
-		return strconv.Itoa(int(v.CeInteger))
-	case *pb.CloudEventAttributeValue_CeBoolean:
-		return strconv.FormatBool(v.CeBoolean)
-	case *pb.CloudEventAttributeValue_CeBytes:
-		return base64.StdEncoding.EncodeToString(v.CeBytes)
-	case *pb.CloudEventAttributeValue_CeTimestamp:
-		return v.CeTimestamp.AsTime().Format(time.RFC3339Nano)
-	}
-	return ""
 }
 
 // CheckIdentifyingAttribute says why events cannot be identified by the named attribute, or

@@ -66,7 +66,7 @@ func DefaultForwarderConfig() ForwarderConfig {
 
 // Validate names the first setting that cannot work.
 func (c ForwarderConfig) Validate() error {
-	if err := validateProcessID(c.ID); err != nil {
+	if err := ValidateProcessID(c.ID); err != nil {
 		return err
 	}
 	if err := c.ValidateLimits(); err != nil {

@@ -73,15 +73,13 @@ func NewProcessID() string {
 // processIDs are the ids that can stand in a key of a bucket.
 var processIDs = regexp.MustCompile(`^[-_=A-Za-z0-9]+(\.[-_=A-Za-z0-9]+)*$`)
 
-func validateProcessID(id string) error {
+// ValidateProcessID reports an id that cannot stand in a key of a bucket.
+func ValidateProcessID(id string) error {
 	if len(id) > 128 || !processIDs.MatchString(id) {
 		return fmt.Errorf("process id: %q; want up to 128 letters, digits, dashes, underscores and single dots, such as a host name", id)
 	}
 	return nil
 }
-
-// ValidateProcessID reports an id that cannot stand in a key of a bucket.
-func ValidateProcessID(id string) error { return validateProcessID(id) }
 
 func (h Heartbeat) key() string { return h.Kind + "." + h.ID }
 
@@ -97,7 +95,7 @@ const goodbyeTimeout = 2 * time.Second
 // not change. A NATS that is away is no error: others see this process die, and return.
 // The error is one of configuration.
 func RunHeartbeat(ctx context.Context, q *Queue, log *slog.Logger, beat func() Heartbeat) error {
-	if err := validateProcessID(beat().ID); err != nil {
+	if err := ValidateProcessID(beat().ID); err != nil {
 		return err
 	}
 	return runHeartbeat(ctx, q, log, beat, isolatedAfter)

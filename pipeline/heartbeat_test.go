@@ -110,7 +110,7 @@ func TestTwoProcessesWithOneID(t *testing.T) {
 
 func TestHeartbeatIDs(t *testing.T) {
 	for _, id := range []string{"", "a b", "a..b", ".a", "a.", "a>b", "a*b"} {
-		if err := validateProcessID(id); err == nil {
+		if err := ValidateProcessID(id); err == nil {
 			t.Errorf("%q is taken for an id", id)
 		}
 	}

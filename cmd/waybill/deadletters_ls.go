@@ -11,6 +11,7 @@ import (
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/waybillhq/waybill/internal/cloudevent"
 	"github.com/waybillhq/waybill/internal/producer"
 	"github.com/waybillhq/waybill/pipeline"
 )
@@ -174,14 +175,7 @@ func eventJSON(d pipeline.DeadLetter, withData bool) (event json.RawMessage, dat
 	ce.Attributes[pipeline.SeqnumAttribute] = &pb.CloudEventAttributeValue{
 		Attr: &pb.CloudEventAttributeValue_CeString{CeString: fmt.Sprint(d.Seqnum)},
 	}
-	switch data := ce.Data.(type) {
-	case *pb.CloudEvent_BinaryData:
-		dataBytes = len(data.BinaryData)
-	case *pb.CloudEvent_TextData:
-		dataBytes = len(data.TextData)
-	case *pb.CloudEvent_ProtoData:
-		dataBytes = len(data.ProtoData.GetValue())
-	}
+	dataBytes = len(cloudevent.Data(ce))
 	if !withData {
 		ce.Data = nil
 	}

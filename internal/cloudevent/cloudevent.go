@@ -2,8 +2,11 @@
 package cloudevent
 
 import (
+	"encoding/base64"
+	"strconv"
+	"time"
+
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
-	"github.com/cloudevents/sdk-go/v2/types"
 )
 
 // Value is the value of an attribute in Go: a string, bool, int32, []byte or time.Time, nil where there is none. A URI
@@ -29,14 +32,22 @@ func Value(value *pb.CloudEventAttributeValue) any {
 	}
 }
 
-// Text is the canonical text of a value, as CloudEvents defines it: bytes are in base64, and a timestamp is as of RFC 3339.
-// It is empty where there is no value.
+// Text is the canonical text of a value, as CloudEvents defines it, the same for an integer in JSON and in a header: bytes
+// are in base64, and a timestamp is as of RFC 3339. It is empty where there is no value.
 func Text(value *pb.CloudEventAttributeValue) string {
-	text, err := types.Format(Value(value))
-	if err != nil { // it has none
-		return ""
+	switch v := Value(value).(type) {
+	case string:
+		return v
+	case bool:
+		return strconv.FormatBool(v)
+	case int32:
+		return strconv.Itoa(int(v))
+	case []byte:
+		return base64.StdEncoding.EncodeToString(v)
+	case time.Time:
+		return v.Format(time.RFC3339Nano)
 	}
-	return text
+	return ""
 }
 
 // Data is the data of an event; nil where it has none.
