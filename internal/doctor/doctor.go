@@ -125,12 +125,15 @@ func (p *patient) space(check, what, remedy string, used, most uint64) {
 	switch {
 	case share > 0.97:
 		p.fail(check, remedy, "%s", text)
-	case share > 0.85:
+	case nearlyFull(used, most):
 		p.warn(check, remedy, "%s", text)
 	default:
 		p.ok(check, "%s", text)
 	}
 }
+
+// nearlyFull is what someone should be told before it hurts.
+func nearlyFull(used, most uint64) bool { return float64(used) > 0.85*float64(most) }
 
 // bytesText writes a size for people.
 func bytesText(n uint64) string {

@@ -34,7 +34,7 @@ func TestClock(t *testing.T) {
 func TestSpace(t *testing.T) {
 	for used, want := range map[uint64]Level{0: OK, 850: OK, 860: Warn, 970: Warn, 980: Fail, 1000: Fail} {
 		p := &patient{}
-		p.space("disk", "/data", "make room", used, 1000)
+		p.space("storage", "the account", "raise it", used, 1000)
 		if p.findings[0].Level != want {
 			t.Errorf("%d of 1000: %+v, want %s", used, p.findings[0], want)
 		}
@@ -42,6 +42,29 @@ func TestSpace(t *testing.T) {
 	for n, want := range map[uint64]string{5: "5 bytes", 1536: "1.5 KiB", 8 << 30: "8.0 GiB", 1 << 62: "4096.0 PiB"} {
 		if got := bytesText(n); got != want {
 			t.Errorf("%d: %s, want %s", n, got, want)
+		}
+	}
+}
+
+// A disk is full when what is left may be taken by Postgres's log at any moment, however large it is.
+func TestRoom(t *testing.T) {
+	const wal = 2 << 30
+	for _, c := range []struct {
+		free, total uint64
+		want        Level
+	}{
+		{200 << 30, 250 << 30, OK},
+		{5 << 30, 250 << 30, Warn}, // 98 % used, and room for more than two checkpoints' log
+		{wal, 250 << 30, Warn},
+		{wal - 1, 250 << 30, Fail},
+		{wal - 1, 4 << 30, Fail}, // half of it is free
+		{0, 250 << 30, Fail},
+		{10 << 30, 8 << 30, OK}, // nothing that statfs may say makes sizes wrap
+	} {
+		d := &database{}
+		d.room("/data", c.free, c.total, wal)
+		if f := d.findings[0]; f.Level != c.want || (f.Remedy == "") != (c.want == OK) {
+			t.Errorf("%d of %d free: %+v, want %s", c.free, c.total, f, c.want)
 		}
 	}
 }

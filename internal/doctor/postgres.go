@@ -183,12 +183,31 @@ func (d *database) disk(ctx context.Context, pc *pgx.ConnConfig) {
 		d.ok("disk", "not known: the role may not see where the data is")
 		return
 	}
-	used, total, err := diskUse(dir)
+	free, total, err := diskRoom(dir)
 	if err != nil {
 		d.ok("disk", "not known: %s cannot be seen from here", dir)
 		return
 	}
-	d.space("disk", dir, "make room: a Postgres without any stops, and producers get 503", used, total)
+	var wal int64
+	if d.ask(ctx, "disk", `SELECT pg_size_bytes(current_setting('max_wal_size'))`, &wal) {
+		d.room(dir, free, total, uint64(max(wal, 0)))
+	}
+}
+
+// room judges the disk by what Postgres may take of it at any moment: its log grows by max_wal_size before
+// a checkpoint frees any of it. A share alone would fail a large disk with room for days, and pass a small
+// one with room for seconds.
+func (d *database) room(dir string, free, total, wal uint64) {
+	const remedy = "make room: a Postgres without any stops, and producers get 503"
+	text := fmt.Sprintf("%s: %s of %s free", dir, bytesText(free), bytesText(total))
+	switch {
+	case free < wal:
+		d.fail("disk", remedy, "%s, and Postgres's log alone may grow by max_wal_size, %s", text, bytesText(wal))
+	case nearlyFull(total-min(free, total), total):
+		d.warn("disk", remedy, "%s", text)
+	default:
+		d.ok("disk", "%s", text)
+	}
 }
 
 // local tells a host of this machine.
