@@ -286,6 +286,7 @@ func (in *Ingester) flushUntil(ctx context.Context) {
 			if in.yields {
 				runtime.Gosched()
 			}
+			in.publisher.Wake()
 			continue
 		}
 		select {
@@ -321,6 +322,7 @@ func (in *Ingester) drain(stop context.Context) {
 			continue
 		}
 		in.flush(stop, units)
+		in.publisher.Wake()
 	}
 }
 

@@ -36,6 +36,33 @@ func TestAcceptedMeansCommitted(t *testing.T) {
 	}
 }
 
+// answerFunc is told of an answer as a caller is.
+type answerFunc func(error)
+
+func (f answerFunc) answer(err error) { f(err) }
+
+// Who waits for an answer has it before the lane that publishes is woken, which could take the processor
+// from them; when all have theirs, nothing is left lying.
+func TestAnswersComeBeforePublishing(t *testing.T) {
+	r := mustRig(t)
+	event := mustEvent(t, "/s", "t", "1")
+	lane := &r.in.publisher.lanes[LaneOf(event.Source, event.Type, r.store.Lanes())]
+	waiting := make(chan int, 1)
+	r.in.submit(&unit{events: []Event{event}, asked: answerFunc(func(err error) {
+		if err != nil {
+			t.Error(err)
+		}
+		time.Sleep(50 * time.Millisecond) // for a lane that is awake to take it
+		r.in.publisher.mu.Lock()
+		defer r.in.publisher.mu.Unlock()
+		waiting <- len(lane.queue)
+	})})
+	if n := <-waiting; n != 1 {
+		t.Errorf("%d batches wait to be published while the caller is answered, want 1", n)
+	}
+	r.queued(t, 1)
+}
+
 // Invariant 1: whatever the database's default is.
 func TestCommitsAreSynchronous(t *testing.T) {
 	u, err := url.Parse(pgtest.New(t))

@@ -16,7 +16,8 @@ type JanitorConfig struct {
 	Queue QueueConfig
 	// SettleReceipts is how many receipts one transaction applies at most, and SettleBatches
 	// how many batches, but for the last receipt's; SettleLinger is how long the first receipt
-	// waits for company: at one event a batch, gathering saves most of the cost.
+	// waits for company. Nobody waits for a settlement, and each is a commit that those who emit share
+	// the disk with: at one event a batch, gathering saves most of the cost.
 	SettleReceipts int
 	SettleBatches  int
 	SettleLinger   time.Duration
@@ -48,7 +49,7 @@ type JanitorConfig struct {
 // DefaultJanitorConfig returns the settings of a janitor.
 func DefaultJanitorConfig() JanitorConfig {
 	return JanitorConfig{
-		Queue: DefaultQueueConfig(), SettleReceipts: 1000, SettleBatches: 10_000, SettleLinger: 3 * time.Millisecond,
+		Queue: DefaultQueueConfig(), SettleReceipts: 1000, SettleBatches: 10_000, SettleLinger: 50 * time.Millisecond,
 		UpkeepEvery: time.Second, RetransmitEvery: 2 * time.Second, RetransmitBytes: 32 << 20,
 		BarrierTimeout: 30 * time.Second, ReplayWindow: 24 * time.Hour, TrimEvery: 30 * time.Second,
 		ShedAbove: 0.9, ShedTo: 0.75, ExpireEvery: 5 * time.Second, DeadLetterTTL: 30 * 24 * time.Hour,

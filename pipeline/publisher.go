@@ -34,8 +34,9 @@ type Publisher struct {
 	lanes    []publishLane
 	drained  chan struct{} // closed when Enqueue is no longer called
 
-	mu    sync.Mutex // guards bytes and every lane's queue
-	bytes int64
+	mu     sync.Mutex // guards what follows, and every lane's queue
+	bytes  int64
+	asleep []*publishLane // those that Wake is to wake
 }
 
 // publishLane is one lane's queue, guarded by Publisher.mu.
@@ -64,8 +65,8 @@ func NewPublisher(q *Queue, lanes int, grace time.Duration, maxBytes int64, log 
 	return p
 }
 
-// Enqueue hands over a committed batch. It never blocks: beyond maxBytes the batch is left
-// to the janitor. began is when the batch's transaction began.
+// Enqueue hands over a committed batch, to be published from the next Wake on. It never blocks: beyond
+// maxBytes the batch is left to the janitor. began is when the batch's transaction began.
 func (p *Publisher) Enqueue(b *Batch, body []byte, began time.Time) {
 	o := outgoing{msg: b.message(body), id: b.ID, events: b.count, deadline: began.Add(p.grace / 2)}
 	o.hop = p.tracing.publishing(b, o.msg)
@@ -76,15 +77,24 @@ func (p *Publisher) Enqueue(b *Batch, body []byte, began time.Time) {
 		p.bytes += int64(len(body))
 		lane.queue = append(lane.queue, o)
 		lane.enqueued++
+		p.asleep = append(p.asleep, lane)
 	}
 	p.mu.Unlock()
 	if full {
 		p.metrics.left(b.count, "full")
-		return
 	}
-	select {
-	case lane.wake <- struct{}{}:
-	default:
+}
+
+// Wake lets the lanes publish what was handed over. It is apart from Enqueue so that those who wait for
+// their answers come first: a lane's write to NATS may take a processor from them for as long as it takes
+// nats-server to read it.
+func (p *Publisher) Wake() {
+	p.mu.Lock()
+	lanes := p.asleep
+	p.asleep = nil
+	p.mu.Unlock()
+	for _, lane := range lanes {
+		signal(lane.wake)
 	}
 }
 
