@@ -80,6 +80,7 @@ func (r *rig) mustNotChange(t testing.TB, texts ...string) {
 }
 
 func TestChangeLanesWaitsForNothing(t *testing.T) {
+	t.Parallel()
 	r := mustLaneRig(t)
 	b := mustAppend(t, r.store, mustEvents(t, 1, 1)).batches[0]
 	mustSettle(t, r.store, receiptFor("ingress", b))
@@ -91,6 +92,7 @@ func TestChangeLanesWaitsForNothing(t *testing.T) {
 }
 
 func TestChangeLanesNeedsSilence(t *testing.T) {
+	t.Parallel()
 	r := mustLaneRig(t)
 	for _, kind := range Kinds() {
 		beat := NewHeartbeat(kind, "it", "test")
@@ -117,6 +119,7 @@ func TestChangeLanesNeedsSilence(t *testing.T) {
 
 // A process that read the old number just before the change, and says so only later, is named.
 func TestChangeLanesNamesWhoSlippedIn(t *testing.T) {
+	t.Parallel()
 	r := mustLaneRig(t)
 	looks := 0
 	done, err := ChangeLanes(t.Context(), r.url, r.queue, 2, func(string) {
@@ -134,6 +137,7 @@ func TestChangeLanesNamesWhoSlippedIn(t *testing.T) {
 // A transaction that is appending when the check begins is waited for, and then its batch is
 // seen; what comes later waits, and meets the new number.
 func TestChangeLanesLetsNobodySlipIn(t *testing.T) {
+	t.Parallel()
 	r := mustLaneRig(t)
 	tx, err := r.store.pool.Begin(t.Context())
 	if err != nil {
@@ -163,6 +167,7 @@ func TestChangeLanesLetsNobodySlipIn(t *testing.T) {
 // An ingest that lived on with the old number cannot append to a lane that nobody serves, and
 // its producers are told to try again.
 func TestAppendAfterTheLanesShrank(t *testing.T) {
+	t.Parallel()
 	r := mustLaneRig(t)
 	if _, err := r.changeLanes(t, 2); err != nil {
 		t.Fatal(err)
@@ -192,6 +197,7 @@ func TestAppendAfterTheLanesShrank(t *testing.T) {
 // Wherever it dies, no process starts, and the same command finishes it. It may also be
 // finished back to the old number while Postgres still has that.
 func TestChangeLanesIsFinishedLater(t *testing.T) {
+	t.Parallel()
 	for name, died := range map[string]func(*laneChange) error{
 		"before the commit": func(c *laneChange) error { return c.mark(context.Background(), lanesChanging(4, c.to)) },
 		"after the commit": func(c *laneChange) error {
@@ -248,6 +254,7 @@ func TestChangeLanesIsFinishedLater(t *testing.T) {
 
 // Two operators at once, with other numbers: one of them, or one after the other.
 func TestChangeLanesTwiceAtOnce(t *testing.T) {
+	t.Parallel()
 	r := mustLaneRig(t)
 	var wg sync.WaitGroup
 	errs := make([]error, 2)
@@ -272,6 +279,7 @@ func TestChangeLanesTwiceAtOnce(t *testing.T) {
 
 // The stream keeps its messages, and a new lane begins behind them.
 func TestChangeLanesKeepsTheReplayLog(t *testing.T) {
+	t.Parallel()
 	r := mustLaneRig(t)
 	if _, err := r.queue.js.Publish(t.Context(), eventSubject(3), []byte("x")); err != nil {
 		t.Fatal(err)

@@ -128,6 +128,7 @@ func TestEmitterIsKilled(t *testing.T) {
 // An emitter whose Postgres and NATS have ceased to answer stops in the time that is given to it, and whoever emits has an
 // answer.
 func TestEmitterStopsWhileNobodyAnswers(t *testing.T) {
+	t.Parallel()
 	r := mustRig(t)
 	toDatabase, database := mustProxy(t, r.url, nil)
 	toQueue, queue := mustProxy(t, r.nats.URL(), nil)

@@ -48,6 +48,7 @@ func counts(t testing.TB, reader sdkmetric.Reader) map[[3]string]int64 {
 // An emitter counts as ingest does, with the meter that it was given, and takes back what would
 // keep its memory when it ends.
 func TestEmitterMetrics(t *testing.T) {
+	t.Parallel()
 	reader := sdkmetric.NewManualReader()
 	meter := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)).Meter("test")
 	r := mustRig(t)

@@ -345,6 +345,7 @@ func (r *rig) mustBeatAs(t testing.TB, id, database string) (stop func()) {
 // Without a janitor on its database an emitter emits and says so; one on another database is
 // none.
 func TestEmitterMissesTheJanitor(t *testing.T) {
+	t.Parallel()
 	r := mustRig(t)
 	e, _ := r.mustEmitter(t, nil)
 	degradedBy := func(text string) func() bool {
@@ -381,6 +382,7 @@ func TestDatabaseIdentity(t *testing.T) {
 
 // An emitter is alive for the others, and gone when it has stopped; and it says what it misses.
 func TestEmitterHasAHeartbeat(t *testing.T) {
+	t.Parallel()
 	r := mustRig(t)
 	e, stop := r.mustEmitter(t, func(c *EmitterConfig) { c.ID, c.Version = "node-1", "v3" })
 	live := func() []Heartbeat {

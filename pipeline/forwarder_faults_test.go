@@ -187,6 +187,7 @@ func mustBeat(t testing.TB, s *site, id string, sinks ...string) (stop func()) {
 
 // One that is alive but takes nothing leaves lanes to nobody: the others say so.
 func TestForwarderReportsLanesThatNobodyHolds(t *testing.T) {
+	t.Parallel()
 	s := mustSite(t, 4, "ingress", "archive")
 	stop := mustBeat(t, s, "idle", "ingress")
 	f, _ := s.mustForwarder(t, s.queue, "a", nil, newRecorder("ingress"), newRecorder("archive"))
@@ -219,6 +220,7 @@ func TestForwarderReportsLanesThatNobodyHolds(t *testing.T) {
 }
 
 func TestForwarderTakesOverFromTheDead(t *testing.T) {
+	t.Parallel()
 	s := mustSite(t, 4, "ingress", "archive")
 	ingress, archive := newRecorder("ingress"), newRecorder("archive")
 	qa, connA := mustQueue(t, s.nats)
@@ -251,6 +253,7 @@ func TestForwarderTakesOverFromTheDead(t *testing.T) {
 
 // Between the receipt and the ack: what follows delivers again at most, and never loses.
 func TestForwarderCrashBetweenReceiptAndAck(t *testing.T) {
+	t.Parallel()
 	s := mustSite(t, 1, "ingress")
 	r := newRecorder("ingress")
 	qa, connA := mustQueue(t, s.nats)

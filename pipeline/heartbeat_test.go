@@ -70,6 +70,7 @@ func TestHeartbeats(t *testing.T) {
 
 // Two live processes with one id are no two in the eyes of the others: each says so of itself, until the other has gone.
 func TestTwoProcessesWithOneID(t *testing.T) {
+	t.Parallel()
 	q, _ := mustQueue(t, mustNATS(t))
 	cfg := DefaultQueueConfig()
 	cfg.MaxBytes, cfg.LeaseTTL = 256<<20, testLeaseTTL

@@ -87,6 +87,7 @@ func TestHistoryReadsWhatIsThere(t *testing.T) {
 
 // What the janitor trims before it is read is named, wherever it is.
 func TestHistoryNamesWhatIsMissing(t *testing.T) {
+	t.Parallel()
 	s := mustSite(t, 2, "ingress")
 	s.mustSend(t, 5)
 	h := mustHistory(t, s.queue)

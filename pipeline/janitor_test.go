@@ -198,6 +198,7 @@ func TestEventReachesBothSinksAndIsSettled(t *testing.T) {
 
 // Invariant 9: what is queued for a sink is not retransmitted, however long it waits.
 func TestQueuedBatchesAreNotRetransmitted(t *testing.T) {
+	t.Parallel()
 	r := mustRig(t)
 	r.mustJanitor(t, nil)
 	r.mustAccept(t, laneEvent(t, "a"))
@@ -257,6 +258,7 @@ func TestBacklogKnowsWhatMayBeStale(t *testing.T) {
 // Invariant 9, with a clock of Postgres that jumped back: what was queued since is behind a
 // message of the future, and all of it is older than that.
 func TestQueueFromTheFutureIsNotRetransmitted(t *testing.T) {
+	t.Parallel()
 	r := mustRig(t)
 	future := mustAppend(t, r.store, []Event{laneEvent(t, "future")})
 	b := future.batches[0]
@@ -445,6 +447,7 @@ func TestStreamLostItsNewestPart(t *testing.T) {
 // A new sink gets what is accepted from then on; a consumer that was deleted begins with
 // the oldest batch that waits for its sink.
 func TestConsumersAreMadeWhereTheirSinkNeedsThem(t *testing.T) {
+	t.Parallel()
 	r := mustRig(t)
 	r.mustJanitor(t, nil)
 	for i := range 10 {

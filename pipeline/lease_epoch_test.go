@@ -62,6 +62,7 @@ func leaseBucket(created time.Time, last uint64, again bool, now time.Time) *jet
 // A forwarder that starts when the bucket was just made again never saw the former one, whose
 // holders may still be at work.
 func TestForwarderThatStartsWaitsOutTheLeasesOfALostBucket(t *testing.T) {
+	t.Parallel()
 	s := mustSite(t, 1, "ingress")
 	if err := s.queue.js.DeleteKeyValue(t.Context(), leasesBucket); err != nil {
 		t.Fatal(err)
@@ -90,6 +91,7 @@ func TestForwarderThatStartsWaitsOutTheLeasesOfALostBucket(t *testing.T) {
 
 // A forwarder whose lane was lost with the bucket takes it again, after the wait.
 func TestForwarderWaitsOutTheLeasesOfALostBucket(t *testing.T) {
+	t.Parallel()
 	s := mustSite(t, 1, "ingress")
 	r := newRecorder("ingress")
 	s.mustForwarder(t, s.queue, "a", nil, r)

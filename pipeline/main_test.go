@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -36,6 +37,10 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 		}
 		os.Exit(1)
+	}
+	// Tests that are parallel here wait, for a heartbeat or a lease to be over, and hardly compute.
+	if err := flag.Set("test.parallel", "8"); err != nil { // -parallel counts, if it is given
+		panic(err)
 	}
 	pgtest.Main(m, pgtest.Options{Template: func(ctx context.Context, url string) error {
 		return Migrate(ctx, url, testSpec)

@@ -24,6 +24,7 @@ func (s *site) holds(t testing.TB, sink string, lane int) bool {
 // A paused lane stands still and nothing else does; its queue waits for it; it is nobody's fault that
 // nobody holds it, and everybody says why. Resumed, it gets each batch once, in order.
 func TestPausedLaneStandsStill(t *testing.T) {
+	t.Parallel()
 	s := mustSite(t, 4, "ingress", "archive")
 	ingress, archive := newRecorder("ingress"), newRecorder("archive")
 	forwarders := []*Forwarder{}
