@@ -5,7 +5,9 @@ import (
 	"maps"
 	"net"
 	"net/url"
+	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,17 +28,28 @@ func (s *Stack) command(name string, settings map[string]string, args ...string)
 	c.LogPath = filepath.Join(s.config.Dir, "logs", name+".log")
 	c.StopTimeout = processStop
 	queue := s.config.Queue
-	c.Env = append([]string{
+	c.Env = append(shareProcessors(), []string{
 		"WAYBILL_LOG_FORMAT=text", "WAYBILL_ARCHIVE_LINGER=" + s.config.ArchiveLinger.String(),
 		"WAYBILL_QUEUE_REPLICAS=" + strconv.Itoa(queue.Replicas), "WAYBILL_LEASE_TTL=" + queue.LeaseTTL.String(),
 		"WAYBILL_QUEUE_BYTES=" + strconv.FormatInt(queue.MaxBytes, 10),
-	}, s.traces.defaults()...)
+	}...)
+	c.Env = append(c.Env, s.traces.defaults()...)
 	c.Env = append(append(c.Env, s.config.Env...), s.traces.env(s.config.Env)...)
 	for _, key := range slices.Sorted(maps.Keys(settings)) {
 		c.Env = append(c.Env, key+"="+settings[key]) // of two with one name the last counts
 	}
 	c.Env = append(c.Env, s.envOf(name)...)
 	return c
+}
+
+// shareProcessors gives each process half of the processors, unless GOMAXPROCS says otherwise. They are many here, and
+// next to Postgres: each would look for work on all processors, and take them from those that have some
+// (docs/performance.md has the figures).
+func shareProcessors() []string {
+	if os.Getenv("GOMAXPROCS") != "" {
+		return nil
+	}
+	return []string{"GOMAXPROCS=" + strconv.Itoa(max(1, runtime.GOMAXPROCS(0)/2))}
 }
 
 func (s *Stack) envOf(name string) []string {
