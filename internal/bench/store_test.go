@@ -75,8 +75,10 @@ func TestStoreIsMeasured(t *testing.T) {
 		if !slices.IsSortedFunc(points, func(a, b TimelinePoint) int { return cmp.Compare(a.Seconds, b.Seconds) }) {
 			t.Errorf("%s: its time goes back: more than one run is in its chart", row.Name)
 		}
-		if _, known := points[len(points)-1].Values["events"]; known || points[len(points)-2].Values["events"] <= 0 {
-			t.Errorf("%s: the last look, when all is over, has a rate, or the one before has none", row.Name)
+		// One look alone may fall into a moment in which the machine stood still.
+		before := points[:len(points)-1]
+		if _, known := points[len(points)-1].Values["events"]; known || !slices.ContainsFunc(before, func(p TimelinePoint) bool { return p.Values["events"] > 0 }) {
+			t.Errorf("%s: the last look, when all is over, has a rate, or none before has one", row.Name)
 		}
 		if first, last := points[0], points[len(points)-1]; len(points) < 4 || last.Seconds < 0.8 || last.Values["batches updates"] <= first.Values["batches updates"] {
 			t.Errorf("%s: %d points, the last at %v s", row.Name, len(points), points[len(points)-1].Seconds)
