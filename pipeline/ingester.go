@@ -357,6 +357,7 @@ func (in *Ingester) flush(ctx context.Context, units []*unit) {
 		// One unit's data, or row of the outbox, spoils the transaction of all: find it by taking each alone.
 		for _, u := range units {
 			in.flush(ctx, []*unit{u})
+			in.publisher.Wake() // there may be thousands
 		}
 		return
 	} else if taken {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -47,18 +48,18 @@ func TestAnswersComeBeforePublishing(t *testing.T) {
 	r := mustRig(t)
 	event := mustEvent(t, "/s", "t", "1")
 	lane := &r.in.publisher.lanes[LaneOf(event.Source, event.Type, r.store.Lanes())]
-	waiting := make(chan int, 1)
+	asleep := make(chan bool, 1)
 	r.in.submit(&unit{events: []Event{event}, asked: answerFunc(func(err error) {
 		if err != nil {
 			t.Error(err)
 		}
-		time.Sleep(50 * time.Millisecond) // for a lane that is awake to take it
-		r.in.publisher.mu.Lock()
-		defer r.in.publisher.mu.Unlock()
-		waiting <- len(lane.queue)
+		p := r.in.publisher
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		asleep <- len(lane.queue) == 1 && len(lane.wake) == 0 && slices.Contains(p.asleep, lane)
 	})})
-	if n := <-waiting; n != 1 {
-		t.Errorf("%d batches wait to be published while the caller is answered, want 1", n)
+	if !<-asleep {
+		t.Error("the lane is awake, or has published its batch, while the caller is answered")
 	}
 	r.queued(t, 1)
 }
