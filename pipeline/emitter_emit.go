@@ -155,6 +155,14 @@ func (e *Emitter) submit(ctx context.Context, in *Ingester, s *submission, start
 		// The unit is in the ingester's hands, and so is all that it refers to.
 		err := fmt.Errorf("%w: the caller stopped waiting: %w", ErrOutcomeUnknown, ctx.Err())
 		e.metrics.answered(started, s.unit.events, err)
+		if accepting != nil {
+			left := time.Now()
+			go func() { // it ends before Run returns: each unit has its answer by then
+				<-s.done
+				accepting.answeredAt(left, err)
+				s.giveBack()
+			}()
+		}
 		return err
 	}
 }

@@ -2,9 +2,13 @@ package pipeline
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"sync"
 	"testing"
+	"time"
 
+	"go.opentelemetry.io/otel/codes"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/trace"
@@ -89,7 +93,7 @@ func TestEmitterMetrics(t *testing.T) {
 	}
 }
 
-// recordingTracer notes the names of spans and the traces they are in.
+// recordingTracer notes the spans that have ended.
 type recordingTracer struct {
 	noop.Tracer
 
@@ -97,17 +101,41 @@ type recordingTracer struct {
 	spans []recordedSpan
 }
 
+// recordedSpan is what is noted of a span.
 type recordedSpan struct {
-	name  string
-	trace trace.TraceID
+	name    string
+	trace   trace.TraceID
+	failure string // empty: it has none
+	end     time.Time
 }
 
-func (r *recordingTracer) Start(ctx context.Context, name string, options ...trace.SpanStartOption) (context.Context, trace.Span) {
+func (r *recordingTracer) Start(ctx context.Context, name string, _ ...trace.SpanStartOption) (context.Context, trace.Span) {
+	self, _ := DecidedSpan(ctx)
+	return ctx, &openSpan{tracer: r, is: recordedSpan{name: name, trace: self.TraceID()}}
+}
+
+// openSpan belongs to one goroutine until it ends.
+type openSpan struct {
+	noop.Span
+
+	tracer *recordingTracer
+	is     recordedSpan
+}
+
+func (s *openSpan) SetStatus(_ codes.Code, description string) { s.is.failure = description }
+
+func (s *openSpan) End(options ...trace.SpanEndOption) {
+	config := trace.NewSpanEndConfig(options...)
+	s.is.end = config.Timestamp()
+	s.tracer.mu.Lock()
+	defer s.tracer.mu.Unlock()
+	s.tracer.spans = append(s.tracer.spans, s.is)
+}
+
+func (r *recordingTracer) recorded() []recordedSpan {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	self, _ := DecidedSpan(ctx)
-	r.spans = append(r.spans, recordedSpan{name, self.TraceID()})
-	return r.Tracer.Start(ctx, name, options...)
+	return slices.Clone(r.spans)
 }
 
 type recordingProvider struct {
@@ -137,7 +165,7 @@ func TestEmittedEventsAreTraced(t *testing.T) {
 	}
 	stop()
 	names := map[string]int{}
-	for _, s := range tracer.spans {
+	for _, s := range tracer.recorded() {
 		if s.trace != parent.TraceID() {
 			t.Errorf("the span %s is in the trace %v", s.name, s.trace)
 		}
@@ -145,5 +173,42 @@ func TestEmittedEventsAreTraced(t *testing.T) {
 	}
 	if names["accept events"] != 2 || names["commit events"] != 2 || names["publish EVENTS"] == 0 {
 		t.Errorf("there are spans %v", names)
+	}
+}
+
+// An event whose caller stopped waiting has the spans of its acceptance all the same: the one ends when
+// the caller left, the other when the transaction did.
+func TestEventsAreTracedBeyondTheirCaller(t *testing.T) {
+	tracer := &recordingTracer{}
+	r := mustRig(t)
+	e, _ := r.mustEmitter(t, func(c *EmitterConfig) {
+		c.Ingester.Tracing = NewTracing(recordingProvider{tracer: tracer}, func(trace.SpanContext, trace.TraceID) bool { return true })
+	})
+	if err := e.Emit(t.Context(), emitted("/s", "1")); err != nil { // its key has a head
+		t.Fatal(err)
+	}
+	release := mustHoldHeads(t, r.store)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := e.Emit(ctx, emitted("/s", "2")); !errors.Is(err, ErrOutcomeUnknown) {
+		t.Fatalf("before the commit: %v", err)
+	}
+	left := time.Now()
+	release()
+	last := map[string]recordedSpan{}
+	eventually(t, patience, "both events are traced to their commit", func() bool {
+		n := map[string]int{}
+		for _, s := range tracer.recorded() {
+			n[s.name]++
+			last[s.name] = s
+		}
+		return n["accept events"] == 2 && n["commit events"] == 2
+	})
+	accept, commit := last["accept events"], last["commit events"]
+	if accept.failure != reasonOf(ErrOutcomeUnknown) || accept.end.After(left) {
+		t.Errorf("the acceptance ended %v after its caller left, as %q", accept.end.Sub(left), accept.failure)
+	}
+	if commit.failure != "" || commit.end.Before(left) {
+		t.Errorf("the transaction ended %v after the caller left, as %q", commit.end.Sub(left), commit.failure)
 	}
 }

@@ -47,10 +47,14 @@ func (t *Tracing) Accept(front string, started time.Time, events []Event) *Accep
 // Answered makes the spans of the acceptance and of the transaction: the request has its answer,
 // which is err.
 func (a *Accepting) Answered(err error) {
-	if a == nil {
-		return
+	if a != nil {
+		a.answeredAt(time.Now(), err)
 	}
-	end := time.Now()
+}
+
+// answeredAt is Answered for a request that had its answer at end, perhaps before the transaction was over.
+// It must not be called before the events are answered for: until then others write what it reads.
+func (a *Accepting) answeredAt(end time.Time, err error) {
 	for _, e := range a.events {
 		a.tracing.emit(pastSpan{
 			name: "accept events", kind: trace.SpanKindServer, self: e.accepted, parent: e.parent,
