@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/waybillhq/waybill/internal/bench"
+	"github.com/waybillhq/waybill/internal/cli"
 	"github.com/waybillhq/waybill/internal/process"
 )
 
@@ -103,6 +104,9 @@ func (c *benchCommand) Run(ctx context.Context, con *console) error {
 	if con.terminal {
 		config.Live = screen.live
 		defer screen.end()
+	}
+	if err := scenario.Check(config); err != nil {
+		return cli.WrongError{Err: err}
 	}
 	_, err = bench.Run(ctx, config, scenario)
 	return interrupted(ctx, err)

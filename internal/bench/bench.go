@@ -91,10 +91,7 @@ var ErrShort = errors.New("the run is not OK")
 // reached or an event is lost or doubled, and another when something could not be measured; the
 // report is written all the same.
 func Run(ctx context.Context, config Config, scenario Scenario) (*Report, error) {
-	if err := config.Validate(); err != nil {
-		return nil, err
-	}
-	if err := scenario.takes(config.Settings); err != nil {
+	if err := scenario.Check(config); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(config.Dir, 0o755); err != nil {

@@ -29,9 +29,6 @@ type database struct {
 // withPostgres starts a server for a scenario that measures the store alone, lets f use it, and
 // removes it. settings, which may be nil, are further ones of the server.
 func (b *Bench) withPostgres(ctx context.Context, settings map[string]string, f func(*database) error) (err error) {
-	if b.config.Given != nil {
-		return fmt.Errorf("scenario %s needs a Postgres of its own: leave the addresses out", b.scenario.Name)
-	}
 	b.live("starting Postgres")
 	dir, err := os.MkdirTemp("", "waybill-bench-")
 	if err != nil {

@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -88,9 +87,6 @@ func runEmbedded(ctx context.Context, b *Bench) error {
 		change = nil
 	}
 	return b.with(ctx, "embedded", change, func(s *System) error {
-		if s.receiver == nil {
-			return errors.New("embedded needs the endpoint: give --endpoint-addr")
-		}
 		runs := b.config.Settings.runs()
 		done := map[embeddedLoad][]embeddedRun{}
 		err := compare(runs, loads, func(l embeddedLoad, run int) error {

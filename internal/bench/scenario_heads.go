@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -38,9 +37,6 @@ func headsLoads(s Settings) []Load {
 
 // runHeads lets writers race for the head of one key, then for those of many.
 func runHeads(ctx context.Context, b *Bench) error {
-	if b.config.Settings.Rate != nil || b.config.Settings.Events != nil {
-		return errors.New("heads is a closed loop with flushes of its own: leave --rate and --events out")
-	}
 	table := b.table(Table{
 		Name: "heads", Title: "Heads",
 		Note: "Closed loop; figures are medians of the runs, and what went wrong is of all of them. Each writer is a store of its own, which appends one flush after another, as ingests do; " +

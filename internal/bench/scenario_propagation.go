@@ -62,9 +62,6 @@ func (s *System) propagation(ctx context.Context, load Load) (*hdrhistogram.Hist
 
 // watchQueue runs a load and visits its messages, one after another, with one more consumer of EVENTS.
 func (s *System) watchQueue(ctx context.Context, load Load, headersOnly bool, visit func(jetstream.Msg) error) (*Stage, error) {
-	if s.nats == nil {
-		return nil, errors.New("what comes out of the queue needs the queue: give --nats-url")
-	}
 	js, err := jetstream.New(s.nats)
 	if err != nil {
 		return nil, fmt.Errorf("watch the queue: %w", err)

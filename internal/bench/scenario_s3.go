@@ -34,12 +34,6 @@ func defaultS3Plan() s3Plan {
 // runS3 measures what the archive is built on, by itself.
 func runS3(ctx context.Context, b *Bench) error {
 	set := b.config.Settings
-	if b.config.Given != nil {
-		return errors.New("s3 measures an S3 server alone: leave the addresses of the system out, and name the server with --s3-endpoint or --s3-bucket")
-	}
-	if set.Callers != nil || set.Bytes != nil || set.Events != nil || set.Keys != nil || set.Runs != nil {
-		return errors.New("s3 has sizes and numbers of writers of its own: leave --closed, --bytes, --events, --keys and --runs out")
-	}
 	plan := defaultS3Plan()
 	if set.For != nil {
 		plan.cell = *set.For

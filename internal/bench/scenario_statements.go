@@ -20,6 +20,16 @@ func statementSizes(s Settings) []int {
 	return []int{10_000, 1_000_000}
 }
 
+// checkPending refuses tables that are too small.
+func checkPending(s Settings) error {
+	for _, rows := range statementSizes(s) {
+		if rows < leastRows {
+			return fmt.Errorf("--pending: %d; want at least %d", rows, leastRows)
+		}
+	}
+	return nil
+}
+
 // staleAndFresh are the statistics that statements are measured with, in that order: the fresh ones replace
 // the stale ones.
 var staleAndFresh = []string{"stale", "fresh"}
@@ -50,11 +60,6 @@ func runStatements(ctx context.Context, b *Bench) error {
 		b.missing(file + ": " + why)
 	}
 	sizes := statementSizes(b.config.Settings)
-	for _, rows := range sizes {
-		if rows < leastRows {
-			return fmt.Errorf("--pending: %d; want at least %d", rows, leastRows)
-		}
-	}
 	return b.withPostgres(ctx, nil, func(d *database) error {
 		d.kept = 0 // each has its tables on a disk that has nothing else to do
 		results := statementRuns{}

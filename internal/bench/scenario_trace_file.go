@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"time"
 )
 
@@ -12,9 +11,6 @@ const traceTail = time.Minute
 // runTraceFile replays a recorded arrival pattern.
 func runTraceFile(ctx context.Context, b *Bench) error {
 	set := b.config.Settings
-	if set.Rate != nil || set.Callers != nil || set.Bytes != nil || set.Events != nil || set.Keys != nil || set.WarmUp != nil {
-		return errors.New("trace-file takes times, keys and sizes from its file: leave --rate, --closed, --bytes, --events, --keys and --warm-up out")
-	}
 	t, err := readTrace(set.Trace)
 	if err != nil {
 		return err

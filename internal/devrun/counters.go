@@ -13,12 +13,15 @@ import (
 // Names of the processes' counters, as Prometheus knows them.
 const (
 	acceptedMetric    = "waybill_ingest_events_accepted_total"
+	takenMetric       = "waybill_outbox_taken_total"
 	deliveredMetric   = "waybill_forwarder_events_total"
 	retransmitsMetric = "waybill_retransmit_events_total"
 )
 
 // Counters is what the processes have counted since the stack was started.
 type Counters struct {
+	// Accepted events came over HTTP or gRPC, or out of the outbox. What emitters in processes of
+	// others append is not in it: no process of the stack sees them do it.
 	Accepted    int64
 	Delivered   map[string]int64 // by sink
 	Retransmits int64            // events published again by the janitors
@@ -92,7 +95,7 @@ func (s *Stack) Counters(ctx context.Context) Counters {
 		}
 	}
 	out := Counters{
-		Accepted:    int64(s.counters.sum[acceptedMetric]),
+		Accepted:    int64(s.counters.sum[acceptedMetric] + s.counters.sum[takenMetric]),
 		Retransmits: int64(s.counters.sum[retransmitsMetric]),
 		Delivered:   map[string]int64{},
 	}
@@ -114,7 +117,7 @@ func readMetrics(text []byte) (map[string]float64, error) {
 		return nil, fmt.Errorf("read metrics: %w", err)
 	}
 	out := map[string]float64{}
-	for _, name := range []string{acceptedMetric, retransmitsMetric} {
+	for _, name := range []string{acceptedMetric, takenMetric, retransmitsMetric} {
 		for _, m := range families[name].GetMetric() {
 			out[name] += m.GetCounter().GetValue()
 		}

@@ -120,6 +120,8 @@ waybill_ingest_events_accepted_total{otel_scope_name="x",source="b",type="t"} 4
 waybill_forwarder_events_total{outcome="delivered",sink="archive"} 5
 waybill_forwarder_events_total{outcome="refused",sink="archive"} 50
 waybill_forwarder_events_total{outcome="delivered",sink="ingress"} 6
+# TYPE waybill_outbox_taken_total counter
+waybill_outbox_taken_total 3
 # TYPE waybill_retransmit_events_total counter
 waybill_retransmit_events_total 2
 `
@@ -130,7 +132,7 @@ func TestReadMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	for counter, want := range map[string]float64{
-		acceptedMetric: 7, retransmitsMetric: 2, deliveredMetric + " archive": 5, deliveredMetric + " ingress": 6,
+		acceptedMetric: 7, takenMetric: 3, retransmitsMetric: 2, deliveredMetric + " archive": 5, deliveredMetric + " ingress": 6,
 	} {
 		if got[counter] != want {
 			t.Errorf("%s is %v, want %v", counter, got[counter], want)
