@@ -23,7 +23,7 @@ type IngesterConfig struct {
 	// BatchBytes bounds the body of one message, unless it holds one event.
 	BatchBytes int
 	// QueueEvents and QueueBytes bound what waits for a transaction; beyond them Submit
-	// answers ErrOverloaded.
+	// answers ErrOverloaded. What is taken out of the outbox comes on top, a transaction's worth at most.
 	QueueEvents int
 	QueueBytes  int
 	// PublishBytes bounds what is committed and waits to be published; beyond it batches
@@ -210,6 +210,9 @@ func (in *Ingester) push(u *unit) error {
 	switch {
 	case in.stopped:
 		return ErrStopping
+	case len(u.taken.keys) > 0:
+		// Of the outbox one unit waits at most, which is bounded by itself. Producers who come again and again would keep
+		// it out for as long as they do.
 	case len(in.queue) > 0 && (in.queuedEvents+len(u.events) > in.cfg.QueueEvents || in.queuedBytes+u.bytes > in.cfg.QueueBytes):
 		return fmt.Errorf("%w: %d events wait to be committed", ErrOverloaded, in.queuedEvents)
 	}

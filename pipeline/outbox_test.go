@@ -330,6 +330,36 @@ func TestTheOutboxWaitsForTheBacklog(t *testing.T) {
 	eventually(t, patience, "the process is well", func() bool { return in.OutboxProblem() == nil })
 }
 
+// Producers who keep an ingest's queue full do not keep out what waits in the outbox.
+func TestAFloodDoesNotKeepTheOutboxOut(t *testing.T) {
+	r := mustRig(t)
+	in := r.mustLimited(t, func(c *IngesterConfig) { c.QueueEvents = 10 })
+	r.stop()                                                                   // and with it its taker
+	if err := in.Accept(t.Context(), []Event{laneEvent(t, "x")}); err != nil { // its key has a head
+		t.Fatal(err)
+	}
+	release := mustHoldHeads(t, r.store)
+	var waiting []<-chan error
+	flood := func() { waiting = append(waiting, in.Submit([]Event{laneEvent(t, "x")})) }
+	flood()
+	eventually(t, patience, "a transaction is under way", func() bool { n, _ := in.queueFill(); return n == 0 })
+	for range 10 {
+		flood()
+	}
+	mustService(t, r.url).mustEmit(t, testCloudEvent("/s", "waits"))
+	eventually(t, patience, "what is in the outbox waits with the others", func() bool { n, _ := in.queueFill(); return n == 11 })
+	if err := in.Accept(t.Context(), []Event{laneEvent(t, "x")}); !errors.Is(err, ErrOverloaded) {
+		t.Errorf("a producer is answered %v, want ErrOverloaded", err)
+	}
+	release()
+	for _, done := range waiting {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	awaitTaken(t, r.store)
+}
+
 // The roles: who has USAGE on the schema may emit, by each way, and see nothing of others' events.
 func TestWhoMayEmit(t *testing.T) {
 	r := mustRig(t)

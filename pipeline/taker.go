@@ -147,11 +147,8 @@ func (in *Ingester) room() error {
 	in.mu.Lock()
 	events, bytes, stopped := in.queuedEvents, in.queuedBytes, in.stopped
 	in.mu.Unlock()
-	switch {
-	case stopped:
+	if stopped {
 		return fmt.Errorf("%w: this process is stopping", ErrUnavailable)
-	case events >= in.cfg.QueueEvents || bytes >= in.cfg.QueueBytes:
-		return fmt.Errorf("%w: %d events wait to be committed", ErrOverloaded, events)
 	}
 	return in.backlog.check(int64(events), int64(bytes))
 }
