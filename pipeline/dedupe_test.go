@@ -326,7 +326,7 @@ func TestRetryBeforeTheCommit(t *testing.T) {
 			d, way = mustProxied(t, direct, func([]byte) int {
 				select {
 				case <-hold: // the answer to the first round trip; the COMMIT goes nowhere
-					way.Set(proxy.Fault{Mode: proxy.BlackHole})
+					way.Set(proxy.Fault{Mode: proxy.BlackHole, Refuse: true}) // nor does pgx's request to cancel
 				default:
 				}
 				return -1
@@ -350,6 +350,7 @@ func TestRetryBeforeTheCommit(t *testing.T) {
 				retried <- err
 			}()
 			mustWaitForALock(t, d.store)
+			eventually(t, patience, "the request to cancel is lost", func() bool { return way.Hits()[proxy.Refused] > 0 })
 			way.Set(proxy.Fault{Mode: test.then})
 			if err := <-retried; err != nil {
 				t.Fatal(err)

@@ -38,7 +38,12 @@ type Fault struct {
 	Mode  Mode
 	Delay time.Duration // of Slow and SlowResponse
 	Every int           // of the modes of responses: which of them is hit; at least 1
+	// Refuse ends new connections with a reset, whatever becomes of those that there are.
+	Refuse bool
 }
+
+// Refused is how Hits calls a connection that Fault.Refuse ended.
+const Refused = "a new connection"
 
 // Proxy forwards connections to one address. It is safe for concurrent use.
 type Proxy struct {
@@ -85,7 +90,7 @@ func (p *Proxy) Set(fault Fault) {
 }
 
 // Hits is how many responses were lost or cut off, by what they were the answer to: a method
-// of HTTP, the word for a statement of Postgres, a stream of NATS, and so on.
+// of HTTP, the word for a statement of Postgres, a stream of NATS, and so on; or Refused.
 func (p *Proxy) Hits() map[string]int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -111,6 +116,16 @@ func (p *Proxy) hit(what func() string) bool {
 	return true
 }
 
+// refuses reports, and counts, that a new connection is refused.
+func (p *Proxy) refuses() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.fault.Refuse {
+		p.hits[Refused]++
+	}
+	return p.fault.Refuse
+}
+
 // Run forwards until ctx ends, and then ends all connections.
 func (p *Proxy) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = p.listener.Close() })
@@ -133,7 +148,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 func (p *Proxy) serve(ctx context.Context, client *net.TCPConn) {
 	l := &link{proxy: p, client: client}
 	defer l.close()
-	if p.pass(ctx) != nil {
+	if p.refuses() || p.pass(ctx) != nil {
 		l.reset()
 		return
 	}

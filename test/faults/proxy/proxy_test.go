@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -99,6 +100,40 @@ func TestBlackHoleForwardsNothingUntilItEnds(t *testing.T) {
 	p.Set(Fault{Mode: Pass})
 	if err := <-answered; err != nil {
 		t.Error(err)
+	}
+}
+
+func TestNewConnectionsAreRefused(t *testing.T) {
+	p, url, _ := start(t)
+	kept, err := net.Dial("tcp", p.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
+	get := func() (int, error) {
+		if err := kept.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			return 0, err
+		}
+		if _, err := fmt.Fprint(kept, "GET / HTTP/1.1\r\nHost: here\r\n\r\n"); err != nil {
+			return 0, err
+		}
+		response, err := http.ReadResponse(bufio.NewReader(kept), nil)
+		if err != nil {
+			return 0, err
+		}
+		defer response.Body.Close()
+		body, err := io.ReadAll(response.Body)
+		return len(body), err
+	}
+	if _, err := get(); err != nil { // it is there
+		t.Fatal(err)
+	}
+	p.Set(Fault{Mode: Pass, Refuse: true})
+	if _, err := ask(url, 5*time.Second); err == nil || p.Hits()[Refused] != 1 {
+		t.Errorf("a new connection: %v, refused %v", err, p.Hits())
+	}
+	if n, err := get(); err != nil || n != 1000 {
+		t.Errorf("one that there was: %d bytes, %v", n, err)
 	}
 }
 
