@@ -559,3 +559,40 @@ func TestTrimDuringAPass(t *testing.T) {
 		})
 	})
 }
+
+// A server that loses its newest writes may give a consumer an earlier place and lose the receipts of what is behind it, in
+// the middle of a pass: what was acked when the pass read the floors is queued again.
+func TestAConsumerGoesBackDuringAPass(t *testing.T) {
+	check(t, 1, func(t *rapid.T) {
+		rapid.SyncTest(t, func(t *rapid.T) {
+			w := newWorld(t)
+			defer w.end()
+			w.most = 1 << 20
+			b := Batch{ID: BatchID{1, 1}, AcceptedAt: w.pgNow(), QueuedAt: w.pgNow(), count: 1}
+			w.rows[1] = &worldRow{batch: b, waiting: slices.Clone(w.sinks), bytes: 100}
+			w.land(b, false)
+			k := w.workers[0]
+			for k.step(w) {
+				w.look()
+			}
+			time.Sleep(2 * w.grace)
+			w.look()
+			w.runPass(0)
+			for c := w.serve.waiting()[0]; !strings.Contains(c.key, " looks at the receipts"); c = w.serve.waiting()[0] {
+				w.serve.pass(c, works)
+				w.look()
+			}
+			c := w.consumers[consumerName(k.sink, k.lane)]
+			if c.floor != 1 {
+				t.Fatalf("%s has acked up to %d, want 1", k.sink, c.floor)
+			}
+			c.floor, c.delivered, c.acked = 0, 0, map[uint64]bool{}
+			w.look()
+			w.receipts = worldReceipts{created: w.birth()}
+			w.finishPass(0)
+			if w.events.last != 1 {
+				t.Fatalf("%d batches were published again", w.events.last-1)
+			}
+		})
+	})
+}
