@@ -100,6 +100,15 @@ func TestEmitMany(t *testing.T) {
 	}
 }
 
+// Data that is given is sent, be it empty.
+func TestEmitEmptyData(t *testing.T) {
+	m := &memory{}
+	r := command(t, nil, "emit", "--to", newIngest(t, m), "--data=", "--content-type=text/plain")
+	if r.failure != nil || len(m.events) != 1 || m.events[0].GetBinaryData() == nil || len(m.events[0].GetBinaryData()) != 0 {
+		t.Errorf("%+v, %v", r, m.events)
+	}
+}
+
 func TestEmitTicks(t *testing.T) {
 	m := &memory{}
 	began := time.Now()
@@ -208,19 +217,23 @@ func TestEmitRefusesWrongFlags(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"file"}, "must be one of"},
+		{[]string{"file"}, "waybill emit - <FILE"},
+		{[]string{"-", "--type=t"}, "--type: is of events that flags make"},
+		{[]string{"-", "--count=2"}, "--count"},
 		{[]string{"--count=0"}, "--every"},
 		{[]string{"--count=-1"}, "count"},
 		{[]string{"--id=1", "--count=2"}, "--id"},
 		{[]string{"--id=1", "--every=1s"}, "--id"},
 		{[]string{"--batch=0"}, "--batch"},
 		{[]string{"--every=-1s"}, "every"},
-		{[]string{"--data={"}, "valid JSON"},
+		{[]string{"--data={"}, "--data: is not valid JSON"},
+		{[]string{"--data="}, "--data: is not valid JSON"},
+		{[]string{"--data-file=emit.go"}, "emit.go: is not valid JSON"},
 		{[]string{"--data=1", "--data-file=emit.go"}, "data"},
 		{[]string{"--data-file=nowhere"}, "nowhere"},
 		{[]string{"--source="}, "source"},
 		{[]string{"--type="}, "type"},
-		{[]string{"--extension=Bad=x"}, "Bad"},
+		{[]string{"--extension=Bad=x"}, "--extension: Bad: attribute names"},
 		{[]string{"--content-type=/"}, "datacontenttype"},
 		{[]string{"--to=nowhere"}, "--to"},
 		{[]string{"--to=http://"}, "--to"},

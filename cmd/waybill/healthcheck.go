@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -21,6 +22,9 @@ type healthcheckCommand struct {
 
 // Validate refuses what is no URL.
 func (c *healthcheckCommand) Validate() error {
+	if c.URL == "" {
+		return errors.New("<url>: is missing; want one such as http://127.0.0.1:9090/readyz")
+	}
 	if u, err := url.Parse(c.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return fmt.Errorf("%q: want a URL such as http://127.0.0.1:9090/readyz", c.URL)
 	}

@@ -38,6 +38,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -103,9 +104,17 @@ func main() {
 		panic(err) // a mistake in the structs' tags
 	}
 	completeLine(parser)
-	parsed, err := parser.Parse(os.Args[1:])
+	parsed, err := parser.Parse(helped(os.Args[1:]))
 	parser.FatalIfErrorf(stack.explain(err))
 	cli.Exit("waybill", cli.RunUntilSignal(func(ctx context.Context) error { return run(ctx, parsed, stack, con) }))
+}
+
+// helped turns `help COMMAND`, as people try it, into `COMMAND --help`.
+func helped(args []string) []string {
+	if len(args) > 0 && args[0] == "help" {
+		return append(slices.Clone(args[1:]), "--help")
+	}
+	return args
 }
 
 func newParser(stack *runningStack) (*kong.Kong, error) {

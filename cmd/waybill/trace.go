@@ -38,6 +38,8 @@ const clockMargin = time.Minute
 // Validate refuses flags that cannot work.
 func (c *traceCommand) Validate() error {
 	switch {
+	case c.ID == "":
+		return errors.New("<id>: is missing; give the id of an event, or a correlation id: waybill trace 4711")
 	case c.QueryURL == "":
 		return errors.New("--query-url: is empty; name a server with Jaeger's query API, such as http://jaeger:16686, or set WAYBILL_TRACE_QUERY_URL; or run it where a `waybill dev` runs that keeps traces, or with the directory of one as WAYBILL_DIR")
 	case c.Limit < 1:

@@ -63,6 +63,9 @@ func Explain(err error) error {
 	if !errors.As(err, &parse) {
 		return err
 	}
+	if strings.Contains(parse.Error(), ": expected duration but got ") {
+		return fmt.Errorf("%w; want a number and its unit, such as 500ms, 30s or 2h", err)
+	}
 	if !strings.HasPrefix(parse.Error(), "missing flags: ") {
 		return Named(err, parse.Context)
 	}
