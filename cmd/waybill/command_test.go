@@ -97,6 +97,8 @@ func TestHealthcheck(t *testing.T) {
 	}
 	status = http.StatusServiceUnavailable
 	mustFail(t, command(t, nil, "healthcheck", server.URL), "503", "no lanes")
+	status = http.StatusNotFound
+	mustFail(t, command(t, nil, "healthcheck", server.URL), "404", "/readyz")
 	server.Close()
 	mustFail(t, command(t, nil, "healthcheck", server.URL), "refused")
 	mustFail(t, command(t, nil, "healthcheck", ":"), "healthcheck")
@@ -136,6 +138,8 @@ func TestWrongFlags(t *testing.T) {
 		{[]string{"deadletters", "purge", "--database-url=x", "--sink=a", "--state=requeued"}, "state"},
 		{[]string{"archive", "cat"}, "s3-bucket"},
 		{[]string{"archive", "cat", "--since=-1"}, "since"},
+		{[]string{"archive", "cat", "--s3-bucket=b", "--since=1h"}, "--since: \"1h\"; want an offset"},
+		{[]string{"migrate", "--database-url=postgres://x@127.0.0.1:1/x", "--change-lanes"}, "--lanes"},
 		{[]string{"replay"}, "--sink"},
 		{[]string{"replay", "--sink=tape"}, "ingress"},
 		{[]string{"replay", "--sink=ingress"}, "--ingress-endpoint"},

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -16,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/waybillhq/waybill/internal/intake"
+	"github.com/waybillhq/waybill/internal/producer"
 	"github.com/waybillhq/waybill/pipeline"
 )
 
@@ -209,6 +213,25 @@ func TestEmitWithoutAnIngest(t *testing.T) {
 	mustFail(t, r, "1 event not accepted by an ingest at "+elsewhere.URL)
 	if !strings.Contains(r.err, "event 1: refused: 404 Not Found: who answers is no ingest") {
 		t.Error(r.err)
+	}
+}
+
+// silent never answers in time.
+type silent struct{ stop context.CancelFunc }
+
+func (s silent) Send(_ context.Context, events []*pb.CloudEvent) []error {
+	s.stop()
+	return slices.Repeat([]error{&producer.TryAgainError{Unknown: true, Err: errors.New("Post: interrupt signal received")}}, len(events))
+}
+
+// Of a request that an interruption ends, one line is enough, and it says what may have become of its events.
+func TestEmitThatIsInterrupted(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	var told bytes.Buffer
+	e := &emitter{sender: silent{stop}, patience: time.Minute, errors: &told}
+	e.send(ctx, []emission{{&pb.CloudEvent{}, "event 1"}, {&pb.CloudEvent{}, "event 2"}, {&pb.CloudEvent{}, "event 3"}})
+	if want := "event 1 to event 3: interrupted before the answer, and so perhaps accepted\n"; told.String() != want || e.failed != 3 || e.nobody != 0 {
+		t.Errorf("%q, %d failed, %d found nobody; want %q", told.String(), e.failed, e.nobody, want)
 	}
 }
 
