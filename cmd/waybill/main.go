@@ -185,7 +185,7 @@ func defaults() kong.Vars {
 	return kong.Vars{
 		"s3_put_price": price(prices.Puts), "s3_get_price": price(prices.Gets), "s3_storage_price": price(prices.Storage),
 
-		"version":   versionText(),
+		"version":   cli.BuiltFrom().Text("waybill"),
 		"sinks":     strings.Join(pipeline.DefaultSpec().Sinks, ","),
 		"http_addr": stack.HTTPAddr, "grpc_addr": stack.GRPCAddr, "emit_to": "http://" + stack.HTTPAddr,
 		"endpoint_addr": "127.0.0.1:50052", "endpoint_admin_addr": "127.0.0.1:9092",

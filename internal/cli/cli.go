@@ -23,7 +23,7 @@ type Runner interface {
 // Main parses the arguments and the environment into config, runs it until it ends or a
 // signal comes, and exits. A second signal ends the process at once.
 func Main(name, description string, config Runner, options ...kong.Option) {
-	parser, err := NewParser(name, description, config, options...)
+	parser, err := NewParser(name, description, config, append(versionFlag(name), options...)...)
 	if err != nil {
 		panic(err) // a mistake in the struct's tags
 	}
