@@ -260,10 +260,15 @@ func TestNoStackRunsAndNoServerIsNamed(t *testing.T) {
 		}
 		return stack.explainFailure(away, parsed)
 	}
-	for _, args := range [][]string{{"tail"}, {"replay", "--sink=ingress", "--ingress-endpoint=127.0.0.1:1"}} {
+	for _, args := range [][]string{{"tail"}, {"emit"}, {"replay", "--sink=ingress", "--ingress-endpoint=127.0.0.1:1"}} {
 		mustFail(t, result{failure: explained(args...)}, "no answer; ", "none does in "+dir)
 	}
-	named := [][]string{{"tail", "--nats-url=nats://127.0.0.1:4222"}, {"status", "--database-url=postgres://x@127.0.0.1:1/x"}, {"emit"}}
+	named := [][]string{
+		{"tail", "--nats-url=nats://127.0.0.1:4222"},
+		{"status", "--database-url=postgres://x@127.0.0.1:1/x"},
+		{"emit", "--to=127.0.0.1:1"},
+		{"emit", "--outbox=postgres://x@127.0.0.1:1/x"},
+	}
 	for _, args := range named {
 		if err := explained(args...); err != error(away) {
 			t.Errorf("%s: %v", args, err)

@@ -80,7 +80,9 @@ func (r *runningStack) explainFailure(err error, parsed *kong.Context) error {
 		return err
 	}
 	if r.at == "" {
-		if away && guessed(parsed, "nats-url") && !hasFlag(parsed, "database-url") { // else that, which is required, is missed first
+		// Where a Postgres is required, that is missed first.
+		nats := guessed(parsed, "nats-url") && !hasFlag(parsed, "database-url")
+		if away && (nats || guessed(parsed, "to") && guessed(parsed, "outbox")) {
 			return fmt.Errorf("%w; or run it where a `waybill dev` runs: none does in %s, which WAYBILL_DIR may change", err, r.dir)
 		}
 		return err
