@@ -25,6 +25,8 @@ type Spec struct {
 	// Sinks that events must reach. Migrate adds those that are missing, which makes them
 	// required for events accepted from then on; it removes none.
 	Sinks []string
+	// KeepSinks: Sinks are those of a new pipeline only; one that has sinks keeps to them.
+	KeepSinks bool
 	// Grace is the period of which a publish may use half, and after which a batch that is
 	// no longer queued is stale. Processes read it at start.
 	Grace time.Duration
@@ -113,9 +115,12 @@ func Migrate(ctx context.Context, url string, spec Spec) error {
 		return fmt.Errorf("read the pipeline: %w", err)
 	}
 	if lanes != spec.Lanes {
-		return fmt.Errorf("lanes: the pipeline was created with %d, not %d, and the number is fixed; set WAYBILL_LANES=%d (or see --change-lanes)", lanes, spec.Lanes, lanes)
+		return fmt.Errorf("lanes: the pipeline was created with %d, not %d, and the number is fixed; set WAYBILL_LANES=%d (or see `waybill migrate --change-lanes`)", lanes, spec.Lanes, lanes)
 	}
-	if _, err := db.ExecContext(ctx, `INSERT INTO waybill.sinks (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING`, spec.Sinks); err != nil {
+	if _, err := db.ExecContext(ctx, `
+		INSERT INTO waybill.sinks (name) SELECT unnest($1::text[])
+		WHERE NOT $2 OR NOT EXISTS (SELECT FROM waybill.sinks)
+		ON CONFLICT DO NOTHING`, spec.Sinks, spec.KeepSinks); err != nil {
 		return fmt.Errorf("add the sinks: %w", err)
 	}
 	return nil

@@ -241,6 +241,36 @@ func TestOpenStoreSaysWhatToDo(t *testing.T) {
 	}
 }
 
+// A pipeline that has sinks keeps to them where that is asked for: an event must not begin to wait for one that nobody
+// serves because somebody upgrades.
+func TestMigrateKeepsSinks(t *testing.T) {
+	for _, test := range []struct{ name, first, then, want string }{
+		{"of a new pipeline", "", "", "archive ingress"},
+		{"of one that has some", "ingress", "", "ingress"},
+		{"and those that are named", "ingress", "archive", "archive ingress"},
+	} {
+		url := pgtest.NewEmpty(t)
+		for _, sink := range []string{test.first, test.then} {
+			spec := DefaultSpec()
+			spec.Lanes = testSpec.Lanes
+			if spec.KeepSinks = sink == ""; !spec.KeepSinks {
+				spec.Sinks = []string{sink}
+			}
+			if err := Migrate(t.Context(), url, spec); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s, err := OpenStore(t.Context(), DefaultStoreConfig(url), testSpec.Lanes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(s.Close)
+		if got, err := s.Sinks(t.Context()); err != nil || strings.Join(got, " ") != test.want {
+			t.Errorf("%s: %v, %v; want %s", test.name, got, err, test.want)
+		}
+	}
+}
+
 func TestMigrateAtOnce(t *testing.T) {
 	url := pgtest.NewEmpty(t)
 	var wg sync.WaitGroup

@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go/logging"
 )
 
 const (
@@ -116,7 +117,8 @@ func NewS3Client(ctx context.Context, cfg S3Config, options ...func(*s3.Options)
 	if cfg.Isolated {
 		return s3.NewFromConfig(given, options...), nil
 	}
-	loaded, err := config.LoadDefaultConfig(ctx, config.WithRegion(given.Region), config.WithRetryer(given.Retryer),
+	// The SDK writes to standard error by itself, in a form of its own. What matters of it comes back as an error.
+	loaded, err := config.LoadDefaultConfig(ctx, config.WithLogger(logging.Nop{}), config.WithRegion(given.Region), config.WithRetryer(given.Retryer),
 		config.WithHTTPClient(given.HTTPClient), config.WithCredentialsProvider(given.Credentials))
 	if err != nil {
 		return nil, fmt.Errorf("load the S3 client's configuration: %w", err)

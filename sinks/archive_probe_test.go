@@ -1,7 +1,9 @@
 package sinks
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	"github.com/aws/smithy-go/logging"
 )
 
 // mustProxy stands before the S3 server and changes requests, which it signs anew.
@@ -109,6 +112,32 @@ func TestArchiveProbeCleansUp(t *testing.T) {
 	keys, err := a.probeKeys(t.Context(), "", "")
 	if err != nil || len(keys) > 0 {
 		t.Errorf("left behind: %q, %v", keys, err)
+	}
+}
+
+// Where there are no keys nothing was written, and so nothing is to be removed; and the SDK keeps to itself what it
+// looked for.
+func TestArchiveProbeWithoutKeys(t *testing.T) {
+	for _, variable := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"} {
+		t.Setenv(variable, "")
+	}
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+	t.Setenv("AWS_CONFIG_FILE", "/nowhere")
+	given := DefaultS3Config()
+	given.Endpoint = testS3.Endpoint
+	client, err := NewS3Client(t.Context(), given)
+	mustNil(t, err)
+	if _, silent := client.Options().Logger.(logging.Nop); !silent {
+		t.Errorf("the SDK logs by itself, to %T", client.Options().Logger)
+	}
+	var logged bytes.Buffer
+	config := DefaultArchiveConfig()
+	config.Bucket, config.Log = "b", slog.New(slog.NewTextHandler(&logged, nil))
+	a, err := NewArchive(client, config)
+	mustNil(t, err)
+	if err := a.Probe(t.Context()); !unsigned(err) || logged.Len() > 0 {
+		t.Errorf("%v, and it logs %q", err, logged.String())
 	}
 }
 

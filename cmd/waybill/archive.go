@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 
 	"github.com/waybillhq/waybill/internal/expect"
 	"github.com/waybillhq/waybill/sinks"
@@ -21,10 +22,23 @@ type archiveCommand struct {
 // archiveCatCommand prints what is in the archive. Offsets count the events of a lane.
 type archiveCatCommand struct {
 	archivePlace
-	Since   int64    `env:"-" want:"not-negative" default:"0" help:"From this offset on, in each lane. Offsets count a lane's events from 0."`
+	Since   offset   `env:"-" default:"0" help:"From this offset on, in each lane. Offsets count a lane's events from 0."`
 	Type    []string `env:"-" help:"Only events of these types; with an asterisk at its end a type stands for those that begin so."`
 	Limit   int      `env:"-" want:"not-negative" default:"0" help:"At most this many events; 0: all."`
 	Offsets bool     `env:"-" help:"Print {\"lane\":…,\"offset\":…,\"event\":…} instead of the event alone."`
+}
+
+// offset is a flag that counts the events of a lane, where others of its name are times.
+type offset int64
+
+// UnmarshalText reads a number from 0.
+func (o *offset) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseInt(string(text), 10, 64)
+	if err != nil || n < 0 {
+		return fmt.Errorf("%q; want an offset, a number from 0, of which `waybill archive ls` has the last: the archive is not searched by time", text)
+	}
+	*o = offset(n)
+	return nil
 }
 
 var errEnough = errors.New("enough")
@@ -60,7 +74,7 @@ func (c *archiveCatCommand) Run(ctx context.Context, con *console) error {
 // lane visits the events of a lane that are wanted. It says where objects are missing and
 // goes on behind them.
 func (c *archiveCatCommand) lane(ctx context.Context, con *console, reader *sinks.ArchiveReader, lane int, visit func(sinks.Record) error) error {
-	for since := c.Since; ; {
+	for since := int64(c.Since); ; {
 		var gap *sinks.ArchiveGapError
 		for record, err := range reader.Records(ctx, lane, since) {
 			if errors.As(err, &gap) {

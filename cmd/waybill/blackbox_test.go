@@ -430,8 +430,10 @@ func TestWrongCommandLinesHaveTheirOwnStatus(t *testing.T) {
 		{"", "archive ls", "--s3-bucket"},
 		{"", "archive cat --limit=-1", "--limit"},
 		{"", "trace 1", "--query-url"},
+		{"", "trace", "<id>: is missing"},
 		{"", "emit --to=nowhere", "--to"},
 		{"", "emit --count=0", "--every"},
+		{"", "emit --every=1", "a number and its unit, such as 500ms"},
 		{"", "healthcheck 127.0.0.1:9090", "want a URL"},
 		{"", "dev --once=0", "--once"},
 		{"", "dev --lanes=0", "--lanes: 0; want 1 to 256"},
@@ -473,6 +475,15 @@ func TestWrongCommandLinesHaveTheirOwnStatus(t *testing.T) {
 func TestVersionFlag(t *testing.T) {
 	if out, status := waybill(t, t.TempDir(), nil, "--version"); status != 0 || !strings.HasPrefix(out, "waybill ") || !strings.Contains(out, " go1.") {
 		t.Errorf("status %d: %s", status, out)
+	}
+}
+
+// Help is where people look for it.
+func TestHelp(t *testing.T) {
+	for args, want := range map[string]string{"help": "Commands:", "help emit": "--content-type", "help lanes pause": "--reason", "emit --help": "--content-type"} {
+		if out, status := waybill(t, t.TempDir(), nil, strings.Fields(args)...); status != 0 || !strings.Contains(out, want) {
+			t.Errorf("%s: status %d, %s", args, status, out)
+		}
 	}
 }
 

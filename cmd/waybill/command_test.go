@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -96,9 +97,12 @@ func TestHealthcheck(t *testing.T) {
 	}
 	status = http.StatusServiceUnavailable
 	mustFail(t, command(t, nil, "healthcheck", server.URL), "503", "no lanes")
+	status = http.StatusNotFound
+	mustFail(t, command(t, nil, "healthcheck", server.URL), "404", "/readyz")
 	server.Close()
 	mustFail(t, command(t, nil, "healthcheck", server.URL), "refused")
 	mustFail(t, command(t, nil, "healthcheck", ":"), "healthcheck")
+	mustFail(t, command(t, nil, "healthcheck"), "<url>: is missing")
 	mustFail(t, command(t, nil, "healthcheck", "127.0.0.1:9090"), "want a URL")
 }
 
@@ -134,6 +138,8 @@ func TestWrongFlags(t *testing.T) {
 		{[]string{"deadletters", "purge", "--database-url=x", "--sink=a", "--state=requeued"}, "state"},
 		{[]string{"archive", "cat"}, "s3-bucket"},
 		{[]string{"archive", "cat", "--since=-1"}, "since"},
+		{[]string{"archive", "cat", "--s3-bucket=b", "--since=1h"}, "--since: \"1h\"; want an offset"},
+		{[]string{"migrate", "--database-url=postgres://x@127.0.0.1:1/x", "--change-lanes"}, "--lanes"},
 		{[]string{"replay"}, "--sink"},
 		{[]string{"replay", "--sink=tape"}, "ingress"},
 		{[]string{"replay", "--sink=ingress"}, "--ingress-endpoint"},
@@ -233,6 +239,44 @@ func TestNoStackRuns(t *testing.T) {
 		if r := command(t, nil, args...); r.failure == nil || strings.Contains(r.failure.Error(), "waybill dev") {
 			t.Errorf("%s: %v", args, r.failure)
 		}
+	}
+}
+
+// So it is where a server is taken by its default, and is not there; but not of one that was named.
+func TestNoStackRunsAndNoServerIsNamed(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("WAYBILL_DIR", dir)
+	away := serverError{errors.New("no answer"), true}
+	explained := func(args ...string) error {
+		t.Helper()
+		stack := newRunningStack()
+		parser, err := newParser(stack)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parsed, err := parser.Parse(args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stack.explainFailure(away, parsed)
+	}
+	for _, args := range [][]string{{"tail"}, {"emit"}, {"replay", "--sink=ingress", "--ingress-endpoint=127.0.0.1:1"}} {
+		mustFail(t, result{failure: explained(args...)}, "no answer; ", "none does in "+dir)
+	}
+	named := [][]string{
+		{"tail", "--nats-url=nats://127.0.0.1:4222"},
+		{"status", "--database-url=postgres://x@127.0.0.1:1/x"},
+		{"emit", "--to=127.0.0.1:1"},
+		{"emit", "--outbox=postgres://x@127.0.0.1:1/x"},
+	}
+	for _, args := range named {
+		if err := explained(args...); err != error(away) {
+			t.Errorf("%s: %v", args, err)
+		}
+	}
+	t.Setenv("WAYBILL_NATS_URL", "nats://127.0.0.1:4222")
+	if err := explained("tail"); err != error(away) {
+		t.Error(err)
 	}
 }
 

@@ -81,7 +81,10 @@ func (c *requeueCommand) report(con *console, r requeueResult) error {
 	if r.More {
 		_, _ = fmt.Fprintf(con.err, "there may be more beyond --limit=%d: run it again, or give --all\n", c.Limit)
 	}
-	text := plural(r.Requeued, "dead letter") + " queued again; each stays listed until the sink has it"
+	text := plural(r.Requeued, "dead letter") + " queued again"
+	if r.Requeued > 0 {
+		text += "; each stays listed until the sink has it"
+	}
 	if r.DryRun {
 		text = plural(r.Requeued, "dead letter") + " would be queued again"
 	}

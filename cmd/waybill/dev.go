@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/waybillhq/waybill/internal/cli"
 	"github.com/waybillhq/waybill/internal/devrun"
@@ -213,11 +215,15 @@ func introduce(con *console, stack *devrun.Stack) error {
 	if stack.EndpointAdmin != "" {
 		received = fmt.Sprintf("curl '%s/events?since=0'   # kept in memory only", stack.EndpointAdmin)
 	}
+	self, err := ofDirectory(os.Args[0], filepath.Dir(stack.AdminPath()))
+	if err != nil {
+		return err
+	}
 	traces := "waybill's spans go where the OTEL_* variables say, or nowhere"
 	if stack.TraceQueryURL != "" {
-		traces = fmt.Sprintf("%s trace 1   # of every event; the newest spans are kept, in memory only. Jaeger's query API is at %s", os.Args[0], stack.TraceQueryURL)
+		traces = fmt.Sprintf("%s trace 1   # of every event; the newest spans are kept, in memory only. Jaeger's query API is at %s", self, stack.TraceQueryURL)
 	}
-	_, err := fmt.Fprintf(con.out, `
+	_, err = fmt.Fprintf(con.out, `
 send an event
   curl -i %[1]s/v1/events -H 'Content-Type: application/cloudevents+json' -d '{"specversion":"1.0","id":"1","source":"/demo","type":"demo.hello","data":{"hello":"world"}}'
   grpcurl -plaintext -d '{"id":"2","source":"/demo","spec_version":"1.0","type":"demo.hello","text_data":"hello"}' %[2]s chipingress.pb.ChipIngress/Publish
@@ -236,6 +242,30 @@ look at a process
 
 Kill any of these processes: it is started again. Ctrl-C stops all of them.
 
-`, stack.HTTP[0], stack.GRPC[0], os.Args[0], received, traces, stack.AdminPath())
+`, stack.HTTP[0], stack.GRPC[0], self, received, traces, shellWord(stack.AdminPath()))
 	return err
+}
+
+// ofDirectory is a command as a shell takes it, that finds the stack in dir: where that is not the one that it looks
+// into by itself, with the variable that names it.
+func ofDirectory(command, dir string) (string, error) {
+	usual, err := filepath.Abs(defaultDir)
+	if err != nil {
+		return "", fmt.Errorf("find the working directory: %w", err)
+	}
+	command = shellWord(command)
+	if dir != usual {
+		command = "WAYBILL_DIR=" + shellWord(dir) + " " + command
+	}
+	return command, nil
+}
+
+// shellWord is a text as one word of a shell, in quotes only where it needs them.
+func shellWord(text string) string {
+	if text != "" && !strings.ContainsFunc(text, func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("/._-+,:@%", r)
+	}) {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }

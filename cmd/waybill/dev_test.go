@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -77,6 +78,21 @@ func TestRenderLive(t *testing.T) {
 	}
 	if got := renderLive(now, now, time.Second, pipeline.Survey{}, errors.New("x")); !strings.HasSuffix(got, "Postgres does not answer") {
 		t.Error(got)
+	}
+}
+
+// What `waybill dev` shows for copying finds the system that showed it, and no other one.
+func TestCommandsOfADirectory(t *testing.T) {
+	here := t.TempDir()
+	t.Chdir(here)
+	for dir, want := range map[string]string{
+		filepath.Join(here, defaultDir): "bin/waybill",
+		"/data/second":                  "WAYBILL_DIR=/data/second bin/waybill",
+		"/my data/it's":                 `WAYBILL_DIR='/my data/it'\''s' bin/waybill`,
+	} {
+		if got, err := ofDirectory("bin/waybill", dir); got != want || err != nil {
+			t.Errorf("%s: %s, %v; want %s", dir, got, err, want)
+		}
 	}
 }
 

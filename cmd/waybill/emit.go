@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -19,7 +21,7 @@ import (
 
 // emitCommand sends events: made from flags, or read from standard input.
 type emitCommand struct {
-	Input string `arg:"" optional:"" enum:"-," default:"" help:"-: read NDJSON of structured CloudEvents from standard input."`
+	Input string `arg:"" optional:"" env:"-" help:"-: read NDJSON of structured CloudEvents from standard input."`
 
 	To       string        `env:"WAYBILL_TO" aliases:"url" default:"${emit_to}" help:"An ingest: http://host:port, or host:port (also grpc://, grpcs://) for gRPC."`
 	Outbox   string        `env:"WAYBILL_EMIT_OUTBOX" secret:"" want:"postgres" placeholder:"URL" help:"Postgres of a pipeline, into whose outbox the events go instead (docs/outbox.md), each request in a transaction of its own."`
@@ -31,7 +33,7 @@ type emitCommand struct {
 	Subject     string            `env:"-" help:"Subject of the events."`
 	ID          string            `env:"-" name:"id" help:"Id of a single event. Default: a new UUID each."`
 	Extension   map[string]string `env:"-" placeholder:"NAME=VALUE" help:"Extension attributes."`
-	Data        string            `env:"-" xor:"data" help:"Data of the events. Default: a small JSON object that counts them."`
+	Data        *string           `env:"-" xor:"data" help:"Data of the events. Default: a small JSON object that counts them."`
 	DataFile    string            `env:"-" xor:"data" type:"existingfile" help:"File with the data of the events."`
 	ContentType string            `env:"-" default:"application/json" help:"Content type of the data."`
 	Count       *int              `env:"-" help:"Number of events; 0: without end. Default: 1, and with --every without end."`
@@ -84,9 +86,21 @@ func (c *emitCommand) place() emitPlace {
 	}
 }
 
+// ofMade are the flags of events that are made here, and not read.
+var ofMade = []string{"source", "type", "subject", "id", "extension", "data", "data-file", "content-type", "count", "every"}
+
 // Validate refuses flags that cannot work.
-func (c *emitCommand) Validate() error {
+func (c *emitCommand) Validate(parsed *kong.Context) error {
+	if c.Input == "-" {
+		for _, p := range parsed.Path {
+			if p.Flag != nil && !p.Resolved && slices.Contains(ofMade, p.Flag.Name) {
+				return fmt.Errorf("--%s: is of events that flags make, and the lines of standard input are whole events: leave it out, or the -", p.Flag.Name)
+			}
+		}
+	}
 	switch {
+	case c.Input != "" && c.Input != "-":
+		return fmt.Errorf("%q: want flags alone, or - for events of standard input, one in JSON a line: waybill emit - <FILE; --data and --data-file are for the data of one", c.Input)
 	case c.Count != nil && *c.Count < 0:
 		return fmt.Errorf("--count: %d; want a number of events, or 0 for no end", *c.Count)
 	case c.Count != nil && *c.Count == 0 && c.Every == 0:
@@ -114,6 +128,11 @@ func (c *emitCommand) Check() error {
 		return err
 	}
 	_, err = pipeline.NewEvent(ce, pipeline.DefaultMaxEventBytes*16) // the server has its own limit
+	if invalid := (*pipeline.InvalidEventError)(nil); errors.As(err, &invalid) {
+		if _, ok := c.Extension[invalid.Attribute]; ok {
+			err = fmt.Errorf("--extension: %w", err)
+		}
+	}
 	return err
 }
 
@@ -179,8 +198,8 @@ func textValue(s string) *pb.CloudEventAttributeValue {
 
 func (c *emitCommand) data(n int) ([]byte, error) {
 	data := fmt.Appendf(nil, `{"n":%d}`, n)
-	if c.Data != "" {
-		data = []byte(c.Data)
+	if c.Data != nil {
+		data = []byte(*c.Data)
 	}
 	if c.DataFile != "" {
 		var err error
@@ -189,7 +208,11 @@ func (c *emitCommand) data(n int) ([]byte, error) {
 		}
 	}
 	if c.ContentType == "application/json" && !json.Valid(data) {
-		return nil, errors.New("--data: is not valid JSON; correct it, or say what it is with --content-type")
+		where := "--data"
+		if c.DataFile != "" {
+			where = "--data-file: " + c.DataFile
+		}
+		return nil, fmt.Errorf("%s: is not valid JSON; correct it, or say what it is with --content-type", where)
 	}
 	return data, nil
 }

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -16,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/waybillhq/waybill/internal/intake"
+	"github.com/waybillhq/waybill/internal/producer"
 	"github.com/waybillhq/waybill/pipeline"
 )
 
@@ -97,6 +101,15 @@ func TestEmitMany(t *testing.T) {
 	}
 	if last := string(m.events[24].GetBinaryData()); last != `{"n":25}` {
 		t.Error(last)
+	}
+}
+
+// Data that is given is sent, be it empty.
+func TestEmitEmptyData(t *testing.T) {
+	m := &memory{}
+	r := command(t, nil, "emit", "--to", newIngest(t, m), "--data=", "--content-type=text/plain")
+	if r.failure != nil || len(m.events) != 1 || m.events[0].GetBinaryData() == nil || len(m.events[0].GetBinaryData()) != 0 {
+		t.Errorf("%+v, %v", r, m.events)
 	}
 }
 
@@ -203,24 +216,47 @@ func TestEmitWithoutAnIngest(t *testing.T) {
 	}
 }
 
+// silent never answers in time.
+type silent struct{ stop context.CancelFunc }
+
+func (s silent) Send(_ context.Context, events []*pb.CloudEvent) []error {
+	s.stop()
+	return slices.Repeat([]error{&producer.TryAgainError{Unknown: true, Err: errors.New("Post: interrupt signal received")}}, len(events))
+}
+
+// Of a request that an interruption ends, one line is enough, and it says what may have become of its events.
+func TestEmitThatIsInterrupted(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	var told bytes.Buffer
+	e := &emitter{sender: silent{stop}, patience: time.Minute, errors: &told}
+	e.send(ctx, []emission{{&pb.CloudEvent{}, "event 1"}, {&pb.CloudEvent{}, "event 2"}, {&pb.CloudEvent{}, "event 3"}})
+	if want := "event 1 to event 3: interrupted before the answer, and so perhaps accepted\n"; told.String() != want || e.failed != 3 || e.nobody != 0 {
+		t.Errorf("%q, %d failed, %d found nobody; want %q", told.String(), e.failed, e.nobody, want)
+	}
+}
+
 func TestEmitRefusesWrongFlags(t *testing.T) {
 	for _, test := range []struct {
 		args []string
 		want string
 	}{
-		{[]string{"file"}, "must be one of"},
+		{[]string{"file"}, "waybill emit - <FILE"},
+		{[]string{"-", "--type=t"}, "--type: is of events that flags make"},
+		{[]string{"-", "--count=2"}, "--count"},
 		{[]string{"--count=0"}, "--every"},
 		{[]string{"--count=-1"}, "count"},
 		{[]string{"--id=1", "--count=2"}, "--id"},
 		{[]string{"--id=1", "--every=1s"}, "--id"},
 		{[]string{"--batch=0"}, "--batch"},
 		{[]string{"--every=-1s"}, "every"},
-		{[]string{"--data={"}, "valid JSON"},
+		{[]string{"--data={"}, "--data: is not valid JSON"},
+		{[]string{"--data="}, "--data: is not valid JSON"},
+		{[]string{"--data-file=emit.go"}, "emit.go: is not valid JSON"},
 		{[]string{"--data=1", "--data-file=emit.go"}, "data"},
 		{[]string{"--data-file=nowhere"}, "nowhere"},
 		{[]string{"--source="}, "source"},
 		{[]string{"--type="}, "type"},
-		{[]string{"--extension=Bad=x"}, "Bad"},
+		{[]string{"--extension=Bad=x"}, "--extension: Bad: attribute names"},
 		{[]string{"--content-type=/"}, "datacontenttype"},
 		{[]string{"--to=nowhere"}, "--to"},
 		{[]string{"--to=http://"}, "--to"},

@@ -48,7 +48,11 @@ func (e *emitter) send(ctx context.Context, batch []emission) {
 	for i := range batch {
 		events[i] = batch[i].event
 	}
-	outcomes := producer.SendUntil(ctx, e.sender, events, e.patience, e.delayed)
+	outcomes := producer.SendUntil(ctx, e.sender, events, e.patience, func(left int, err error) {
+		if ctx.Err() == nil {
+			e.delayed(left, err)
+		}
+	})
 	if e.told != "" && outcomes[len(outcomes)-1].Err == nil {
 		_, _ = fmt.Fprintf(e.errors, "it goes on, after %v\n", time.Since(e.since).Round(100*time.Millisecond))
 		e.told = ""
@@ -59,19 +63,37 @@ func (e *emitter) send(ctx context.Context, batch []emission) {
 			e.accepted++
 			continue
 		}
-		same := i + 1 // with the error of those that nobody was there to take one line is enough
-		for why := unreached(err); why != "" && same < len(outcomes) && unreached(outcomes[same].Err) == why; {
+		same := i + 1 // of those with an error that is of the whole request one line is enough
+		for why := common(ctx, err); why != "" && same < len(outcomes) && common(ctx, outcomes[same].Err) == why; {
 			same++
 		}
 		name := batch[i].name
 		if same > i+1 {
 			name += " to " + batch[same-1].name
 		}
+		if why := common(ctx, err); why == stopped {
+			err = errors.New(why)
+		}
 		e.fail(name, err)
-		e.failed, e.nobody = e.failed+same-i-1, e.nobody+same-i-1
+		e.failed += same - i - 1
+		if unreached(err) != "" {
+			e.nobody += same - i - 1
+		}
 		i = same - 1
 	}
 }
+
+// common is what is wrong with an event that is wrong with all of its request; empty: it may be its own.
+func common(ctx context.Context, err error) string {
+	var again *producer.TryAgainError
+	if ctx.Err() != nil && errors.As(err, &again) && again.Unknown {
+		return stopped
+	}
+	return unreached(err)
+}
+
+// stopped is what became of an event whose answer was not waited for.
+const stopped = "interrupted before the answer, and so perhaps accepted"
 
 // unreached is why nobody was there to take an event; empty: it is not that.
 func unreached(err error) string {

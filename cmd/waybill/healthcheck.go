@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -21,6 +22,9 @@ type healthcheckCommand struct {
 
 // Validate refuses what is no URL.
 func (c *healthcheckCommand) Validate() error {
+	if c.URL == "" {
+		return errors.New("<url>: is missing; want one such as http://127.0.0.1:9090/readyz")
+	}
 	if u, err := url.Parse(c.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return fmt.Errorf("%q: want a URL such as http://127.0.0.1:9090/readyz", c.URL)
 	}
@@ -40,11 +44,17 @@ func (c *healthcheckCommand) Run(ctx context.Context) error {
 		return fmt.Errorf("healthcheck: %s: %s; start the process, or give the URL of its admin address", c.URL, reason)
 	}
 	if err != nil {
+		if reason, ok := netfault.Mismatch(err.Error()); ok {
+			err = fmt.Errorf("%s: %s", c.URL, reason)
+		}
 		return fmt.Errorf("healthcheck: %w", err)
 	}
 	defer func() { _ = response.Body.Close() }() // what is wanted of it was read
 	if response.StatusCode/100 == 2 {
 		return nil
+	}
+	if response.StatusCode == http.StatusNotFound {
+		return fmt.Errorf("healthcheck: %s is not there (%s); give /livez or /readyz of the process's admin address", c.URL, response.Status)
 	}
 	body, _ := io.ReadAll(io.LimitReader(response.Body, 1024)) // a part of it is better than none
 	return fmt.Errorf("healthcheck: %s says %s: %s", c.URL, response.Status, strings.TrimSpace(string(body)))

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/waybillhq/waybill/pipeline"
 )
@@ -41,6 +42,25 @@ func (p *plant) mustDrain(t *testing.T, store *pipeline.Store) {
 // The number of lanes grows and shrinks again, with events before, between and after. Each is
 // in the archive once, the offsets of each lane go on, and so do the seqnums; the lanes that
 // are no more keep their objects; and nobody starts with the number of before.
+// Without --sinks a pipeline keeps those that it has, also where its lanes are changed.
+func TestMigrateAddsNoSinkByItself(t *testing.T) {
+	p := mustPlant(t)
+	conn, err := pgx.Connect(t.Context(), p.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	if _, err := conn.Exec(t.Context(), `DELETE FROM waybill.sinks WHERE name = 'archive'`); err != nil {
+		t.Fatal(err)
+	}
+	if r := p.migrate(t, testSpec.Lanes); r.failure != nil || !strings.Contains(r.out, "sinks ingress\n") {
+		t.Errorf("%+v", r)
+	}
+	if r := p.migrate(t, testSpec.Lanes, "--sinks=archive"); r.failure != nil || !strings.Contains(r.out, "sinks archive, ingress\n") {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestChangeLanes(t *testing.T) {
 	p := mustPlant(t)
 	sent := 0

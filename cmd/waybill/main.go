@@ -38,6 +38,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -103,9 +104,17 @@ func main() {
 		panic(err) // a mistake in the structs' tags
 	}
 	completeLine(parser)
-	parsed, err := parser.Parse(os.Args[1:])
+	parsed, err := parser.Parse(helped(os.Args[1:]))
 	parser.FatalIfErrorf(stack.explain(err))
 	cli.Exit("waybill", cli.RunUntilSignal(func(ctx context.Context) error { return run(ctx, parsed, stack, con) }))
+}
+
+// helped turns `help COMMAND`, as people try it, into `COMMAND --help`.
+func helped(args []string) []string {
+	if len(args) > 0 && args[0] == "help" {
+		return append(slices.Clone(args[1:]), "--help")
+	}
+	return args
 }
 
 func newParser(stack *runningStack) (*kong.Kong, error) {
@@ -176,7 +185,7 @@ func defaults() kong.Vars {
 	return kong.Vars{
 		"s3_put_price": price(prices.Puts), "s3_get_price": price(prices.Gets), "s3_storage_price": price(prices.Storage),
 
-		"version":   versionText(),
+		"version":   cli.BuiltFrom().Text("waybill"),
 		"sinks":     strings.Join(pipeline.DefaultSpec().Sinks, ","),
 		"http_addr": stack.HTTPAddr, "grpc_addr": stack.GRPCAddr, "emit_to": "http://" + stack.HTTPAddr,
 		"endpoint_addr": "127.0.0.1:50052", "endpoint_admin_addr": "127.0.0.1:9092",

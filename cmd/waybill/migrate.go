@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -24,7 +25,7 @@ type migrateCommand struct {
 	process.NATS
 	process.Lanes
 	process.Streams
-	Sinks        []string      `default:"${sinks}" help:"Sinks that events must reach. Those that are missing are added; none is removed."`
+	Sinks        []string      `placeholder:"NAME,…" help:"Sinks that events must reach. Those that are missing are added; none is removed. Default: those that there are; of a new pipeline ${sinks}."`
 	Grace        time.Duration `default:"${grace}" help:"Time after which an event that is no longer queued is retransmitted."`
 	DedupeWindow time.Duration `default:"${dedupe_window}" help:"How long an accepted event is remembered, so that it is not stored again; 0: not at all."`
 	ChangeLanes  bool          `env:"-" help:"Change the number of lanes to --lanes. Refused unless the pipeline is drained and all ingests, forwarders and janitors are stopped."`
@@ -59,7 +60,19 @@ func (c *migrateCommand) Check() error {
 }
 
 func (c *migrateCommand) spec() pipeline.Spec {
-	return pipeline.Spec{Lanes: c.Lanes.Lanes, Sinks: c.Sinks, Grace: c.Grace, DedupeWindow: c.DedupeWindow}
+	spec := pipeline.Spec{Lanes: c.Lanes.Lanes, Sinks: c.Sinks, Grace: c.Grace, DedupeWindow: c.DedupeWindow}
+	if len(spec.Sinks) == 0 { // an upgrade must not let events wait for a sink that nobody serves
+		spec.Sinks, spec.KeepSinks = pipeline.DefaultSpec().Sinks, true
+	}
+	return spec
+}
+
+// Validate refuses to change the number of lanes to the default by accident.
+func (c *migrateCommand) Validate(parsed *kong.Context) error {
+	if c.ChangeLanes && guessed(parsed, "lanes") {
+		return errors.New("--change-lanes: to how many? Give the new number with --lanes, or as WAYBILL_LANES")
+	}
+	return nil
 }
 
 // Run creates the tables and then the streams.

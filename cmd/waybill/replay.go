@@ -232,6 +232,14 @@ func (c *replayCommand) endpoint() string {
 	return c.IngressEndpoint
 }
 
+// endpointSetting is the flag that names the endpoint.
+func (c *replayCommand) endpointSetting() string {
+	if c.ToIngressEndpoint != "" {
+		return "--to-ingress-endpoint"
+	}
+	return "--ingress-endpoint (WAYBILL_INGRESS_ENDPOINT)"
+}
+
 func (c *replayCommand) ingressSink(log *slog.Logger) (*sinks.Ingress, error) {
 	config := c.Ingress.Config()
 	config.Log = log
@@ -289,14 +297,10 @@ func (c *replayCommand) probe(ctx context.Context, config replay.Config) error {
 	err := config.Sink.Probe(ctx)
 	if c.Sink != archiveSink {
 		if err != nil {
-			name := "--ingress-endpoint (WAYBILL_INGRESS_ENDPOINT)"
-			if c.ToIngressEndpoint != "" {
-				name = "--to-ingress-endpoint"
-			}
 			if reason, ok := netfault.Undialed(err.Error()); ok {
 				err = errors.New(reason)
 			}
-			return fmt.Errorf("connect to the endpoint at %s: %w; start it, or correct %s", config.Target, err, name)
+			return fmt.Errorf("connect to the endpoint at %s: %w; start it, or correct %s", config.Target, err, c.endpointSetting())
 		}
 		return nil
 	}
@@ -322,6 +326,9 @@ func (c *replayCommand) probe(ctx context.Context, config replay.Config) error {
 func (c *replayCommand) failure(err error, r replayReport) error {
 	if c.DryRun || r.From == "" { // it had not begun
 		return err
+	}
+	if reason, ok := netfault.Undialed(err.Error()); ok && c.Sink == ingressSink {
+		err = fmt.Errorf("the endpoint at %s took nothing for %v: %s; start it, or correct %s", r.Target, c.RetryFor, reason, c.endpointSetting())
 	}
 	done := fmt.Sprintf("%s delivered", plural64(r.Events, "event"))
 	if r.Resumed > 0 {

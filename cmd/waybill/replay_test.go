@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -72,6 +73,18 @@ func TestReplayWritesIntoNoLiveArchive(t *testing.T) {
 	}
 	if n != sent {
 		t.Errorf("the live archive has %d events, and not %d", n, sent)
+	}
+}
+
+// A replay that found no endpoint says which address and which flag that is about.
+func TestReplayWithoutAnEndpoint(t *testing.T) {
+	c := replayCommand{Sink: ingressSink, RetryFor: 2 * time.Second}
+	c.ToIngressEndpoint = "127.0.0.1:9"
+	refused := errors.New(`lane 10: the sink took nothing for 2s: rpc error: code = Unavailable desc = connection error: desc = "transport: Error while dialing: dial tcp 127.0.0.1:9: connect: connection refused"`)
+	report := replayReport{Target: c.ToIngressEndpoint, Result: replay.Result{From: replay.FromArchive}}
+	want := "the endpoint at 127.0.0.1:9 took nothing for 2s: connection refused; start it, or correct --to-ingress-endpoint (0 events delivered; "
+	if err := c.failure(refused, report); !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("%v; want %s…", err, want)
 	}
 }
 

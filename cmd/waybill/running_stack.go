@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -75,7 +76,15 @@ func (r *runningStack) explain(err error) error {
 // returns nil for nil.
 func (r *runningStack) explainFailure(err error, parsed *kong.Context) error {
 	about, away := aboutServer(err)
-	if !about || r.at == "" || !looks(parsed) {
+	if !about || !looks(parsed) {
+		return err
+	}
+	if r.at == "" {
+		// Where a Postgres is required, that is missed first.
+		nats := guessed(parsed, "nats-url") && !hasFlag(parsed, "database-url")
+		if away && (nats || guessed(parsed, "to") && guessed(parsed, "outbox")) {
+			return fmt.Errorf("%w; or run it where a `waybill dev` runs: none does in %s, which WAYBILL_DIR may change", err, r.dir)
+		}
 		return err
 	}
 	if by := r.overruler(parsed); by != "" {
@@ -85,6 +94,26 @@ func (r *runningStack) explainFailure(err error, parsed *kong.Context) error {
 		return fmt.Errorf("%w; the address is of the `waybill dev` in %s: if it was killed, start it again", err, r.at)
 	}
 	return err
+}
+
+// guessed reports that nothing has set a flag that the command has, so that its default was taken.
+func guessed(parsed *kong.Context, name string) bool {
+	for _, p := range parsed.Path {
+		if p.Flag != nil && p.Flag.Name == name {
+			return false
+		}
+	}
+	for _, flag := range parsed.Flags() {
+		if flag.Name != name {
+			continue
+		}
+		return !slices.ContainsFunc(flag.Envs, func(variable string) bool { return os.Getenv(variable) != "" })
+	}
+	return false
+}
+
+func hasFlag(parsed *kong.Context, name string) bool {
+	return slices.ContainsFunc(parsed.Flags(), func(flag *kong.Flag) bool { return flag.Name == name })
 }
 
 // looks tells the commands that look at a running system or send to it.

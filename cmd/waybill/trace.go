@@ -38,6 +38,8 @@ const clockMargin = time.Minute
 // Validate refuses flags that cannot work.
 func (c *traceCommand) Validate() error {
 	switch {
+	case c.ID == "":
+		return errors.New("<id>: is missing; give the id of an event, or a correlation id: waybill trace 4711")
 	case c.QueryURL == "":
 		return errors.New("--query-url: is empty; name a server with Jaeger's query API, such as http://jaeger:16686, or set WAYBILL_TRACE_QUERY_URL; or run it where a `waybill dev` runs that keeps traces, or with the directory of one as WAYBILL_DIR")
 	case c.Limit < 1:
@@ -157,7 +159,7 @@ func (c *traceCommand) notFound(ctx context.Context, client *jaeger.Client, sinc
   - its spans have not come yet: a process sends them every 5 s unless OTEL_BSP_SCHEDULE_DELAY says otherwise
   - it was not sampled: a process traces a hundredth unless OTEL_TRACES_SAMPLER_ARG says otherwise, and nothing whose traceparent is not sampled
   - its spans went elsewhere, or nowhere: OTEL_EXPORTER_OTLP_ENDPOINT of the processes
-  - it is older than --since, or than what is kept there
+  - it is older than --since, or than what is kept there: a `+"`waybill dev`"+` keeps spans in memory, from its start on
   - of a request with many events, only the first 128 that are sampled have spans`,
 		among, c.ID, strings.Join(c.Services, ", "), since.UTC().Format(time.RFC3339), client, knows)
 }

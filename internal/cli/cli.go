@@ -23,7 +23,7 @@ type Runner interface {
 // Main parses the arguments and the environment into config, runs it until it ends or a
 // signal comes, and exits. A second signal ends the process at once.
 func Main(name, description string, config Runner, options ...kong.Option) {
-	parser, err := NewParser(name, description, config, options...)
+	parser, err := NewParser(name, description, config, append(versionFlag(name), options...)...)
 	if err != nil {
 		panic(err) // a mistake in the struct's tags
 	}
@@ -62,6 +62,9 @@ func Explain(err error) error {
 	var parse *kong.ParseError
 	if !errors.As(err, &parse) {
 		return err
+	}
+	if strings.Contains(parse.Error(), ": expected duration but got ") {
+		return fmt.Errorf("%w; want a number and its unit, such as 500ms, 30s or 2h", err)
 	}
 	if !strings.HasPrefix(parse.Error(), "missing flags: ") {
 		return Named(err, parse.Context)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -133,9 +134,10 @@ func meaning(v *kong.Value) string {
 	if v.Enum == "" {
 		return cell(help)
 	}
-	for _, value := range v.EnumSlice() {
+	values := slices.DeleteFunc(v.EnumSlice(), func(value string) bool { return value == "" }) // that it may be left out
+	for _, value := range values {
 		if !strings.Contains(help, value) {
-			return cell(help + " One of: " + strings.Join(v.EnumSlice(), ", ") + ".")
+			return cell(strings.TrimSuffix(help, ".") + ". One of: " + strings.Join(values, ", ") + ".")
 		}
 	}
 	return cell(help)

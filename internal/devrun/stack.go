@@ -154,6 +154,9 @@ func (s *Stack) migrate(ctx context.Context) error {
 		return err
 	}
 	if err := nc.FlushTimeout(natsTimeout); err != nil {
+		if s.config.NATSURL != "" { // which may hold a password
+			return fmt.Errorf("the server of --nats-url does not answer within %v (%w): correct the address, or start it", natsTimeout, err)
+		}
 		return fmt.Errorf("connect to NATS: %w", err)
 	}
 	store, err := s.OpenStore(ctx)

@@ -20,8 +20,18 @@ const (
 	eventsPerRead = 4096
 )
 
+// adminPaths is for who opens the address to see what it has.
+const adminPaths = `GET  /livez, /readyz   whether the process lives, and takes events
+GET  /events           what was received, one event in JSON a line; ?source=, ?type=, ?since=N
+GET  /stats            counts; ?keys=false leaves the keys out
+GET  /behaviour        how it behaves
+PUT  /behaviour        sets that; fields left out get their defaults
+POST /reset            forgets what was received
+`
+
 // adminHandler serves:
 //
+//	GET  /                    what follows, in few words
 //	GET  /livez               200 while the process lives
 //	GET  /readyz              200, or 503 while it plays dead
 //	GET  /stats               Stats as JSON; ?keys=false leaves the keys out
@@ -32,6 +42,7 @@ const (
 //	POST /reset               forgets records and counts
 func (e *Endpoint) adminHandler() http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, adminPaths) })
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", e.serveReadyz)
 	mux.HandleFunc("GET /stats", e.serveStats)
@@ -122,7 +133,7 @@ func (e *Endpoint) serveSetBehaviour(w http.ResponseWriter, r *http.Request) {
 		err = e.SetBehaviour(behaviour)
 	}
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
+		http.Error(w, err.Error()+"; GET /behaviour shows the fields that there are", http.StatusBadRequest)
 		return
 	}
 	writeJSON(w, e.Behaviour())

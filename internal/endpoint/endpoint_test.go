@@ -667,9 +667,12 @@ func TestAdminStatsBehaviourAndReset(t *testing.T) {
 func TestAdminRefusesBadBehaviour(t *testing.T) {
 	t.Parallel()
 	e := mustStart(t, nil)
+	if code, body := request(t, e, http.MethodGet, "/", ""); code != http.StatusOK || !strings.Contains(body, "PUT  /behaviour") {
+		t.Errorf("GET /: %d %s", code, body)
+	}
 	for body, mention := range map[string]string{
 		`{`:                        "EOF",
-		`{"slow":1}`:               "slow",
+		`{"slow":1}`:               `"slow"; GET /behaviour shows`,
 		`{"delay_ms":-1}`:          "delay_ms",
 		`{"delay_ms":600001}`:      "delay_ms",
 		`{"fail_every":-1}`:        "fail_every",

@@ -22,6 +22,20 @@ func Undialed(message string) (reason string, ok bool) {
 	return strings.TrimPrefix(strings.TrimSuffix(reason, `"`), "connect: "), ok
 }
 
+// Mismatch recognizes, in what a client of HTTP or of gRPC says, that a server answers which speaks something else, and
+// says which address it may be that is wanted: to try again is of no use.
+func Mismatch(message string) (reason string, ok bool) {
+	switch {
+	case strings.Contains(message, `malformed HTTP response "\x00\x00`): // HTTP/2 begins with its settings
+		return "who answers speaks gRPC and not HTTP; give its address as host:port, without http://, or that of HTTP", true
+	case strings.Contains(message, "looked like an HTTP/1.1 header"):
+		return "who answers speaks HTTP and not gRPC; give its address as http://host:port, or that of gRPC", true
+	case strings.Contains(message, "server gave HTTP response to HTTPS client"):
+		return "who answers has no TLS; give its address as http://host:port", true
+	}
+	return "", false
+}
+
 // Reason is why; ok is false where the error is not about a connection.
 func Reason(err error) (text string, ok bool) {
 	var name *net.DNSError

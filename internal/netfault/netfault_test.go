@@ -42,6 +42,9 @@ func TestReason(t *testing.T) {
 			t.Errorf("%s: %q, want %q", message, text, want)
 		}
 	}
+	if text, ok := Mismatch("some other trouble"); ok {
+		t.Errorf("%q", text)
+	}
 	if text, ok := Reason(errors.New("other")); ok {
 		t.Errorf("%q", text)
 	}

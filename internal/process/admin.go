@@ -45,8 +45,16 @@ func newAdmin(ctx context.Context, identity Identity, kind string, log *slog.Log
 
 func (a *admin) meter(name string) metric.Meter { return a.meters.Meter(name) }
 
+// adminPaths is for who opens the address to see what it has.
+const adminPaths = `/livez          whether the process lives
+/readyz         whether it is ready, what is wrong, and since when
+/metrics        for Prometheus
+/debug/pprof/   profiles
+`
+
 func (a *admin) handler() http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, adminPaths) })
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		r := a.checks.Readiness()

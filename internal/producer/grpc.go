@@ -97,6 +97,9 @@ func readStatus(err error) error {
 		if reason, ok := netfault.Undialed(s.Message()); ok {
 			return &TryAgainError{Err: &UnreachableError{Reason: reason, Err: err}}
 		}
+		if reason, ok := netfault.Mismatch(s.Message()); ok {
+			return &RefusedError{Reason: reason}
+		}
 	}
 	return &TryAgainError{After: retryDelay(s), Unknown: !storedNothing(s.Message()), Err: err}
 }

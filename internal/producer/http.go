@@ -71,6 +71,9 @@ func (h *HTTP) Send(ctx context.Context, events []*pb.CloudEvent) []error {
 		if reason, ok := unreached(err); ok {
 			return all(len(events), &TryAgainError{Err: &UnreachableError{Reason: reason, Err: err}})
 		}
+		if reason, ok := netfault.Mismatch(err.Error()); ok {
+			return all(len(events), &RefusedError{Reason: reason})
+		}
 		return all(len(events), &TryAgainError{Unknown: true, Err: err})
 	}
 	defer func() { _ = response.Body.Close() }()

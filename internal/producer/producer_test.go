@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -358,5 +359,46 @@ func TestSendUntilGivesUp(t *testing.T) {
 	cancel()
 	if out := SendUntil(ctx, s, []*pb.CloudEvent{event("a")}, time.Hour, nil); out[0].Err == nil {
 		t.Error("an event that nobody accepted is accepted")
+	}
+}
+
+// Whoever mistakes the address of one protocol for that of the other is told so at once.
+func TestSendersKnowTheOtherProtocol(t *testing.T) {
+	web := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(web.Close)
+	webAddr := strings.TrimPrefix(web.URL, "http://")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	go func() { _ = server.Serve(l) }() // until it is stopped
+	t.Cleanup(server.Stop)
+	overGRPC, err := NewGRPC(webAddr, false, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = overGRPC.Close() })
+	for _, test := range []struct {
+		target string
+		sender Sender
+		want   string
+	}{
+		{"http://" + l.Addr().String(), nil, "speaks gRPC"},
+		{"https://" + webAddr, nil, "has no TLS"},
+		{webAddr, overGRPC, "speaks HTTP"},
+	} {
+		if test.sender == nil {
+			h, err := NewHTTP(test.target, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(h.Close)
+			test.sender = h
+		}
+		err := test.sender.Send(t.Context(), []*pb.CloudEvent{event("1")})[0]
+		if refused := (*RefusedError)(nil); !errors.As(err, &refused) || !strings.Contains(refused.Reason, test.want) {
+			t.Errorf("%s: %v; want that who answers %s", test.target, err, test.want)
+		}
 	}
 }
