@@ -25,15 +25,18 @@ type Spec struct {
 	// Sinks that events must reach. Migrate adds those that are missing, which makes them
 	// required for events accepted from then on; it removes none.
 	Sinks []string
-	// KeepSinks: Sinks are those of a new pipeline only; one that has sinks keeps to them.
-	KeepSinks bool
 	// Grace is the period of which a publish may use half, and after which a batch that is
 	// no longer queued is stale. Processes read it at start.
 	Grace time.Duration
 	// DedupeWindow is how long an event that was accepted is remembered, so that it is not
 	// stored again: 0, not at all, or one second to one day. Processes read it at start.
 	DedupeWindow time.Duration
+	// Kept are the values above that are for a new pipeline only: one that there is keeps its own.
+	Kept Kept
 }
+
+// Kept names values of a Spec.
+type Kept struct{ Sinks, Grace, DedupeWindow bool }
 
 // DefaultGrace is the grace period of a pipeline unless it is created otherwise.
 const DefaultGrace = 10 * time.Second
@@ -105,9 +108,11 @@ func Migrate(ctx context.Context, url string, spec Spec) error {
 	if _, err := db.ExecContext(ctx, `
 		INSERT INTO waybill.pipeline AS p (lanes, grace, dedupe_window)
 		VALUES ($1, $2::bigint * interval '1 microsecond', $3::bigint * interval '1 microsecond')
-		ON CONFLICT (one) DO UPDATE SET grace = excluded.grace, dedupe_window = excluded.dedupe_window
+		ON CONFLICT (one) DO UPDATE SET
+			grace = CASE WHEN $4 THEN p.grace ELSE excluded.grace END,
+			dedupe_window = CASE WHEN $5 THEN p.dedupe_window ELSE excluded.dedupe_window END
 		WHERE p.lanes = excluded.lanes`,
-		spec.Lanes, spec.Grace.Microseconds(), spec.DedupeWindow.Microseconds()); err != nil {
+		spec.Lanes, spec.Grace.Microseconds(), spec.DedupeWindow.Microseconds(), spec.Kept.Grace, spec.Kept.DedupeWindow); err != nil {
 		return fmt.Errorf("create the pipeline: %w", err)
 	}
 	var lanes int
@@ -120,7 +125,7 @@ func Migrate(ctx context.Context, url string, spec Spec) error {
 	if _, err := db.ExecContext(ctx, `
 		INSERT INTO waybill.sinks (name) SELECT unnest($1::text[])
 		WHERE NOT $2 OR NOT EXISTS (SELECT FROM waybill.sinks)
-		ON CONFLICT DO NOTHING`, spec.Sinks, spec.KeepSinks); err != nil {
+		ON CONFLICT DO NOTHING`, spec.Sinks, spec.Kept.Sinks); err != nil {
 		return fmt.Errorf("add the sinks: %w", err)
 	}
 	return nil

@@ -243,19 +243,23 @@ func TestOpenStoreSaysWhatToDo(t *testing.T) {
 
 // A pipeline that has sinks keeps to them where that is asked for: an event must not begin to wait for one that nobody
 // serves because somebody upgrades.
-func TestMigrateKeepsSinks(t *testing.T) {
-	for _, test := range []struct{ name, first, then, want string }{
-		{"of a new pipeline", "", "", "archive ingress"},
-		{"of one that has some", "ingress", "", "ingress"},
-		{"and those that are named", "ingress", "archive", "archive ingress"},
+func TestMigrateKeepsWhatIsNotNamed(t *testing.T) {
+	named := Spec{Sinks: []string{"ingress"}, Grace: 3 * time.Second, DedupeWindow: time.Minute}
+	later := Spec{Sinks: []string{"archive"}, Grace: 4 * time.Second, DedupeWindow: 0}
+	kept := DefaultSpec()
+	kept.Kept = Kept{Sinks: true, Grace: true, DedupeWindow: true}
+	for _, test := range []struct {
+		name        string
+		first, then Spec
+		want        string
+	}{
+		{"of a new pipeline", kept, kept, "archive ingress, grace 10s, window 10m0s"},
+		{"of one that has others", named, kept, "ingress, grace 3s, window 1m0s"},
+		{"and takes those that are named", named, later, "archive ingress, grace 4s, window 0s"},
 	} {
 		url := pgtest.NewEmpty(t)
-		for _, sink := range []string{test.first, test.then} {
-			spec := DefaultSpec()
+		for _, spec := range []Spec{test.first, test.then} {
 			spec.Lanes = testSpec.Lanes
-			if spec.KeepSinks = sink == ""; !spec.KeepSinks {
-				spec.Sinks = []string{sink}
-			}
 			if err := Migrate(t.Context(), url, spec); err != nil {
 				t.Fatal(err)
 			}
@@ -265,8 +269,9 @@ func TestMigrateKeepsSinks(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(s.Close)
-		if got, err := s.Sinks(t.Context()); err != nil || strings.Join(got, " ") != test.want {
-			t.Errorf("%s: %v, %v; want %s", test.name, got, err, test.want)
+		names, err := s.Sinks(t.Context())
+		if got := fmt.Sprintf("%s, grace %v, window %v", strings.Join(names, " "), s.Grace(), s.DedupeWindow()); err != nil || got != test.want {
+			t.Errorf("%s: %s, %v; want %s", test.name, got, err, test.want)
 		}
 	}
 }

@@ -25,11 +25,11 @@ type migrateCommand struct {
 	process.NATS
 	process.Lanes
 	process.Streams
-	Sinks        []string      `placeholder:"NAME,…" help:"Sinks that events must reach. Those that are missing are added; none is removed. Default: those that there are; of a new pipeline ${sinks}."`
-	Grace        time.Duration `default:"${grace}" help:"Time after which an event that is no longer queued is retransmitted."`
-	DedupeWindow time.Duration `default:"${dedupe_window}" help:"How long an accepted event is remembered, so that it is not stored again; 0: not at all."`
-	ChangeLanes  bool          `env:"-" help:"Change the number of lanes to --lanes. Refused unless the pipeline is drained and all ingests, forwarders and janitors are stopped."`
-	Wait         time.Duration `env:"WAYBILL_MIGRATE_WAIT" want:"not-negative" default:"1m" help:"How long to wait for servers that are still starting."`
+	Sinks        []string       `placeholder:"NAME,…" help:"Sinks that events must reach. Those that are missing are added; none is removed. Default: those that there are; of a new pipeline ${sinks}."`
+	Grace        *time.Duration `help:"Time after which an event that is no longer queued is retransmitted. Default: what it is; of a new pipeline ${grace}."`
+	DedupeWindow *time.Duration `help:"How long an accepted event is remembered, so that it is not stored again; 0: not at all. Default: what it is; of a new pipeline ${dedupe_window}."`
+	ChangeLanes  bool           `env:"-" help:"Change the number of lanes to --lanes. Refused unless the pipeline is drained and all ingests, forwarders and janitors are stopped."`
+	Wait         time.Duration  `env:"WAYBILL_MIGRATE_WAIT" want:"not-negative" default:"1m" help:"How long to wait for servers that are still starting."`
 	outputFlag
 }
 
@@ -60,9 +60,19 @@ func (c *migrateCommand) Check() error {
 }
 
 func (c *migrateCommand) spec() pipeline.Spec {
-	spec := pipeline.Spec{Lanes: c.Lanes.Lanes, Sinks: c.Sinks, Grace: c.Grace, DedupeWindow: c.DedupeWindow}
-	if len(spec.Sinks) == 0 { // an upgrade must not let events wait for a sink that nobody serves
-		spec.Sinks, spec.KeepSinks = pipeline.DefaultSpec().Sinks, true
+	spec := pipeline.DefaultSpec()
+	spec.Lanes = c.Lanes.Lanes
+	// What is not named stays: an upgrade must not let events wait for a sink that nobody serves, nor forget sooner
+	// what was accepted.
+	spec.Kept = pipeline.Kept{Sinks: len(c.Sinks) == 0, Grace: c.Grace == nil, DedupeWindow: c.DedupeWindow == nil}
+	if !spec.Kept.Sinks {
+		spec.Sinks = c.Sinks
+	}
+	if !spec.Kept.Grace {
+		spec.Grace = *c.Grace
+	}
+	if !spec.Kept.DedupeWindow {
+		spec.DedupeWindow = *c.DedupeWindow
 	}
 	return spec
 }
