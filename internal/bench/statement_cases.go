@@ -115,7 +115,7 @@ var statementCases = []statementCase{
 	{file: "outbox_emit", what: "1 event", args: `SELECT ARRAY['/bench/1'], ARRAY['t'], ARRAY['id'], ARRAY[300], ` + sampleBytes},
 	{
 		file: "outbox_read", what: "2,048 rows", ingest: true,
-		args: `SELECT '{}'::bigint[], '{}'::bigint[], floor(random() * {n} / 2)::bigint, 0::bigint, ARRAY(SELECT generate_series(0, 15)::smallint), 2048, 4194304, 9223372036854775807`,
+		args: `SELECT '{}'::bigint[], '{}'::bigint[], floor(random() * {n} / 2)::bigint, 0::bigint, ARRAY(SELECT generate_series(0, 15)::smallint), 2048, 4194304, 9223372036854775807, 9223372036854775807`,
 	},
 	{file: "outbox_refuse", what: "1 row", ingest: true, args: `SELECT array_agg(xid), array_agg(id), ARRAY['why']` + rows + `1) AS o`},
 	{file: "outbox_sleep", what: "all shards", ingest: true, args: `SELECT 65535, true`},
