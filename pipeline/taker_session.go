@@ -206,8 +206,10 @@ func (s *takerSession) readNew(ctx context.Context, most outboxLimits) (rows []o
 		s.window, s.ids = 0, 0
 	case err == nil && most.last.id < math.MaxInt64:
 		s.ids = min(2*s.ids, math.MaxInt64/4)
+	case err == nil && s.window > math.MaxInt64/4: // it will look as far as there is
+		s.window, s.ids = 0, 0
 	case err == nil:
-		s.window, s.ids = min(2*s.window, math.MaxInt64/4), 0
+		s.window, s.ids = 2*s.window, 0
 	}
 	return rows, next, all, err
 }
