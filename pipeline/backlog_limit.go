@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -17,6 +18,8 @@ const (
 	// that a survey has counted, and backlogSteps how many such are kept.
 	backlogStep  = 100 * time.Millisecond
 	backlogSteps = 128
+	// backlogJump is how much earlier than before it is only where Postgres's clock was set back.
+	backlogJump = backlogOld
 )
 
 // backlogLimit refuses events while too many wait in Postgres. It knows what a survey of a
@@ -40,10 +43,18 @@ type acceptedStep struct {
 
 // accepted notes a commit.
 func (l *backlogLimit) accepted(at time.Time, events, bytes int64) {
+	if events == 0 {
+		return // all of it was known, and it has no time
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.events += events
 	l.bytes += bytes
+	if n := len(l.since); n > 0 && at.Sub(l.since[n-1].at) < -backlogJump {
+		for i := range l.since {
+			l.since[i].at = at // as late as that at most, by the clock as it is now
+		}
+	}
 	if n := len(l.since); n > 0 && at.Sub(l.since[n-1].at) < backlogStep {
 		last := &l.since[n-1]
 		last.events += events
@@ -62,7 +73,11 @@ func (l *backlogLimit) accepted(at time.Time, events, bytes int64) {
 func (l *backlogLimit) surveyed(w Waiting) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if w.SurveyedAt.Before(l.survey.SurveyedAt) {
+	switch later := w.SurveyedAt.Sub(l.survey.SurveyedAt); {
+	case later < -backlogJump:
+		// What was accepted by the clock as it was before is in a survey that began after.
+		l.since = slices.DeleteFunc(l.since, func(s acceptedStep) bool { return !s.at.Before(l.survey.SurveyedAt) })
+	case later < 0:
 		return
 	}
 	l.survey = w

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 )
@@ -170,5 +171,46 @@ func TestBacklogSinceTheSurvey(t *testing.T) {
 	}
 	if events, _ := l.fill(); events != 25+10*backlogSteps || len(l.since) > backlogSteps {
 		t.Errorf("%d events in %d steps", events, len(l.since))
+	}
+}
+
+// Invariant 8, with a clock of Postgres that was set back: what was counted before holds until the next survey, and not until
+// the clock is there again.
+func TestBacklogAfterAClockWasSetBack(t *testing.T) {
+	for _, janitor := range []bool{true, false} {
+		t.Run(fmt.Sprint("janitor ", janitor), func(t *testing.T) {
+			r := mustRig(t)
+			in := r.mustLimited(t, func(c *IngesterConfig) { c.BacklogEvents = 100 })
+			mustExec(t, r.store.pool, `UPDATE waybill.backlog SET events = 100, surveyed_at = now() + interval '1 hour'`)
+			in.backlog.surveyed(Waiting{Events: 100, SurveyedAt: time.Now().Add(time.Hour)}) // as it has read it
+			eventually(t, patience, "events are accepted again", func() bool {
+				if janitor {
+					r.mustSurvey(t)
+				}
+				return in.Accept(t.Context(), []Event{laneEvent(t, "x")}) == nil
+			})
+		})
+	}
+	l := &backlogLimit{maxEvents: 100}
+	before := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	now := before.Add(-time.Hour)
+	l.surveyed(Waiting{Events: 30, SurveyedAt: before})
+	l.accepted(before.Add(time.Second), 50, 1)
+	l.accepted(now, 10, 1)
+	l.accepted(time.Time{}, 0, 0)
+	l.accepted(now.Add(time.Second), 5, 1)
+	if events, _ := l.fill(); events != 95 {
+		t.Errorf("%d events wait, want 95", events)
+	}
+	l.surveyed(Waiting{Events: 90, SurveyedAt: now.Add(500 * time.Millisecond)})
+	if events, _ := l.fill(); events != 95 {
+		t.Errorf("%d events wait, want the survey's 90 and 5 since", events)
+	}
+	l = &backlogLimit{maxEvents: 100}
+	l.surveyed(Waiting{Events: 30, SurveyedAt: before})
+	l.accepted(before.Add(time.Second), 70, 1)
+	l.surveyed(Waiting{Events: 5, SurveyedAt: now})
+	if err := l.check(0, 0); err != nil {
+		t.Error(err)
 	}
 }

@@ -548,6 +548,50 @@ func TestLittleMemory(t *testing.T) {
 	}
 }
 
+// Of a log that is much longer than what there is room for, the newest part alone is read: all of it would take longer than a
+// statement may, and no ingest could start.
+func TestALongLogIsReadAsFarAsThereIsRoom(t *testing.T) {
+	url := mustDedupeDatabase(t, 24*time.Hour)
+	d := newDeduper(mustStoreAt(t, url), minDedupeBytes)
+	newest := mustEvents(t, 10, 2)
+	mustExec(t, d.store.pool, `INSERT INTO waybill.dedupe_log (slot, xid, at, events, fingerprints)
+		SELECT (floor(extract(epoch FROM now()) / 86400)::bigint % 3)::smallint, (3 + i / 10000)::text::xid8, now() - (3000000 - i) * interval '10 ms', 1,
+			decode(substr(md5(i::text), 1, 24), 'hex')
+		FROM generate_series(1, 3000000) AS i`)
+	mustAppendOnce(t, newDeduper(d.store, minDedupeBytes), newest)
+	within(t, "the newest part of three million rows", time.Second, func() {
+		if err := d.ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if held, covers := d.state(); int(held) < d.set.capacity()*9/10 || covers >= time.Hour || covers <= 0 {
+		t.Errorf("it has %d events, of the last %v", held, covers)
+	}
+	if stored := mustAppendOnce(t, d, newest); stored != 0 {
+		t.Errorf("%d of the newest events were stored again", stored)
+	}
+}
+
+// Rows that were restored from another cluster, whose numbers this one has not reached, are no newer than what was accepted since.
+func TestALongLogOfAnotherCluster(t *testing.T) {
+	url := mustDedupeDatabase(t, 24*time.Hour)
+	d := newDeduper(mustStoreAt(t, url), minDedupeBytes)
+	mustExec(t, d.store.pool, fmt.Sprintf(`INSERT INTO waybill.dedupe_log (slot, xid, at, events, fingerprints)
+		SELECT (floor(extract(epoch FROM now()) / 86400)::bigint %% 3)::smallint, (1000000000 + i)::text::xid8, now() - interval '1 hour', 6,
+			decode(repeat(md5(i::text), 4) || substr(md5(i::text || 'a'), 1, 16), 'hex')
+		FROM generate_series(1, %d) AS i`, newestRows+1))
+	newest := mustEvents(t, 10, 2)
+	mustAppendOnce(t, newDeduper(d.store, minDedupeBytes), newest)
+	if err := d.ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i := range newest {
+		if !d.set.has(newest[i].Fingerprint) {
+			t.Errorf("event %d, which was accepted a moment ago, is not known after a start", i)
+		}
+	}
+}
+
 // What other ingests log is read while there is nothing to do, and does not pile up.
 func TestCatchUp(t *testing.T) {
 	url := mustDedupeDatabase(t, time.Minute)

@@ -313,6 +313,31 @@ func TestForwarderDoesNotSendAgainAfterLostAcks(t *testing.T) {
 	}
 }
 
+// What a sink has gets its receipt, also if its time was up before one could be stored: or it would be a dead letter of that
+// sink for good.
+func TestForwarderReceiptsWhatHasExpiredSince(t *testing.T) {
+	s := mustSite(t, 1, "ingress")
+	r := newRecorder("ingress")
+	empty := fillReceipts(t, s)
+	f, _ := s.mustForwarder(t, s.queue, "a", func(c *ForwarderConfig) { c.ExpiryMargin = 0 }, r)
+	b := s.batch(0, 2)
+	b.ExpiresAt = time.Now().Add(5 * time.Second)
+	s.mustPublish(t, b)
+	eventually(t, patience, "the receipt waits", func() bool { return f.Problems() != nil && len(r.calls()) == 1 })
+	time.Sleep(time.Until(b.ExpiresAt))
+	kv, _, err := s.queue.bucket(t.Context(), leasesBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kv.Put(t.Context(), SinkLane{"ingress", 0}.leaseKey(), []byte(mustJSON(t, holder("thief")))); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, patience, "the lane is lost", func() bool { return len(f.Status().Workers) == 0 })
+	empty()
+	s.mustSettle(t, patience)
+	mustBeSentOnce(t, s, r)
+}
+
 func TestForwarderSurvivesARestartOfNATS(t *testing.T) {
 	s := mustSite(t, 4, "ingress", "archive")
 	ingress, archive := newRecorder("ingress"), newRecorder("archive")

@@ -104,8 +104,11 @@ type Ingester struct {
 	// the first of ten has a transaction alone, and the others wait for that.
 	yields bool
 
-	mu           sync.Mutex // guards what follows
-	queue        []*unit
+	mu    sync.Mutex // guards what follows
+	queue []*unit
+	// apart are the transactions that come before those of the queue, the next one last: parts of one that a unit has
+	// spoiled. They count as queued.
+	apart        [][]*unit
 	queuedEvents int
 	queuedBytes  int
 	running      bool
@@ -333,6 +336,13 @@ func (in *Ingester) drain(stop context.Context) {
 func (in *Ingester) take() []*unit {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	if n := len(in.apart); n > 0 {
+		units := in.apart[n-1]
+		in.apart[n-1] = nil
+		in.apart = in.apart[:n-1]
+		in.count(units, -1)
+		return units
+	}
 	events, bytes, n := 0, 0, 0
 	for _, u := range in.queue {
 		if n > 0 && (events+len(u.events) > in.cfg.FlushEvents || bytes+u.bytes > in.cfg.FlushBytes) {
@@ -352,16 +362,31 @@ func (in *Ingester) take() []*unit {
 	return units
 }
 
-// flush commits units in one transaction, hands the batches to the publisher and answers.
+// takeApart has units of a transaction that one of them has spoiled committed in two halves, before all others. So the
+// one is found in a few transactions, and a stop has to wait for one of them alone.
+func (in *Ingester) takeApart(units []*unit) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	half := len(units) / 2
+	in.apart = append(in.apart, units[half:], units[:half])
+	in.count(units, 1)
+}
+
+// count takes note of units that are queued, or, with a sign of -1, no longer are.
+func (in *Ingester) count(units []*unit, sign int) {
+	for _, u := range units {
+		in.queuedEvents += sign * len(u.events)
+		in.queuedBytes += sign * u.bytes
+	}
+}
+
+// flush commits units in one transaction, hands the batches to the publisher and answers. Where one of several spoils the
+// transaction, none is answered, and all are queued again.
 func (in *Ingester) flush(ctx context.Context, units []*unit) {
 	err := in.commit(ctx, units)
 	var data *dataError
 	if taken := errors.Is(err, errTakenElsewhere); (errors.As(err, &data) || taken) && len(units) > 1 {
-		// One unit's data, or row of the outbox, spoils the transaction of all: find it by taking each alone.
-		for _, u := range units {
-			in.flush(ctx, []*unit{u})
-			in.publisher.Wake() // there may be thousands
-		}
+		in.takeApart(units) // one unit's data, or row of the outbox, spoils the transaction of all
 		return
 	} else if taken {
 		answer(units, err) // commits are well

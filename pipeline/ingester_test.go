@@ -253,6 +253,76 @@ func TestOneBadUnitFailsAlone(t *testing.T) {
 	}
 }
 
+// Those of a large flush are not committed one by one because of one unit, which would take seconds.
+func TestABadUnitIsFoundInAFewTransactions(t *testing.T) {
+	r := mustRig(t)
+	in := r.mustIngester(t, r.url, leaveOutbox)
+	bad := mustEvent(t, "/s", "t", "x")
+	bad.ID = "nul\x00"
+	var good []<-chan error
+	var refused <-chan error
+	var want []string
+	for i := range 256 {
+		if i == 100 {
+			refused = in.Submit([]Event{bad})
+			continue
+		}
+		want = append(want, fmt.Sprint(i))
+		good = append(good, in.Submit([]Event{mustEvent(t, "/s", "t", fmt.Sprint(i))}))
+	}
+	mustRun(t, in.Run)
+	for i, done := range good {
+		if err := <-done; err != nil {
+			t.Fatalf("unit %d: %v", i, err)
+		}
+	}
+	if err := <-refused; err == nil {
+		t.Error("the bad unit is committed")
+	}
+	if got := storedIDs(t, r.store)["/s"]; !slices.Equal(got, want) {
+		t.Errorf("stored %v, want the others in their order", got)
+	}
+	if n := mustCount(t, r.store, `SELECT count(*) FROM waybill.batches`); n != 8 {
+		t.Errorf("%d transactions have stored something, want 8: half, a quarter, and so on", n)
+	}
+}
+
+// A stop takes as long as the transaction under way and what Run is given beside, also while a transaction that one unit has
+// spoiled is taken apart, and nothing of it can be committed.
+func TestStopWhileAFlushIsTakenApart(t *testing.T) {
+	r := mustRig(t)
+	r.mustAccept(t, mustEvent(t, "/s", "t", "with a head"))
+	in := r.mustIngester(t, r.url, func(c *IngesterConfig) {
+		leaveOutbox(c)
+		c.FlushTimeout, c.StopTimeout = time.Second, time.Second
+	})
+	mustHoldHeads(t, r.store)
+	var answers []<-chan error
+	submit := func(taken takenRows) {
+		done := make(answerChannel, 1)
+		answers = append(answers, done)
+		in.submit(&unit{events: []Event{mustEvent(t, "/s", "t", fmt.Sprint(len(answers)))}, taken: taken, asked: done})
+	}
+	for range 30 {
+		submit(takenRows{})
+	}
+	submit(takenRows{[]outboxKey{{xid: 1, id: 1}}, serverStart(t, r.store)}) // a row that is gone
+	stop := mustRun(t, in.Run)
+	if err := <-answers[0]; err == nil {
+		t.Fatal("committed without a head")
+	}
+	began := time.Now()
+	stop()
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("the stop took %v, want 2 s or so", took)
+	}
+	for i, done := range answers {
+		if i > 0 && <-done == nil {
+			t.Errorf("unit %d is answered as committed", i)
+		}
+	}
+}
+
 // Without JetStream events are accepted all the same, and publishing gives up in time.
 func TestAcceptWithoutJetStream(t *testing.T) {
 	r := mustRig(t)

@@ -55,7 +55,7 @@ func (j *Janitor) settleReceipts(ctx context.Context) error {
 		cancel()
 		it.Stop()
 		for m := range incoming { // until the reader has ended
-			_ = m.msg.Nak() // another janitor may have it at once; else AckWait sees to it
+			giveBack(m)
 		}
 	}()
 	j.note("settle", nil)
@@ -94,14 +94,21 @@ func (j *Janitor) readReceipts(ctx context.Context, it jetstream.MessagesContext
 		select {
 		case out <- receiptMsg{receipts, msg, time.Now()}:
 		case <-ctx.Done():
-			_ = msg.Nak() // another janitor may have it at once; else AckWait sees to it
+			giveBack(receiptMsg{msg: msg})
 			return nil
 		}
 	}
 }
 
-// gatherReceipts waits for a receipt and then for company. It returns nothing when the
-// channel is closed or ctx ends.
+// giveBack lets another janitor have receipts at once.
+func giveBack(batch ...receiptMsg) {
+	for _, m := range batch {
+		_ = m.msg.Nak() // else AckWait sees to it
+	}
+}
+
+// gatherReceipts waits for a receipt and then for company, until ctx ends. It returns nothing when the
+// channel is closed or ctx ends before.
 func gatherReceipts(ctx context.Context, in <-chan receiptMsg, most, mostBatches int, linger time.Duration) []receiptMsg {
 	var batch []receiptMsg
 	batches := 0
@@ -127,6 +134,8 @@ func gatherReceipts(ctx context.Context, in <-chan receiptMsg, most, mostBatches
 			batches += m.batches()
 		case <-timer.C:
 			return batch
+		case <-ctx.Done():
+			return batch
 		}
 	}
 	return batch
@@ -143,7 +152,8 @@ func (j *Janitor) settle(ctx context.Context, batch []receiptMsg) error {
 	err := j.commit(ctx, receipts)
 	j.metrics.queue.processed(batch[0].arrived, err, storeErrorType)
 	switch {
-	case ctx.Err() != nil:
+	case err != nil && ctx.Err() != nil:
+		giveBack(batch...)
 		return nil
 	case isDataError(err) && len(batch) > 1:
 		// One receipt spoils the transaction of all: find it by taking each alone.
@@ -173,7 +183,8 @@ func (j *Janitor) settleRest(ctx context.Context, m receiptMsg) error {
 	for _, r := range m.receipts {
 		err := j.commit(ctx, []Receipt{r})
 		switch {
-		case ctx.Err() != nil:
+		case err != nil && ctx.Err() != nil:
+			giveBack(m)
 			return nil
 		case isDataError(err):
 			j.log.Error("Postgres refused a receipt; its batches will be retransmitted", "sink", r.Sink, "lane", r.Lane, "error", err)

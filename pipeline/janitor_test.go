@@ -196,6 +196,36 @@ func TestEventReachesBothSinksAndIsSettled(t *testing.T) {
 	eventually(t, patience, "settled", func() bool { return r.pending(t) == 0 })
 }
 
+// What a janitor has gathered when it is to stop, another one has at once, and not when the ack wait is over.
+func TestStopGivesReceiptsBack(t *testing.T) {
+	r := mustRig(t)
+	j, err := NewJanitor(testJanitorConfig(), r.store, r.queue, testLog(t), testMeter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	consumer, err := r.queue.js.Consumer(t.Context(), ReceiptsStream, receiptsConsumer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.mustReceipt(t, Receipt{Sink: "ingress", Batches: []BatchReceipt{{ID: BatchID{Number: 1, Token: 1}}}})
+	msg, err := consumer.Next(jetstream.FetchMaxWait(patience))
+	if err != nil {
+		t.Fatal(err)
+	}
+	receipts, err := parseReceipts(msg.Data())
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopped, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := j.settle(stopped, []receiptMsg{{receipts, msg, time.Now()}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := consumer.Next(jetstream.FetchMaxWait(consumer.CachedInfo().Config.AckWait / 2)); err != nil {
+		t.Errorf("the receipt does not come again: %v", err)
+	}
+}
+
 // Invariant 9: what is queued for a sink is not retransmitted, however long it waits.
 func TestQueuedBatchesAreNotRetransmitted(t *testing.T) {
 	t.Parallel()

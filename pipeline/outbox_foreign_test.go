@@ -111,11 +111,17 @@ func TestASurveySeesRowsOfThePast(t *testing.T) {
 // A taker begins to work however many rows are deleted that vacuum may not remove, because somebody holds a transaction
 // open: what a statement takes is bounded, and there may be more of them than it can look past.
 func TestATakerBeginsBesideManyDeletedRows(t *testing.T) {
+	t.Run("of many transactions", func(t *testing.T) { beginBesideDeletedRows(t, 2000) })
+	t.Run("of one transaction", func(t *testing.T) { beginBesideDeletedRows(t, 10_000_000) })
+}
+
+// beginBesideDeletedRows is that test with transactions of so many rows.
+func beginBesideDeletedRows(t *testing.T, each int) {
 	r := mustRig(t)
 	r.stop()
 	service := mustService(t, r.url)
-	mustExec(t, service.pool, `INSERT INTO waybill.outbox (xid, source, type, event_id, event)
-		SELECT 3 + i / 2000, '/s', 't', i::text, decode(repeat('78', 100), 'hex') FROM generate_series(1, 1000000) AS i`)
+	mustExec(t, service.pool, fmt.Sprintf(`INSERT INTO waybill.outbox (xid, source, type, event_id, event)
+		SELECT 3 + i / %d, '/s', 't', i::text, decode(repeat('78', 100), 'hex') FROM generate_series(1, 1000000) AS i`, each))
 	old, err := service.pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
 	if err != nil {
 		t.Fatal(err)

@@ -77,17 +77,20 @@ func (s outboxScan) openColumns() (xids, ids []int64) {
 	return xids, ids
 }
 
-// afterRead returns what is read once a read of transactions up to a number, in a snapshot, has found rows, and whether that is
-// all there is. whole: there are no others of such transactions.
-func (s outboxScan) afterRead(in snapshot, whole bool, rows []outboxKey, most int64) (next outboxScan, all bool) {
+// lastOutboxKey is not before any other.
+var lastOutboxKey = outboxKey{math.MaxInt64, math.MaxInt64}
+
+// afterRead returns what is read once a read of what is not beyond most, in a snapshot, has found rows, and whether that is
+// all there is. whole: there are no others up to there.
+func (s outboxScan) afterRead(in snapshot, whole bool, rows []outboxKey, most outboxKey) (next outboxScan, all bool) {
 	var last outboxKey
 	switch {
 	case whole:
-		last = outboxKey{most, math.MaxInt64}
+		last = most
 	case len(rows) > 0:
 		last = rows[len(rows)-1]
 	}
-	all = whole && most == math.MaxInt64
+	all = whole && most == lastOutboxKey
 	return s.after(in, all, last), all
 }
 

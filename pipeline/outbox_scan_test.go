@@ -106,7 +106,7 @@ func (w *outboxWorld) read(scan outboxScan, most outboxLimits) (keys []outboxKey
 		if slices.ContainsFunc(scan.open, func(o outboxKey) bool { return o.xid == r.key.xid && r.key.id > o.id }) {
 			found = append(found, r.key)
 		}
-		if r.key.compare(scan.past) > 0 && r.key.xid <= most.xid {
+		if r.key.compare(scan.past) > 0 && r.key.compare(most.last) <= 0 {
 			found = append(found, r.key)
 		}
 	}
@@ -127,7 +127,7 @@ func (w *outboxWorld) read(scan outboxScan, most outboxLimits) (keys []outboxKey
 		in.inProgress = append(in.inProgress, s.xid)
 	}
 	slices.Sort(in.inProgress)
-	next, all = scan.afterRead(in, whole, keys, most.xid)
+	next, all = scan.afterRead(in, whole, keys, most.last)
 	return keys, next, all
 }
 
@@ -182,9 +182,16 @@ func TestOutboxScanMissesNothing(t *testing.T) {
 		for range 200 {
 			w.step()
 			if w.random.IntN(3) == 0 {
-				most := outboxLimits{rows: 1 + w.random.IntN(12), xid: math.MaxInt64}
-				if w.random.IntN(4) == 0 { // it reads of some transactions alone
-					most.xid = scan.past.xid + 1 + w.random.Int64N(20)
+				most := outboxLimits{rows: 1 + w.random.IntN(12), last: lastOutboxKey}
+				switch w.random.IntN(8) {
+				case 0, 1: // it reads of some transactions alone
+					most.last.xid = scan.past.xid + 1 + w.random.Int64N(20)
+				case 2: // it reads a part of one
+					most.last = outboxKey{scan.past.xid, scan.past.id}
+					if most.last.id == math.MaxInt64 {
+						most.last = outboxKey{xid: scan.past.xid + 1}
+					}
+					most.last.id += 1 + w.random.Int64N(20)
 				}
 				take(most)
 			}
@@ -198,7 +205,7 @@ func TestOutboxScanMissesNothing(t *testing.T) {
 			}
 		}
 		for quiet := 0; quiet < 3; quiet++ {
-			if take(outboxLimits{rows: 5, xid: math.MaxInt64}) > 0 {
+			if take(outboxLimits{rows: 5, last: lastOutboxKey}) > 0 {
 				quiet = -1
 			}
 			land(true)

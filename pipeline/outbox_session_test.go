@@ -43,6 +43,33 @@ func TestNotificationsAreNotKept(t *testing.T) {
 	})
 }
 
+// A taker of which one read has taken Postgres too long comes to read all there is again. Before that it does not rest, and
+// does not look for rows with numbers of the past.
+func TestATakerRestsAfterASlowRead(t *testing.T) {
+	r := mustRig(t)
+	r.stop()
+	s := r.mustBeliever(t, r.mustIngester(t, r.url, leaveOutbox))
+	s.window, s.ids = 1, 1 // as if it had
+	const most = 300
+	reads := 0
+	for ; s.window > 0 && reads < most; reads++ {
+		if err := s.round(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if reads == most {
+		t.Errorf("after %d reads of an empty outbox it reads of %d transactions at once, and not of all", reads, s.window)
+	}
+	began := time.Now()
+	s.active = began // it does not fall asleep
+	if err := s.round(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took < busyPause {
+		t.Errorf("a read that found nothing was followed by a rest of %v", took)
+	}
+}
+
 // A taker that is to stop while it reads keeps its shards all the same until what it took is published.
 func TestAStopDuringAReadKeepsTheShards(t *testing.T) {
 	r := mustPatientRig(t)

@@ -22,6 +22,8 @@ var (
 	readLogSQL        = strings.Replace(readNewSQL, "/* in progress */", "\n"+readInProgressSQL, 1)
 	//go:embed sql/dedupe_mark.sql
 	markLogSQL string
+	//go:embed sql/dedupe_newest.sql
+	newestLogSQL string
 	//go:embed sql/dedupe_load.sql
 	loadLogSQL string
 	//go:embed sql/dedupe_old.sql
@@ -132,7 +134,11 @@ func (d *deduper) load(ctx context.Context) (err error) {
 		if _, err := tx.Exec(ctx, `SET LOCAL statement_timeout = `+millis(loadTimeout)); err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, loadLogSQL, set.capacity())
+		since, err := newestLogged(ctx, tx, set.capacity())
+		if err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, loadLogSQL, set.capacity(), since)
 		if err != nil {
 			return err
 		}
@@ -161,6 +167,39 @@ func (d *deduper) load(ctx context.Context) (err error) {
 	d.server, d.readAt = server, began
 	d.show()
 	return nil
+}
+
+// newestRows is how many rows of the log are looked at in one round trip.
+const newestRows = 10_000
+
+// newestLogged returns the transaction from which on the log has as many fingerprints as there is room for, or its first
+// one. The window may hold many times that: a day of lone events, which to read and sort would take longer than a
+// statement may, and none of which could be committed meanwhile.
+func newestLogged(ctx context.Context, tx pgx.Tx, room int) (since string, err error) {
+	if _, err := tx.Exec(ctx, `DECLARE newest NO SCROLL CURSOR FOR `+newestLogSQL); err != nil {
+		return "", err
+	}
+	fetch := `FETCH ` + strconv.Itoa(newestRows) + ` FROM newest`
+	for found := 0; ; {
+		rows, err := tx.Query(ctx, fetch, pgx.QueryExecModeExec)
+		if err != nil {
+			return "", err
+		}
+		n, events := 0, 0
+		_, err = pgx.ForEachRow(rows, []any{&since, &events}, func() error {
+			n++
+			found += events
+			return nil
+		})
+		switch {
+		case err != nil:
+			return "", err
+		case n < newestRows:
+			return "0", nil
+		case found >= room:
+			return since, nil
+		}
+	}
 }
 
 // catchUp reads what others have logged since the last flush, so that the next one need not.

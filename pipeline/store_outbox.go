@@ -121,10 +121,10 @@ func (c *outboxConn) wait(ctx context.Context) error {
 // xmaxSQL is the number of the next transaction.
 const xmaxSQL = `SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint`
 
-// outboxLimits bound one read: its rows, their bytes, and the numbers of their transactions.
+// outboxLimits bound one read: its rows, their bytes, and how far it looks.
 type outboxLimits struct {
 	rows, bytes int
-	xid         int64
+	last        outboxKey
 }
 
 // readOutbox reads what is new since what was read, of some shards, and returns what is read then. all: that is
@@ -132,7 +132,7 @@ type outboxLimits struct {
 func (s *Store) readOutbox(ctx context.Context, conn *pgx.Conn, read outboxScan, shards []int16, most outboxLimits) (rows []outboxRow, next outboxScan, all bool, err error) {
 	defer s.metrics.time("read_outbox")(&err)
 	xids, ids := read.openColumns()
-	found, err := conn.Query(ctx, outboxReadSQL, xids, ids, read.past.xid, read.past.id, shards, most.rows, most.bytes, most.xid)
+	found, err := conn.Query(ctx, outboxReadSQL, xids, ids, read.past.xid, read.past.id, shards, most.rows, most.bytes, most.last.xid, most.last.id)
 	if err != nil {
 		return nil, read, false, fmt.Errorf("read the outbox: %w", err)
 	}
@@ -168,7 +168,7 @@ func (s *Store) readOutbox(ctx context.Context, conn *pgx.Conn, read outboxScan,
 	for i := range rows {
 		keys[i] = rows[i].key
 	}
-	next, all = read.afterRead(in, whole, keys, most.xid)
+	next, all = read.afterRead(in, whole, keys, most.last)
 	return rows, next, all, nil
 }
 

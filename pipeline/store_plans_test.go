@@ -33,7 +33,7 @@ func TestPlansOfEmptyTables(t *testing.T) {
 		"requeued":       {settleRequeuedSQL, "bigint[], bigint[], text[]", "'{1}', '{2}', '{a}'"},
 		"unlink":         {unlinkRequeuedSQL, "bigint[]", "'{1}'"},
 		"outbox_read": {
-			outboxReadSQL, "bigint[], bigint[], bigint, bigint, smallint[], integer, bigint, bigint", "'{1}', '{2}', 3, 4, '{1}', 5, 6, 7",
+			outboxReadSQL, "bigint[], bigint[], bigint, bigint, smallint[], integer, bigint, bigint, bigint", "'{1}', '{2}', 3, 4, '{1}', 5, 6, 7, 8",
 		},
 		"late_requeued": {settleLateRequeuedSQL, "bigint[], bigint[], text[], text[]", "'{1}', '{2}', '{a}', '{\"{}\"}'"},
 	})

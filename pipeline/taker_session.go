@@ -59,6 +59,7 @@ type takerSession struct {
 	wholeAt time.Time     // when it last began with all there is
 	whole   time.Duration // and how long the first read took
 	window  int64         // the most numbers of transactions to read at once; 0: all
+	ids     int64         // where that is 1, the most numbers of rows; 0: all
 	flying  *takenUnit    // nil: nothing is under way
 	// alone is how many rows are yet to be taken one by one: Postgres refused the data of one of them.
 	alone    int
@@ -175,15 +176,15 @@ func (s *takerSession) asking(ctx context.Context) (context.Context, context.Can
 	return context.WithTimeout(context.WithoutCancel(ctx), s.in.cfg.FlushTimeout)
 }
 
+// firstIDs is how many numbers of rows are read at once where one transaction alone is too much.
+const firstIDs = 1 << 24
+
 // readNew reads what is new. Where that takes Postgres too long, because of rows that are deleted and that vacuum may not
-// remove, it reads of fewer transactions, and then of more again.
+// remove, it reads of fewer transactions, or of a part of one, and then of more again.
 func (s *takerSession) readNew(ctx context.Context, most outboxLimits) (rows []outboxRow, next outboxScan, all bool, err error) {
 	reading, cancel := s.asking(ctx)
 	defer cancel()
-	most.xid = math.MaxInt64
-	if s.window > 0 && s.read.past.xid < math.MaxInt64-s.window {
-		most.xid = s.read.past.xid + s.window
-	}
+	most.last = s.upTo()
 	rows, next, all, err = s.store.readOutbox(reading, s.conn.Conn, s.read, s.shards, most)
 	switch {
 	case isStatementTimeout(err) && s.window != 1:
@@ -195,12 +196,40 @@ func (s *takerSession) readNew(ctx context.Context, most outboxLimits) (rows []o
 		}
 		s.window = max(s.window/16, 1)
 		return nil, s.read, false, err
+	case isStatementTimeout(err) && s.ids != 1:
+		if s.ids == 0 {
+			s.ids = firstIDs * 16
+		}
+		s.ids = max(s.ids/16, 1)
+		return nil, s.read, false, nil
 	case err == nil && all:
-		s.window = 0
+		s.window, s.ids = 0, 0
+	case err == nil && most.last.id < math.MaxInt64:
+		s.ids = min(2*s.ids, math.MaxInt64/4)
+	case err == nil && s.window > math.MaxInt64/4: // it will look as far as there is
+		s.window, s.ids = 0, 0
 	case err == nil:
-		s.window = min(2*s.window, math.MaxInt64/4)
+		s.window, s.ids = 2*s.window, 0
 	}
 	return rows, next, all, err
+}
+
+// upTo is how far the next read looks.
+func (s *takerSession) upTo() outboxKey {
+	past := s.read.past
+	if s.window == 0 || past.xid >= math.MaxInt64-s.window {
+		return lastOutboxKey
+	}
+	if s.ids == 0 {
+		return outboxKey{past.xid + s.window, math.MaxInt64}
+	}
+	if past.id == math.MaxInt64 {
+		past = outboxKey{xid: past.xid + 1}
+	}
+	if past.id >= math.MaxInt64-s.ids {
+		return outboxKey{past.xid, math.MaxInt64}
+	}
+	return outboxKey{past.xid, past.id + s.ids}
 }
 
 // gather lets events come together where they are many.

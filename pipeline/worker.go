@@ -236,13 +236,14 @@ func (w *worker) treat(h held) treatment {
 	case !b.For(w.out.sink.Name()):
 		m.skip("for other sinks")
 		return ackIt
+	}
+	t := w.known.treat(b)
+	switch {
+	case t != sendIt: // also if it has expired since: without a receipt it would be a dead letter
+		m.skip("delivered before")
 	case !b.ExpiresAt.IsZero() && time.Now().After(b.ExpiresAt.Add(w.cfg.ExpiryMargin)):
 		m.skip("expired")
 		return ackIt
-	}
-	t := w.known.treat(b)
-	if t != sendIt {
-		m.skip("delivered before")
 	}
 	return t
 }

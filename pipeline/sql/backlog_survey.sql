@@ -2,7 +2,7 @@
 -- time, and the others go on with what they know. $1: as for backlog_read.
 WITH old AS MATERIALIZED (
     SELECT one FROM waybill.backlog
-    WHERE surveyed_at < now() - $1::bigint * interval '1 microsecond'
+    WHERE surveyed_at NOT BETWEEN now() - $1::bigint * interval '1 microsecond' AND now() + $1::bigint * interval '1 microsecond'
     FOR UPDATE SKIP LOCKED
 ), found AS MATERIALIZED (
     SELECT coalesce(sum(events), 0) AS events, coalesce(sum(bytes), 0) AS bytes
