@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -87,6 +88,9 @@ func Migrate(ctx context.Context, url string, spec Spec) error {
 	}
 	db := stdlib.OpenDB(*cfg)
 	defer db.Close()
+	if err := checkEncoding(ctx, db); err != nil {
+		return err
+	}
 	if _, err := db.ExecContext(ctx, `CREATE SCHEMA IF NOT EXISTS waybill`); err != nil {
 		// Two at once may both find it missing; the second then finds it.
 		if _, again := db.ExecContext(ctx, `CREATE SCHEMA IF NOT EXISTS waybill`); again != nil {
@@ -127,6 +131,21 @@ func Migrate(ctx context.Context, url string, spec Spec) error {
 		WHERE NOT $2 OR NOT EXISTS (SELECT FROM waybill.sinks)
 		ON CONFLICT DO NOTHING`, spec.Sinks, spec.Kept.Sinks); err != nil {
 		return fmt.Errorf("add the sinks: %w", err)
+	}
+	return nil
+}
+
+// checkEncoding refuses to make a pipeline in a database whose text cannot be all that an event's may be: such
+// events could never be committed. SQL_ASCII takes what it is given.
+func checkEncoding(ctx context.Context, db *sql.DB) error {
+	var encoding string
+	var made bool
+	err := db.QueryRowContext(ctx, `SELECT current_setting('server_encoding'), to_regclass('waybill.pipeline') IS NOT NULL`).Scan(&encoding, &made)
+	if err != nil {
+		return fmt.Errorf("look at the database: %w", err)
+	}
+	if !made && encoding != "UTF8" && encoding != "SQL_ASCII" {
+		return fmt.Errorf("the database's encoding is %s, in which not every event can be stored; use one that is made with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0", encoding)
 	}
 	return nil
 }

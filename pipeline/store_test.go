@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -273,6 +275,39 @@ func TestMigrateKeepsWhatIsNotNamed(t *testing.T) {
 		if got := fmt.Sprintf("%s, grace %v, window %v", strings.Join(names, " "), s.Grace(), s.DedupeWindow()); err != nil || got != test.want {
 			t.Errorf("%s: %s, %v; want %s", test.name, got, err, test.want)
 		}
+	}
+}
+
+// A database that cannot hold all text is refused before anything is made in it.
+func TestMigrateRefusesAnotherEncoding(t *testing.T) {
+	conn, err := pgx.Connect(t.Context(), pgtest.NewEmpty(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	name := fmt.Sprintf("latin_%d", os.Getpid())
+	mustExec(t, conn, `CREATE DATABASE `+name+` ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0`)
+	defer func() {
+		if _, err := conn.Exec(context.Background(), `DROP DATABASE `+name); err != nil {
+			t.Error(err)
+		}
+	}()
+	latin, err := url.Parse(conn.Config().ConnString())
+	if err != nil {
+		t.Fatal(err)
+	}
+	latin.Path = "/" + name
+	if err := Migrate(t.Context(), latin.String(), testSpec); err == nil || !strings.Contains(err.Error(), "LATIN1") || !strings.Contains(err.Error(), "ENCODING 'UTF8'") {
+		t.Fatalf("migrated: %v", err)
+	}
+	inside, err := pgx.Connect(t.Context(), latin.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var made bool
+	err = inside.QueryRow(t.Context(), `SELECT to_regnamespace('waybill') IS NOT NULL`).Scan(&made)
+	if err := errors.Join(err, inside.Close(t.Context())); err != nil || made {
+		t.Errorf("a schema is made: %v, %v", made, err)
 	}
 }
 
