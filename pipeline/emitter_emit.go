@@ -157,7 +157,7 @@ func (e *Emitter) submit(ctx context.Context, in *Ingester, s *submission, start
 		e.metrics.answered(started, s.unit.events, err)
 		if accepting != nil {
 			left := time.Now()
-			go func() { // it ends before Run returns: each unit has its answer by then
+			go func() { // not for long: each unit has its answer before the ingester's Run returns
 				<-s.done
 				accepting.answeredAt(left, err)
 				s.giveBack()

@@ -320,6 +320,7 @@ func TestForwarderReceiptsWhatHasExpiredSince(t *testing.T) {
 	r := newRecorder("ingress")
 	empty := fillReceipts(t, s)
 	f, _ := s.mustForwarder(t, s.queue, "a", func(c *ForwarderConfig) { c.ExpiryMargin = 0 }, r)
+	eventually(t, patience, "it has the lane", func() bool { return len(f.Status().Workers) == 1 }) // which may take longer
 	b := s.batch(0, 2)
 	b.ExpiresAt = time.Now().Add(5 * time.Second)
 	s.mustPublish(t, b)

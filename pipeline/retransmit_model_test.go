@@ -485,6 +485,14 @@ func (w *world) round() {
 	}
 }
 
+// passUntil lets the calls of a pass succeed that come before one.
+func (w *world) passUntil(what string) {
+	for c := w.serve.waiting()[0]; !strings.Contains(c.key, what); c = w.serve.waiting()[0] {
+		w.serve.pass(c, works)
+		w.look()
+	}
+}
+
 // finishPass lets all calls of a janitor's pass succeed until it ends.
 func (w *world) finishPass(janitor int) {
 	for {
@@ -538,10 +546,7 @@ func TestTrimDuringAPass(t *testing.T) {
 			time.Sleep(2 * w.grace)
 			w.look()
 			w.runPass(0)
-			for c := w.serve.waiting()[0]; !strings.Contains(c.key, " reads events"); c = w.serve.waiting()[0] {
-				w.serve.pass(c, works)
-				w.look()
-			}
+			w.passUntil(" reads events")
 			for _, k := range w.workers {
 				for k.step(w) {
 					w.look()
@@ -578,10 +583,7 @@ func TestAConsumerGoesBackDuringAPass(t *testing.T) {
 			time.Sleep(2 * w.grace)
 			w.look()
 			w.runPass(0)
-			for c := w.serve.waiting()[0]; !strings.Contains(c.key, " looks at the receipts"); c = w.serve.waiting()[0] {
-				w.serve.pass(c, works)
-				w.look()
-			}
+			w.passUntil(" looks at the receipts")
 			c := w.consumers[consumerName(k.sink, k.lane)]
 			if c.floor != 1 {
 				t.Fatalf("%s has acked up to %d, want 1", k.sink, c.floor)

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/alecthomas/kong"
+
 	"github.com/waybillhq/waybill/internal/devrun"
 )
 
@@ -33,12 +35,7 @@ func commandAt(t *testing.T, stdin io.Reader, asks bool, args ...string) result 
 	if os.Getenv("WAYBILL_DIR") == "" {
 		t.Setenv("WAYBILL_DIR", t.TempDir())
 	}
-	stack := newRunningStack()
-	parser, err := newParser(stack)
-	if err != nil {
-		t.Fatal(err)
-	}
-	parsed, err := parser.Parse(args)
+	stack, parsed, err := parse(t, args)
 	if err != nil {
 		return result{failure: stack.explain(err)}
 	}
@@ -48,6 +45,18 @@ func commandAt(t *testing.T, stdin io.Reader, asks bool, args ...string) result 
 	defer cancel()
 	failure := run(ctx, parsed, stack, con)
 	return result{out.String(), errs.String(), failure}
+}
+
+// parse reads a command line as main does.
+func parse(t *testing.T, args []string) (*runningStack, *kong.Context, error) {
+	t.Helper()
+	stack := newRunningStack()
+	parser, err := newParser(stack)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := parser.Parse(args)
+	return stack, parsed, err
 }
 
 // mustFail wants a failure that contains each text.
@@ -249,12 +258,7 @@ func TestNoStackRunsAndNoServerIsNamed(t *testing.T) {
 	away := serverError{errors.New("no answer"), true}
 	explained := func(args ...string) error {
 		t.Helper()
-		stack := newRunningStack()
-		parser, err := newParser(stack)
-		if err != nil {
-			t.Fatal(err)
-		}
-		parsed, err := parser.Parse(args)
+		stack, parsed, err := parse(t, args)
 		if err != nil {
 			t.Fatal(err)
 		}
