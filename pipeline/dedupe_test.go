@@ -559,11 +559,22 @@ func TestALongLogIsReadAsFarAsThereIsRoom(t *testing.T) {
 			decode(substr(md5(i::text), 1, 24), 'hex')
 		FROM generate_series(1, 3000000) AS i`)
 	mustAppendOnce(t, newDeduper(d.store, minDedupeBytes), newest)
-	within(t, "the newest part of three million rows", time.Second, func() {
-		if err := d.ready(t.Context()); err != nil {
+	began := time.Now()
+	if _, err := d.store.pool.Exec(t.Context(), loadLogSQL, d.set.capacity(), "0"); err != nil {
+		t.Fatal(err)
+	}
+	all, part := time.Since(began), time.Hour
+	for range 3 { // any of them may have had to wait for the machine
+		began = time.Now()
+		if err := d.load(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-	})
+		part = min(part, time.Since(began))
+	}
+	t.Logf("reading all %v, the newest part %v", all, part)
+	if part > all/3 {
+		t.Errorf("to read the newest part takes %v, and all of it %v", part, all)
+	}
 	if held, covers := d.state(); int(held) < d.set.capacity()*9/10 || covers >= time.Hour || covers <= 0 {
 		t.Errorf("it has %d events, of the last %v", held, covers)
 	}

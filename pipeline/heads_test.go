@@ -3,7 +3,6 @@ package pipeline
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -69,24 +68,7 @@ func mustTouch(t *testing.T, s *Store, n int) int {
 	}
 	defer func() { _ = tx.Rollback(context.Background()) }() // nothing is to stay
 	query, args := f.statement(false, 0)
-	var out []byte
-	for range 2 { // the first time it reads the catalog too
-		if err := tx.QueryRow(t.Context(), `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+query, append([]any{pgx.QueryExecModeExec}, args...)...).Scan(&out); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var plans []struct {
-		Plan map[string]any
-	}
-	if err := json.Unmarshal(out, &plans); err != nil {
-		t.Fatal(err)
-	}
-	hit, _ := plans[0].Plan["Shared Hit Blocks"].(float64)
-	read, _ := plans[0].Plan["Shared Read Blocks"].(float64)
-	if hit+read == 0 {
-		t.Fatalf("no page was touched: %s", out)
-	}
-	return int(hit + read)
+	return mustCountPages(t, tx, query, args...)
 }
 
 // Keys that several ingests see for the first time, some of them at once, get a place each.

@@ -3,10 +3,13 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"math"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/waybillhq/waybill/internal/pgtest"
 )
 
 // insertRow puts a row into the outbox as a restore does: with the number of a transaction of another time.
@@ -132,7 +135,7 @@ func beginBesideDeletedRows(t *testing.T, each int) {
 	insertRow(t, r.store.pool, 40_000_000, 10_000_001, "restored")
 	service.mustEmit(t, testCloudEvent("/s", "a"))
 	cfg := DefaultStoreConfig(r.url)
-	cfg.StatementTimeout = 40 * time.Millisecond
+	cfg.StatementTimeout, cfg.KeepPlans = 40*time.Millisecond, true // as ingest does
 	store, err := OpenStore(t.Context(), cfg, testSpec.Lanes)
 	if err != nil {
 		t.Fatal(err)
@@ -147,6 +150,58 @@ func beginBesideDeletedRows(t *testing.T, each int) {
 	service.mustEmit(t, testCloudEvent("/s", "b"))
 	awaitTaken(t, r.store)
 	assertStored(t, r.store, []string{"a", "b", "restored"})
+}
+
+// A read looks no further than it is asked to: not at what is deleted behind that in the same transaction, nor at what waits
+// behind the rows that are wanted, also where Postgres has never counted the rows.
+func TestAReadLooksNoFurther(t *testing.T) {
+	url := pgtest.New(t)
+	s := mustStoreAt(t, url)
+	mustExec(t, s.pool, `ALTER TABLE waybill.outbox SET (autovacuum_enabled = off)`)
+	const rows = 100_000
+	insert := func(xid int) {
+		t.Helper()
+		mustExec(t, s.pool, fmt.Sprintf(`INSERT INTO waybill.outbox (xid, id, source, type, event_id, event)
+			SELECT %d, i, '/s', 't', i::text, decode(repeat('78', 100), 'hex') FROM generate_series(1, %d) AS i`, xid, rows))
+	}
+	insert(3)
+	old, err := s.pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Rollback(context.Background())
+	mustExec(t, old, `SELECT FROM waybill.pipeline`) // takes the snapshot
+	mustExec(t, s.pool, `DELETE FROM waybill.outbox`)
+	insert(4)
+	cfg := DefaultStoreConfig(url)
+	cfg.KeepPlans = true // as ingest does
+	store, err := OpenStore(t.Context(), cfg, testSpec.Lanes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	conn, err := store.connectOutbox(t.Context(), patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	shards := make([]int16, outboxShards)
+	for i := range shards {
+		shards[i] = int16(i)
+	}
+	for name, c := range map[string]struct {
+		after, last outboxKey
+		rows        int
+	}{
+		"the first of one transaction": {outboxKey{2, math.MaxInt64}, outboxKey{3, 10}, 4096},
+		"more of one transaction":      {outboxKey{3, rows / 2}, outboxKey{3, rows/2 + 10}, 4096},
+		"a few of many":                {outboxKey{3, math.MaxInt64}, lastOutboxKey, 10},
+		"the last of one transaction":  {outboxKey{4, rows - 10}, outboxKey{4, math.MaxInt64}, 4096},
+	} {
+		if n := mustCountPages(t, conn, outboxReadSQL, []int64{}, []int64{}, c.after.xid, c.after.id, shards, c.rows, 1<<20, c.last.xid, c.last.id); n > 80 {
+			t.Errorf("%s: a read touches %d pages", name, n)
+		}
+	}
 }
 
 // A survey walks over nothing that an earlier one has found gone, also while a transaction that has emitted is open, and

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
@@ -208,4 +209,27 @@ func TestTakingLooksRowsUp(t *testing.T) {
 	if err := tx.QueryRow(t.Context(), `SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relid = 'waybill.outbox'::regclass`).Scan(&read); err != nil || read > 200 {
 		t.Fatalf("to take 100 rows of 20,000, %d were read (%v)", read, err)
 	}
+}
+
+// mustCountPages returns how many pages a statement touches.
+func mustCountPages(t *testing.T, from rowQuerier, sql string, args ...any) int {
+	t.Helper()
+	var out []byte
+	for range 2 { // the first time it reads the catalog too
+		if err := from.QueryRow(t.Context(), `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+sql, append([]any{pgx.QueryExecModeExec}, args...)...).Scan(&out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var plans []struct {
+		Plan map[string]any
+	}
+	if err := json.Unmarshal(out, &plans); err != nil {
+		t.Fatal(err)
+	}
+	hit, _ := plans[0].Plan["Shared Hit Blocks"].(float64)
+	read, _ := plans[0].Plan["Shared Read Blocks"].(float64)
+	if hit+read == 0 {
+		t.Fatalf("no page was touched: %s", out)
+	}
+	return int(hit + read)
 }
