@@ -74,6 +74,18 @@ func mustStoreAt(t testing.TB, url string) *Store {
 	return s
 }
 
+// mustStoreWith opens a store with limits that a loaded machine may pass a few times before it is open.
+func mustStoreWith(t testing.TB, cfg StoreConfig) (s *Store) {
+	t.Helper()
+	eventually(t, patience, "the store is open", func() (open bool) {
+		var err error
+		s, err = OpenStore(t.Context(), cfg, testSpec.Lanes)
+		return err == nil
+	})
+	t.Cleanup(s.Close)
+	return s
+}
+
 // mustAddKeys makes heads for the keys of events.
 func mustAddKeys(t testing.TB, s *Store, events []Event) {
 	t.Helper()

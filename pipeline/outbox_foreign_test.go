@@ -136,11 +136,7 @@ func beginBesideDeletedRows(t *testing.T, each int) {
 	service.mustEmit(t, testCloudEvent("/s", "a"))
 	cfg := DefaultStoreConfig(r.url)
 	cfg.StatementTimeout, cfg.KeepPlans = 40*time.Millisecond, true // as ingest does
-	store, err := OpenStore(t.Context(), cfg, testSpec.Lanes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(store.Close)
+	store := mustStoreWith(t, cfg)
 	in, err := NewIngester(DefaultIngesterConfig(), store, r.queue, testLog(t), testMeter)
 	if err != nil {
 		t.Fatal(err)
@@ -175,11 +171,7 @@ func TestAReadLooksNoFurther(t *testing.T) {
 	insert(4)
 	cfg := DefaultStoreConfig(url)
 	cfg.KeepPlans = true // as ingest does
-	store, err := OpenStore(t.Context(), cfg, testSpec.Lanes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(store.Close)
+	store := mustStoreWith(t, cfg)
 	conn, err := store.connectOutbox(t.Context(), patience)
 	if err != nil {
 		t.Fatal(err)
@@ -214,11 +206,7 @@ func TestASurveyBesideAnOpenTransaction(t *testing.T) {
 	mustEmitIn(t, open, testCloudEvent("/s", "open"))
 	cfg := DefaultStoreConfig(r.url)
 	cfg.StatementTimeout = 40 * time.Millisecond
-	store, err := OpenStore(t.Context(), cfg, testSpec.Lanes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(store.Close)
+	store := mustStoreWith(t, cfg)
 	var survey OutboxSurvey
 	look := func(waiting int64) {
 		t.Helper()

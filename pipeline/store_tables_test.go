@@ -4,7 +4,6 @@ import (
 	"errors"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -50,13 +49,7 @@ func TestTablesSayWhatIsWritten(t *testing.T) {
 // A table that is locked for long is no trouble of a janitor's; a Postgres that is away is.
 func TestALockedTableIsLookedAtAgain(t *testing.T) {
 	r := mustRig(t)
-	cfg := DefaultStoreConfig(r.url)
-	cfg.LockTimeout = 50 * time.Millisecond
-	store, err := OpenStore(t.Context(), cfg, testSpec.Lanes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(store.Close)
+	store := mustStoreAt(t, r.url+"&lock_timeout=50ms") // of the session alone: to connect may take longer
 	j, err := NewJanitor(testJanitorConfig(), store, r.queue, testLog(t), testMeter)
 	if err != nil {
 		t.Fatal(err)

@@ -194,16 +194,12 @@ func TestAppendGivesUpOnALockedHead(t *testing.T) {
 	url := pgtest.New(t)
 	cfg := DefaultStoreConfig(url)
 	cfg.LockTimeout = 200 * time.Millisecond
-	s, err := OpenStore(t.Context(), cfg, testSpec.Lanes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Close)
+	s := mustStoreWith(t, cfg)
 	mustAppend(t, s, mustEvents(t, 1, 1))
-	mustHoldHeads(t, s)
+	mustHoldHeads(t, mustStoreAt(t, url))
 	for _, n := range []int{1, smallFlush + 1} {
 		start := time.Now()
-		_, err = s.Append(t.Context(), mustEvents(t, n, 1), 0, 1<<20)
+		_, err := s.Append(t.Context(), mustEvents(t, n, 1), 0, 1<<20)
 		if !errors.Is(err, ErrUnavailable) || time.Since(start) > 30*time.Second {
 			t.Fatalf("got %v after %v, want ErrUnavailable after the lock timeout", err, time.Since(start))
 		}
