@@ -56,7 +56,8 @@ func (s *site) feed(t testing.TB, every time.Duration) (stop func()) {
 func TestForwardersShareTheLanes(t *testing.T) {
 	s := mustSite(t, 8, "ingress")
 	r := newRecorder("ingress")
-	_, stopA := s.mustForwarder(t, s.queue, "a", nil, r)
+	unhurried := func(c *ForwarderConfig) { c.StopTimeout = patience } // to end what is in flight
+	_, stopA := s.mustForwarder(t, s.queue, "a", unhurried, r)
 	held := func(want map[string]int) func() bool {
 		return func() bool {
 			by := sortedHolders(t, s, "ingress")
@@ -74,10 +75,10 @@ func TestForwardersShareTheLanes(t *testing.T) {
 	eventually(t, patience, "one has all", held(map[string]int{"a": 8}))
 	stop := s.feed(t, time.Millisecond)
 	qb, _ := mustQueue(t, s.nats)
-	_, stopB := s.mustForwarder(t, qb, "b", nil, r)
+	_, stopB := s.mustForwarder(t, qb, "b", unhurried, r)
 	eventually(t, patience, "two share", held(map[string]int{"a": 4, "b": 4}))
 	qc, _ := mustQueue(t, s.nats)
-	fc, _ := s.mustForwarder(t, qc, "c", nil, r)
+	fc, _ := s.mustForwarder(t, qc, "c", unhurried, r)
 	eventually(t, patience, "three share", func() bool {
 		by := sortedHolders(t, s, "ingress")
 		return len(by) == 3 && len(by["a"]) <= 3 && len(by["b"]) <= 3 && len(by["c"]) <= 3 && len(by["a"])+len(by["b"])+len(by["c"]) == 8
