@@ -1,11 +1,11 @@
 package pipeline
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -51,12 +51,16 @@ func mustLog(t *testing.T, s *Store, fingerprints []byte) {
 	}
 }
 
+// readyForQuery ends the answer to a round trip. Without the state of the transaction, its last byte, it could as well be the end of a
+// time in one column and the length of the number of a transaction in the next.
+var readyForQuery = regexp.MustCompile(`Z\x00\x00\x00\x05[ITE]`)
+
 // A lone event takes one round trip; of one that another ingest has accepted, Postgres says so.
 func TestALoneEventTakesOneRoundTrip(t *testing.T) {
 	var trips atomic.Int64
 	direct := mustDedupeDatabase(t, time.Minute)
 	d, way := mustProxied(t, direct, func(data []byte) int {
-		trips.Add(int64(bytes.Count(data, []byte("Z\x00\x00\x00\x05")))) // ready for query
+		trips.Add(int64(len(readyForQuery.FindAll(data, -1))))
 		return -1
 	})
 	way.Set(proxy.Fault{Mode: proxy.LoseResponse, Every: 1}) // what it finds, which is none
@@ -68,7 +72,7 @@ func TestALoneEventTakesOneRoundTrip(t *testing.T) {
 		took = append(took, trips.Load()-before)
 	}
 	if slices.Min(took) != 1 {
-		t.Errorf("lone events took %d round trips, want 1; refused at %v, safe %s, %d connections in all", took, d.refused, d.safe, d.store.pool.Stat().NewConnsCount())
+		t.Errorf("lone events took %d round trips, want 1", took)
 	}
 	other := mustDeduper(t, direct)
 	events := mustEvents(t, 1, 1)
