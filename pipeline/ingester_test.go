@@ -347,6 +347,7 @@ func TestReadingTheStreamTouchesNoLiveState(t *testing.T) {
 		f, err := r.queue.readFloors(t.Context())
 		return err == nil && len(f.byName) == len(testSpec.Sinks)*testSpec.Lanes
 	})
+	r.awaitQueued(t, 20)
 	before := r.liveState(t)
 	reader, err := r.queue.js.CreateConsumer(t.Context(), EventsStream, jetstream.ConsumerConfig{Durable: "reader", AckPolicy: jetstream.AckExplicitPolicy})
 	if err != nil {
@@ -369,6 +370,28 @@ func TestReadingTheStreamTouchesNoLiveState(t *testing.T) {
 		t.Fatalf("live state was\n%s\nand is\n%s", before, after)
 	}
 	r.deliverAll(t, 20)
+}
+
+// awaitQueued waits until the stream has so many messages, of which nobody has taken any, and each sink's consumers know of
+// them: they hear of a message after the stream has it.
+func (r *rig) awaitQueued(t testing.TB, messages uint64) {
+	t.Helper()
+	eventually(t, patience, fmt.Sprintf("%d messages wait for each sink", messages), func() bool {
+		f, err := r.queue.readFloors(t.Context())
+		if err != nil || f.info.State.Msgs != messages {
+			return false
+		}
+		for _, sink := range testSpec.Sinks {
+			waiting := uint64(0)
+			for lane := range testSpec.Lanes {
+				waiting += f.byName[consumerName(sink, lane)].NumPending
+			}
+			if waiting != messages {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // liveState is what the live path knows: rows, positions, and the stream's extent.

@@ -47,10 +47,7 @@ func TestTail(t *testing.T) {
 	if _, err := r.queue.js.PublishMsg(t.Context(), &nats.Msg{Subject: eventSubject(0), Data: []byte("corrupt")}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, patience, "all are queued", func() bool {
-		f, err := r.queue.readFloors(t.Context())
-		return err == nil && f.info.State.Msgs == 21
-	})
+	r.awaitQueued(t, 21)
 	before := r.liveState(t)
 	all := r.tailed(t, TailStart{Since: time.Now().Add(-time.Hour)}, 20)
 	last := uint64(0)
