@@ -42,7 +42,8 @@ func TestEndpointRefuses(t *testing.T) {
 // What waits beyond its time to live is a dead letter.
 func TestEventTTL(t *testing.T) {
 	t.Parallel()
-	w := waybilltest.Start(t, waybilltest.WithEventTTL(time.Second), waybilltest.WithBehaviour(waybilltest.Behaviour{Overloaded: true}))
+	// Long enough for the archive, for which an event can expire too.
+	w := waybilltest.Start(t, waybilltest.WithEventTTL(15*time.Second), waybilltest.WithBehaviour(waybilltest.Behaviour{Overloaded: true}))
 	w.Emit(t, numbered("/a", 3)...)
 	for _, l := range w.ExpectDeadLetters(t, waybilltest.Filter{}, 3, patience) {
 		if l.Sink != "ingress" || l.Code != "expired" {

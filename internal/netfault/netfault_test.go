@@ -18,7 +18,7 @@ func TestReason(t *testing.T) {
 	}
 	closed := l.Addr().String()
 	_ = l.Close()
-	client := http.Client{Timeout: 5 * time.Second}
+	client := http.Client{Timeout: time.Minute}
 	_, refused := client.Get("http://" + closed)
 	for want, err := range map[string]error{
 		"connection refused":           refused,

@@ -15,6 +15,9 @@ import (
 	"time"
 )
 
+// patience bounds a wait for what must come about; no test waits for it to pass.
+const patience = time.Minute
+
 // start runs a proxy before a server that counts requests and answers each.
 func start(t *testing.T) (p *Proxy, url string, done *atomic.Int64) {
 	t.Helper()
@@ -54,7 +57,7 @@ func ask(url string, timeout time.Duration) (int, error) {
 
 func TestPass(t *testing.T) {
 	_, url, done := start(t)
-	if n, err := ask(url, 5*time.Second); n != 1000 || err != nil || done.Load() != 1 {
+	if n, err := ask(url, patience); n != 1000 || err != nil || done.Load() != 1 {
 		t.Errorf("%d bytes, %v, %d requests", n, err, done.Load())
 	}
 }
@@ -76,11 +79,11 @@ func TestCutEndsPresentAndNewConnections(t *testing.T) {
 	if _, err := io.ReadAll(conn); err == nil {
 		t.Error("the present connection ended without a reset")
 	}
-	if _, err := ask(url, 5*time.Second); err == nil || done.Load() != 1 {
+	if _, err := ask(url, patience); err == nil || done.Load() != 1 {
 		t.Errorf("%v, %d requests", err, done.Load())
 	}
 	p.Set(Fault{Mode: Pass})
-	if _, err := ask(url, 5*time.Second); err != nil {
+	if _, err := ask(url, patience); err != nil {
 		t.Error(err)
 	}
 }
@@ -94,7 +97,7 @@ func TestBlackHoleForwardsNothingUntilItEnds(t *testing.T) {
 	}
 	answered := make(chan error, 1)
 	go func() {
-		_, err := ask(url, 10*time.Second)
+		_, err := ask(url, patience)
 		answered <- err
 	}()
 	p.Set(Fault{Mode: Pass})
@@ -111,7 +114,7 @@ func TestNewConnectionsAreRefused(t *testing.T) {
 	}
 	defer kept.Close()
 	get := func() (int, error) {
-		if err := kept.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		if err := kept.SetDeadline(time.Now().Add(patience)); err != nil {
 			return 0, err
 		}
 		if _, err := fmt.Fprint(kept, "GET / HTTP/1.1\r\nHost: here\r\n\r\n"); err != nil {
@@ -129,7 +132,7 @@ func TestNewConnectionsAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Set(Fault{Mode: Pass, Refuse: true})
-	if _, err := ask(url, 5*time.Second); err == nil || p.Hits()[Refused] != 1 {
+	if _, err := ask(url, patience); err == nil || p.Hits()[Refused] != 1 {
 		t.Errorf("a new connection: %v, refused %v", err, p.Hits())
 	}
 	if n, err := get(); err != nil || n != 1000 {
@@ -141,7 +144,7 @@ func TestSlow(t *testing.T) {
 	p, url, _ := start(t)
 	p.Set(Fault{Mode: Slow, Delay: 50 * time.Millisecond})
 	began := time.Now()
-	if _, err := ask(url, 5*time.Second); err != nil || time.Since(began) < 100*time.Millisecond {
+	if _, err := ask(url, patience); err != nil || time.Since(began) < 100*time.Millisecond {
 		t.Errorf("%v after %v", err, time.Since(began))
 	}
 }
@@ -150,7 +153,7 @@ func TestSlowResponse(t *testing.T) {
 	p, url, _ := start(t)
 	p.Set(Fault{Mode: SlowResponse, Delay: 100 * time.Millisecond})
 	began := time.Now()
-	if _, err := ask(url, 5*time.Second); err != nil || time.Since(began) < 100*time.Millisecond {
+	if _, err := ask(url, patience); err != nil || time.Since(began) < 100*time.Millisecond {
 		t.Errorf("%v after %v", err, time.Since(began))
 	}
 }
@@ -159,7 +162,7 @@ func TestLoseResponse(t *testing.T) {
 	p, url, done := start(t)
 	p.Set(Fault{Mode: LoseResponse, Every: 2})
 	for i, lost := range []bool{false, true, false, true} {
-		if _, err := ask(url, 5*time.Second); (err != nil) != lost {
+		if _, err := ask(url, patience); (err != nil) != lost {
 			t.Errorf("request %d: %v", i, err)
 		}
 	}
@@ -171,7 +174,7 @@ func TestLoseResponse(t *testing.T) {
 func TestResetResponse(t *testing.T) {
 	p, url, done := start(t)
 	p.Set(Fault{Mode: ResetResponse, Every: 1})
-	if n, err := ask(url, 5*time.Second); err == nil || done.Load() != 1 {
+	if n, err := ask(url, patience); err == nil || done.Load() != 1 {
 		t.Errorf("%d bytes, %v, %d requests", n, err, done.Load())
 	}
 }
