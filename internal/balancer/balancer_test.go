@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // replica is a server that says its name and then what it is told, until the other side has
 // finished; then it says goodbye.

@@ -303,14 +303,17 @@ func TestJetStreamDeleted(t *testing.T) {
 	eventually(t, patience, "load", func() bool { return accepted.Load() > 1500 })
 	before := s.mustStreamCreated(t)
 	pid := s.pid("nats-server")
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	// It stands still meanwhile, or its successor could come before its directory is gone.
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	// One rename is faster than the supervisor.
 	if err := os.Rename(filepath.Join(s.dir, "nats"), filepath.Join(s.dir, "deleted")); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.RemoveAll(filepath.Join(s.dir, "deleted")); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	ledger := wait() // producers do not notice
