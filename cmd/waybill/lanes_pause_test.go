@@ -100,12 +100,20 @@ func TestPausedSinkKeepsItsQueue(t *testing.T) {
 // event, and can be sent again.
 func TestPausedEventsExpireIntoDeadLetters(t *testing.T) {
 	p := mustPlant(t)
-	in := p.startIngest(t, testSpec.Lanes, 3*time.Second)
+	in := p.startIngest(t, testSpec.Lanes, 15*time.Second) // enough for the archive, on a loaded machine too
 	p.startForwarder(t, testSpec.Lanes)
 	p.startJanitor(t, testSpec.Lanes)
 	if r := p.lanes(t, "pause", "--sink=ingress", "-o", "json"); r.failure != nil || !strings.Contains(r.out, `"sink":"ingress","all":{"since":`) {
 		t.Fatalf("%+v", r)
 	}
+	eventually(t, programLimit, "the lanes of the archive are held", func() bool {
+		for _, s := range p.laneStates(t) {
+			if s.Sink == "archive" && s.Forwarder == "" {
+				return false
+			}
+		}
+		return true
+	})
 	mustAccept(t, in, "e", 20)
 	eventually(t, programLimit, "they are dead letters", func() bool {
 		return mustCount(t, p.url, `SELECT count(*) FROM waybill.dead_letters WHERE sink = 'ingress' AND code = 'expired'`) == 20
