@@ -158,10 +158,10 @@ type pulse struct {
 }
 
 func (p *pulse) say(ctx context.Context, h Heartbeat) error {
-	ctx, cancel := context.WithTimeout(ctx, p.every)
+	saying, cancel := context.WithTimeout(ctx, p.every)
 	defer cancel()
 	if p.kv == nil {
-		kv, ttl, err := p.queue.bucket(ctx, heartbeatsBucket)
+		kv, ttl, err := p.queue.bucket(saying, heartbeatsBucket)
 		if err != nil {
 			return err
 		}
@@ -170,8 +170,10 @@ func (p *pulse) say(ctx context.Context, h Heartbeat) error {
 			p.every = ttl / 3
 		}
 	}
-	if err := p.store(ctx, h); err != nil {
-		p.kv = nil // it may come back with another TTL
+	if err := p.store(saying, h); err != nil {
+		if ctx.Err() == nil { // else it is yet to say goodbye
+			p.kv = nil // it may come back with another TTL
+		}
 		return fmt.Errorf("store heartbeat: %w", err)
 	}
 	return nil

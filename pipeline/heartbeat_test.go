@@ -109,6 +109,29 @@ func TestTwoProcessesWithOneID(t *testing.T) {
 	eventually(t, patience, "the one that is left says so no more", func() bool { pid, problem := look(); return pid == 1 && problem == "busy" })
 }
 
+// A process that is to stop while it says that it is alive takes its word back all the same.
+func TestAStopDuringAHeartbeat(t *testing.T) {
+	q, _ := mustQueue(t, mustNATS(t))
+	if err := q.ensureStreams(t.Context(), DefaultQueueConfig(), 4); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	beats := 0
+	err := RunHeartbeat(ctx, q, testLog(t), func() Heartbeat {
+		if beats++; beats == 3 { // the first is for the check of the id
+			stop()
+		}
+		return NewHeartbeat(KindForwarder, "it", "v1")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if live, err := LiveProcesses(t.Context(), q, KindForwarder); err != nil || len(live) != 0 {
+		t.Errorf("after the stop: %+v, %v", live, err)
+	}
+}
+
 func TestHeartbeatIDs(t *testing.T) {
 	for _, id := range []string{"", "a b", "a..b", ".a", "a.", "a>b", "a*b"} {
 		if err := ValidateProcessID(id); err == nil {
