@@ -19,6 +19,7 @@ func (w *worker) deliver(ctx context.Context, r *request) error {
 	pauses := newBackoff(w.cfg.BackoffMin, w.cfg.BackoffMax)
 	var pending []int
 	for first := true; len(r.items) > 0; first = false {
+		changed := w.out.breaker.change() // what comes during the try ends the pause after it
 		again, err := w.try(ctx, r, pending, first)
 		if err != nil {
 			return err
@@ -30,7 +31,7 @@ func (w *worker) deliver(ctx context.Context, r *request) error {
 			pauses.Reset() // the destination takes some, and soon the others perhaps
 		}
 		pending = again
-		if err := w.backOff(ctx, pauses.NextBackOff()); err != nil {
+		if err := w.backOff(ctx, pauses.NextBackOff(), changed); err != nil {
 			return err
 		}
 	}
@@ -163,13 +164,13 @@ func (w *worker) remember(r *request, done []int) {
 
 // backOff pauses between tries. A change of the breaker ends the pause: either the
 // destination works again, or the breaker is the one to wait for.
-func (w *worker) backOff(ctx context.Context, d time.Duration) error {
+func (w *worker) backOff(ctx context.Context, d time.Duration, changed <-chan struct{}) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return nil
-	case <-w.out.breaker.change():
+	case <-changed:
 		return nil
 	case <-w.drain:
 		return errDraining

@@ -98,9 +98,7 @@ func TestForwardersShareTheLanes(t *testing.T) {
 	eventually(t, patience, "one has all again", held(map[string]int{"c": 8}))
 	stop()
 	s.mustSettle(t, patience)
-	if err := fc.Problems(); err != nil {
-		t.Error(err)
-	}
+	eventually(t, patience, "it is ready", func() bool { return fc.Problems() == nil })
 	// Lanes that move in good order move without a single repetition.
 	mustBeSentOnce(t, s, r)
 	mustBeInOrder(t, r)
@@ -144,9 +142,7 @@ func TestForwardersShareTheLanesOfEachSink(t *testing.T) {
 		mustBeSentOnce(t, s, r)
 	}
 	for _, f := range all {
-		if err := f.Problems(); err != nil {
-			t.Errorf("%s: %v", f.cfg.ID, err)
-		}
+		eventually(t, patience, f.cfg.ID+" is ready", func() bool { return f.Problems() == nil })
 	}
 }
 
@@ -293,7 +289,7 @@ func TestForwarderDoesNotSendAgainAfterLostAcks(t *testing.T) {
 	s.mustSend(t, 10)
 	eventually(t, patience, "both lanes are in flight", func() bool { return len(r.calls()) == 2 })
 	close(release)
-	eventually(t, patience, "the receipts wait", func() bool { return f.Problems() != nil })
+	eventually(t, patience, "the receipts wait", func() bool { return waitsForReceipts(f) })
 	// The lanes are lost while the receipts wait: the requests are given up, un-acked.
 	for lane := range 2 {
 		kv, _, err := s.queue.bucket(t.Context(), leasesBucket)
@@ -325,7 +321,7 @@ func TestForwarderReceiptsWhatHasExpiredSince(t *testing.T) {
 	b := s.batch(0, 2)
 	b.ExpiresAt = time.Now().Add(5 * time.Second)
 	s.mustPublish(t, b)
-	eventually(t, patience, "the receipt waits", func() bool { return f.Problems() != nil && len(r.calls()) == 1 })
+	eventually(t, patience, "the receipt waits", func() bool { return waitsForReceipts(f) })
 	time.Sleep(time.Until(b.ExpiresAt))
 	kv, _, err := s.queue.bucket(t.Context(), leasesBucket)
 	if err != nil {
@@ -581,6 +577,7 @@ func TestForwarderPausedInASend(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.mustSend(t, 20) // before its lease begins to run out
 	place := SinkLane{"ingress", 0}
 	l, err := takeLease(t.Context(), leases{kv}, ttl, place, holder("z"))
 	if err != nil {
@@ -594,7 +591,6 @@ func TestForwarderPausedInASend(t *testing.T) {
 	stored := make(chan struct{})
 	go func() { z.receipts.run(ctx); close(stored) }()
 	defer func() { goOn(); cancel(); <-ended; <-stored }()
-	s.mustSend(t, 20)
 	eventually(t, patience, "the zombie is in its send", func() bool { return len(zombie.calls()) == 1 })
 	s.mustForwarder(t, s.queue, "a", nil, live)
 	s.mustSettle(t, patience)

@@ -566,13 +566,14 @@ func TestForwarderDrainsABacklogAtFullSpeed(t *testing.T) {
 	r.set(refuse)
 	const pause = 300 * time.Millisecond
 	began := time.Now()
-	s.mustForwarder(t, s.queue, "a", func(c *ForwarderConfig) {
+	f, _ := s.mustForwarder(t, s.queue, "a", func(c *ForwarderConfig) {
 		// Whoever sleeps between tries when the sink comes back must be woken.
 		c.BackoffMin, c.BackoffMax = time.Hour, time.Hour
 		c.BreakerMin, c.BreakerMax = pause, pause
 	}, r)
 	s.mustSend(t, 100)
-	time.Sleep(2 * time.Second) // an outage
+	eventually(t, patience, "an outage", func() bool { return f.Status().Sinks[0].Down != "" })
+	time.Sleep(2 * time.Second)
 	probes, outage := len(r.calls()), time.Since(began)
 	// Each lane may fail once before it waits for the breaker, and a pause is half as long at least.
 	if probes > 2*s.lanes+int(outage/(pause/2)) {
@@ -582,10 +583,37 @@ func TestForwarderDrainsABacklogAtFullSpeed(t *testing.T) {
 	began = time.Now()
 	s.mustSettle(t, patience)
 	t.Logf("%d requests in the outage; 800 batches drained in %v", probes, time.Since(began))
-	if took := time.Since(began); took > 15*time.Second { // a pause for each request would take longer
+	if took := time.Since(began); took > 30*time.Second { // a pause for each request would take longer
 		t.Errorf("the backlog took %v", took)
 	}
 	mustBeInOrder(t, r)
+}
+
+// An outage that ends while a request fails ends the pause after it: nobody else would wake its lane.
+func TestForwarderHearsOfAnOutageThatEndsDuringASend(t *testing.T) {
+	s := mustSite(t, 1, "ingress")
+	r := newRecorder("ingress")
+	var f *Forwarder
+	r.set(func(context.Context, int, []Item) ([]Result, error) {
+		r.set(nil)
+		breaker := f.outlets[0].breaker
+		for range f.cfg.BreakerFailures {
+			breaker.failed(false, errDown)
+		}
+		breaker.succeeded() // of another lane
+		return nil, errDown
+	})
+	s.mustSend(t, 1)
+	f, err := NewForwarder(testForwarderConfig(s, "a", r), s.queue, testLog(t), testMeter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.cfg.BackoffMin, f.cfg.BackoffMax = time.Hour, time.Hour
+	mustRun(t, f.Run)
+	s.mustSettle(t, patience)
+	if n := len(r.calls()); n != 2 {
+		t.Errorf("%d requests, want 2", n)
+	}
 }
 
 func TestForwarderSkipsWhatIsNotToBeSent(t *testing.T) {
@@ -842,6 +870,12 @@ func fillReceipts(t testing.TB, s *site) (empty func()) {
 	}
 }
 
+// waitsForReceipts reports whether a forwarder says that it cannot store a receipt.
+func waitsForReceipts(f *Forwarder) bool {
+	err := f.Problems()
+	return err != nil && strings.Contains(err.Error(), "store receipt")
+}
+
 // With RECEIPTS full the lanes wait; nothing is sent again, and nothing acked.
 func TestForwarderWaitsForRoomForReceipts(t *testing.T) {
 	s := mustSite(t, 2, "ingress")
@@ -851,7 +885,7 @@ func TestForwarderWaitsForRoomForReceipts(t *testing.T) {
 	s.mustSend(t, 1)
 	eventually(t, patience, "both lanes are sent", func() bool { return len(r.calls()) == 2 })
 	s.mustSend(t, 4)
-	eventually(t, patience, "it says why it waits", func() bool { return f.Problems() != nil })
+	eventually(t, patience, "it says why it waits", func() bool { return waitsForReceipts(f) })
 	time.Sleep(time.Second)
 	if n := len(r.calls()); n != 2 {
 		t.Errorf("%d requests while no receipt can be stored", n)
