@@ -101,7 +101,7 @@ func TestOnlyTheDuplicatesAreLeftOut(t *testing.T) {
 // Invariant 11, at the same moment: 64 writers give the same events to two ingests, whose
 // connections break now and then.
 func TestTwoIngestsStoreEachEventOnce(t *testing.T) {
-	url := mustDedupeDatabase(t, time.Minute)
+	url := mustDedupeDatabase(t, time.Hour)
 	queue := mustRig(t).queue
 	var ins []*Ingester
 	for range 2 {
@@ -179,7 +179,8 @@ func TestWithoutAWindow(t *testing.T) {
 
 // When the window is over, an event is a new one; and the log is bounded.
 func TestTheWindowPasses(t *testing.T) {
-	url := mustDedupeDatabase(t, time.Second)
+	t.Parallel()
+	url := mustDedupeDatabase(t, 5*time.Second)
 	a, b := mustDeduper(t, url), mustDeduper(t, url)
 	events := mustEvents(t, 3, 1)
 	if mustAppendOnce(t, a, events) != 3 || mustAppendOnce(t, b, events) != 0 {
@@ -320,13 +321,14 @@ func TestRetryBeforeTheCommit(t *testing.T) {
 	}{{"that comes late", proxy.Pass}, {"that never comes", proxy.Cut}} {
 		t.Run(test.name, func(t *testing.T) {
 			direct := mustDedupeDatabase(t, time.Minute)
-			hold := make(chan struct{}, 1)
+			hold, held := make(chan struct{}, 1), make(chan struct{})
 			var d *deduper
 			var way *proxy.Proxy
 			d, way = mustProxied(t, direct, func([]byte) int {
 				select {
 				case <-hold: // the answer to the first round trip; the COMMIT goes nowhere
 					way.Set(proxy.Fault{Mode: proxy.BlackHole, Refuse: true}) // nor does pgx's request to cancel
+					close(held)
 				default:
 				}
 				return -1
@@ -338,8 +340,13 @@ func TestRetryBeforeTheCommit(t *testing.T) {
 			events := mustEvents(t, 1, 1)
 			way.Set(proxy.Fault{Mode: proxy.LoseResponse, Every: 1})
 			hold <- struct{}{}
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
+			go func() {
+				<-held
+				pause(ctx, time.Second) // in which the COMMIT comes to nobody
+				cancel()
+			}()
 			if _, _, err := d.appendOnce(ctx, events, 0, 1<<20); !errors.Is(err, ErrOutcomeUnknown) {
 				t.Fatalf("the error is %v, want that the outcome is unknown", err)
 			}
@@ -442,7 +449,7 @@ func TestALongTransactionIsSeen(t *testing.T) {
 func TestTheServerIsAnother(t *testing.T) {
 	cluster := pgtest.NewCluster(t)
 	spec := testSpec
-	spec.DedupeWindow = time.Minute
+	spec.DedupeWindow = time.Hour
 	if err := Migrate(t.Context(), cluster.URL("postgres"), spec); err != nil {
 		t.Fatal(err)
 	}

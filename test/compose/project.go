@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"os"
 	"slices"
@@ -88,13 +89,21 @@ func s3Of(env map[string]string, endpoint string) process.S3 {
 	return c
 }
 
+// The ports to choose from are below those that the kernel gives to connections, 32,768 and up on Linux: that of a container
+// that is killed is to be free when it is started again.
+const firstPort, lastPort = 20_000, 32_000
+
 // freePorts returns a port of 127.0.0.1 for each name. All are held until all are chosen.
 func freePorts(names ...string) (map[string]int, error) {
 	out := map[string]int{}
 	for _, name := range names {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("choose a port: %w", err)
+		var l net.Listener
+		var err error
+		for try := 0; l == nil; try++ {
+			port := firstPort + rand.IntN(lastPort-firstPort)
+			if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err != nil && try == 100 {
+				return nil, fmt.Errorf("choose a port: %w", err)
+			}
 		}
 		defer func() { _ = l.Close() }() // it was only held
 		out[name] = l.Addr().(*net.TCPAddr).Port
