@@ -83,8 +83,8 @@ func TestForwardersShareTheLanes(t *testing.T) {
 		by := sortedHolders(t, s, "ingress")
 		return len(by) == 3 && len(by["a"]) <= 3 && len(by["b"]) <= 3 && len(by["c"]) <= 3 && len(by["a"])+len(by["b"])+len(by["c"]) == 8
 	})
-	want, got := sortedHolders(t, s, "ingress")["c"], []int{}
 	eventually(t, patience, "its heartbeat names its lanes", func() bool {
+		want, got := sortedHolders(t, s, "ingress")["c"], []int{}
 		live, err := LiveProcesses(t.Context(), s.queue, KindForwarder)
 		for _, h := range live {
 			if h.ID == "c" {
@@ -278,6 +278,24 @@ func TestForwarderCrashBetweenReceiptAndAck(t *testing.T) {
 	}
 }
 
+// mustLose has a forwarder lose every lane of ingress to somebody else, who says so again until it has: a lease that nobody renews
+// ends, and the lane could be taken again before anybody has looked.
+func (s *site) mustLose(t testing.TB, f *Forwarder) {
+	t.Helper()
+	kv, _, err := s.queue.bucket(t.Context(), leasesBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, patience, "the lanes are lost", func() bool {
+		for lane := range s.lanes {
+			if _, err := kv.Put(t.Context(), SinkLane{"ingress", lane}.leaseKey(), []byte(mustJSON(t, holder("thief")))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return len(f.Status().Workers) == 0
+	})
+}
+
 // Acks that are lost with the connection do not lead to a second send.
 func TestForwarderDoesNotSendAgainAfterLostAcks(t *testing.T) {
 	s := mustSite(t, 2, "ingress")
@@ -291,16 +309,7 @@ func TestForwarderDoesNotSendAgainAfterLostAcks(t *testing.T) {
 	close(release)
 	eventually(t, patience, "the receipts wait", func() bool { return waitsForReceipts(f) })
 	// The lanes are lost while the receipts wait: the requests are given up, un-acked.
-	for lane := range 2 {
-		kv, _, err := s.queue.bucket(t.Context(), leasesBucket)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := kv.Put(t.Context(), SinkLane{"ingress", lane}.leaseKey(), []byte(mustJSON(t, holder("thief")))); err != nil {
-			t.Fatal(err)
-		}
-	}
-	eventually(t, patience, "the lanes are lost", func() bool { return len(f.Status().Workers) == 0 })
+	s.mustLose(t, f)
 	empty()
 	s.mustSettle(t, patience)
 	for _, b := range s.sent {
@@ -323,14 +332,7 @@ func TestForwarderReceiptsWhatHasExpiredSince(t *testing.T) {
 	s.mustPublish(t, b)
 	eventually(t, patience, "the receipt waits", func() bool { return waitsForReceipts(f) })
 	time.Sleep(time.Until(b.ExpiresAt))
-	kv, _, err := s.queue.bucket(t.Context(), leasesBucket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := kv.Put(t.Context(), SinkLane{"ingress", 0}.leaseKey(), []byte(mustJSON(t, holder("thief")))); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, patience, "the lane is lost", func() bool { return len(f.Status().Workers) == 0 })
+	s.mustLose(t, f)
 	empty()
 	s.mustSettle(t, patience)
 	mustBeSentOnce(t, s, r)
@@ -399,7 +401,11 @@ func TestForwarderSurvivesTheLossOfTheStream(t *testing.T) {
 			if err := s.nats.Start(); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, patience, "connected again", s.nc.IsConnected)
+			// The client may not have noticed yet that its server has gone: what it asks then is answered by nobody.
+			eventually(t, patience, "the new server answers", func() bool {
+				_, err := s.queue.js.AccountInfo(t.Context())
+				return err == nil
+			})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

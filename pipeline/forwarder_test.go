@@ -790,7 +790,7 @@ func TestForwarderStopsInTime(t *testing.T) {
 	archive.set(refuse)
 	_, stop := s.mustForwarder(t, s.queue, "a", func(c *ForwarderConfig) { c.StopTimeout = 500 * time.Millisecond }, ingress, archive)
 	s.mustSend(t, 5)
-	eventually(t, patience, "both sinks are at it", func() bool { return len(ingress.calls()) == 2 && len(archive.calls()) > 3 })
+	eventually(t, patience, "both sinks are at it", func() bool { return len(ingress.calls()) >= 2 && len(archive.calls()) > 3 })
 	began := time.Now()
 	stop()
 	if took := time.Since(began); took > patience/2 {
@@ -968,16 +968,19 @@ func TestWorkersShareTheBytesOfTheirSink(t *testing.T) {
 		}
 		return held == lanes && len(f.workers()) == lanes
 	})
+	held := func() (messages int) {
+		for lane := range lanes {
+			messages += s.mustUnacked(t, lane)
+		}
+		return messages
+	}
+	eventually(t, patience, "a quarter of what they may hold is held", func() bool { return held() >= limit/4/size })
 	most := 0
 	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); {
-		sum := 0
-		for lane := range lanes {
-			sum += s.mustUnacked(t, lane)
-		}
-		most = max(most, sum)
+		most = max(most, held())
 	}
-	if bytes := most * size; bytes > limit || bytes < limit/4 {
-		t.Errorf("%d messages of %d bytes are held, %d in all; the limit is %d", most, size, bytes, limit)
+	if most*size > limit {
+		t.Errorf("%d messages of %d bytes are held, %d in all; the limit is %d", most, size, most*size, limit)
 	}
 	close(release)
 	s.mustSettle(t, patience)

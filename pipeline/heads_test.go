@@ -166,7 +166,7 @@ func TestNewKeysDoNotWaitForCopies(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Before the session with the open transaction is ended for being idle.
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience/2)
 	defer cancel()
 	if _, err := s.Append(ctx, []Event{mustEvent(t, "/other", "t", "1")}, 0, 1<<20); err != nil {
 		t.Errorf("while a copy is under way: %v", err)
