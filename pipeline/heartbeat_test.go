@@ -54,9 +54,11 @@ func TestHeartbeats(t *testing.T) {
 	run(other, KindJanitor, "host-2")
 	eventually(t, patience, "both are alive", func() bool { return len(live(KindJanitor)) == 2 })
 	stop()
-	if ids := live(KindJanitor); !slices.Equal(ids, []string{"host-2"}) {
+	if ids := live(KindJanitor); ids == nil || slices.Contains(ids, "host-1.example.org") {
 		t.Errorf("after a stop in good order: %v", ids)
 	}
+	// Its word may have expired while the machine stood still.
+	eventually(t, patience, "the other one lives on", func() bool { return slices.Equal(live(KindJanitor), []string{"host-2"}) })
 	// NATS goes away and comes back: the process lives on.
 	if err := n.Restart(); err != nil {
 		t.Fatal(err)
@@ -96,7 +98,9 @@ func TestTwoProcessesWithOneID(t *testing.T) {
 	}
 	run(1)
 	eventually(t, patience, "it has said several times that it is alive", func() bool { return beats.Load() > 4 })
-	if pid, _ := look(); pid != 1 || seen[1] != "busy" { // alone it has no twin
+	// Its word may have expired while the machine stood still.
+	eventually(t, patience, "it is alive", func() bool { pid, _ := look(); return pid == 1 })
+	if seen[1] != "busy" { // alone it has no twin
 		t.Errorf("alone it says %q", seen[1])
 	}
 	stop := run(2)

@@ -45,7 +45,7 @@ func (f answerFunc) answer(err error) { f(err) }
 // Who waits for an answer has it before the lane that publishes is woken, which could take the processor
 // from them; when all have theirs, nothing is left lying.
 func TestAnswersComeBeforePublishing(t *testing.T) {
-	r := mustRig(t)
+	r := mustPatientRig(t)
 	event := mustEvent(t, "/s", "t", "1")
 	lane := &r.in.publisher.lanes[LaneOf(event.Source, event.Type, r.store.Lanes())]
 	asleep := make(chan bool, 1)

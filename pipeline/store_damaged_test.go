@@ -176,13 +176,16 @@ func TestSoundEventsOfADamagedBatchArrive(t *testing.T) {
 	}
 	r.mustJanitor(t, nil)
 	for _, sink := range testSpec.Sinks {
-		for i := range 4 {
+		for n := 0; n < 4; {
 			got, msg := r.take(t, sink, testLane, patience)
 			if got == nil {
-				t.Fatalf("%s got %d of 4 sound events", sink, i)
+				t.Fatalf("%s got %d of 4 sound events", sink, n)
 			}
 			if len(got.Events) != 1 || got.Origin == nil || got.Origin.Batch != b.ID {
 				t.Errorf("%s got %+v", sink, got)
+			}
+			if got.For(sink) { // the sink whose consumer is made first may have them in messages of its own
+				n++
 			}
 			r.mustDeliver(t, sink, got, msg)
 		}

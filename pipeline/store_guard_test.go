@@ -93,7 +93,7 @@ func TestAFlushThatComesAfterItsRetry(t *testing.T) {
 	events := mustEvents(t, smallFlush, 7)
 	// Neither does pgx's request to cancel the flush arrive, which may come before it, and end it instead of the guard.
 	way.Set(proxy.Fault{Mode: proxy.BlackHole, Refuse: true})
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // time to send it
 	defer cancel()
 	if _, _, err := d.appendOnce(ctx, events, 0, 1<<20); !errors.Is(err, ErrOutcomeUnknown) {
 		t.Fatalf("the error is %v, want that the outcome is unknown", err)
@@ -104,7 +104,7 @@ func TestAFlushThatComesAfterItsRetry(t *testing.T) {
 	before := mustCount(t, other.store, rolledBackSQL)
 	eventually(t, patience, "the request to cancel is lost", func() bool { return way.Hits()[proxy.Refused] > 0 })
 	way.Set(proxy.Fault{Mode: proxy.Pass})
-	eventually(t, 10*time.Second, "the late flush is rolled back", func() bool {
+	eventually(t, patience, "the late flush is rolled back", func() bool {
 		return mustCount(t, other.store, `SELECT count(*) FROM waybill.events`) > 3*len(events) ||
 			mustCount(t, other.store, rolledBackSQL) > before
 	})
@@ -204,7 +204,7 @@ func TestALoneEventAfterARestart(t *testing.T) {
 	}
 	var done *appended
 	var again duplicates
-	eventually(t, 10*time.Second, "the server answers", func() bool {
+	eventually(t, patience, "the server answers", func() bool {
 		done, again, err = d.appendOnce(t.Context(), []Event{mustEvent(t, "/new", "t", "x")}, 0, 1<<20)
 		return err == nil
 	})

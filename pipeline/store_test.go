@@ -728,8 +728,10 @@ func TestOpenStoreWhilePostgresGoesAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	opened := make(chan error, 1)
+	cfg := DefaultStoreConfig(url)
+	cfg.LockTimeout, cfg.StatementTimeout = patience, patience // it waits until its session is ended
 	go func() {
-		other, err := OpenStore(t.Context(), DefaultStoreConfig(url), testSpec.Lanes)
+		other, err := OpenStore(t.Context(), cfg, testSpec.Lanes)
 		if err == nil {
 			other.Close()
 		}
