@@ -566,8 +566,20 @@ func TestALongLogIsReadAsFarAsThereIsRoom(t *testing.T) {
 			decode(substr(md5(i::text), 1, 24), 'hex')
 		FROM generate_series(1, 3000000) AS i`)
 	mustAppendOnce(t, newDeduper(d.store, minDedupeBytes), newest)
+	tx, err := d.store.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	since, err := newestLogged(t.Context(), tx, d.set.capacity())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if part, all := mustCountPages(t, tx, loadLogSQL, d.set.capacity(), since), mustCountPages(t, tx, loadLogSQL, d.set.capacity(), "0"); part > all/10 {
+		t.Errorf("it reads %d pages of %d", part, all)
+	}
 	began := time.Now()
-	if _, err := d.store.pool.Exec(t.Context(), loadLogSQL, d.set.capacity(), "0"); err != nil {
+	if _, err := tx.Exec(t.Context(), loadLogSQL, d.set.capacity(), "0"); err != nil {
 		t.Fatal(err)
 	}
 	all, part := time.Since(began), time.Hour
@@ -579,7 +591,7 @@ func TestALongLogIsReadAsFarAsThereIsRoom(t *testing.T) {
 		part = min(part, time.Since(began))
 	}
 	t.Logf("reading all %v, the newest part %v", all, part)
-	if part > all/3 {
+	if part > all*2/3 { // under the race detector it is a third, most of which is to take the rows apart
 		t.Errorf("to read the newest part takes %v, and all of it %v", part, all)
 	}
 	if held, covers := d.state(); int(held) < d.set.capacity()*9/10 || covers >= time.Hour || covers <= 0 {
