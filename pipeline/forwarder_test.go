@@ -572,8 +572,8 @@ func TestForwarderDrainsABacklogAtFullSpeed(t *testing.T) {
 		c.BreakerMin, c.BreakerMax = pause, pause
 	}, r)
 	s.mustSend(t, 100)
-	eventually(t, patience, "an outage", func() bool { return f.Status().Sinks[0].Down != "" })
-	time.Sleep(2 * time.Second)
+	// More than there may be at once.
+	eventually(t, patience, "an outage of some probes", func() bool { return f.Status().Sinks[0].Down != "" && len(r.calls()) > 2*s.lanes+4 })
 	probes, outage := len(r.calls()), time.Since(began)
 	// Each lane may fail once before it waits for the breaker, and a pause is half as long at least.
 	if probes > 2*s.lanes+int(outage/(pause/2)) {
